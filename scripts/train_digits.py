@@ -1,0 +1,138 @@
+"""Train `coatnet_atto` on scikit-learn's digits: the weights that the package ships as `coatnet_atto.digits`.
+
+    python scripts/train_digits.py --out weights/coatnet_atto.digits
+
+The 1,797 images of 8x8 pixels are scaled to 64x64. A stratified fifth (360 images, `train_test_split` with
+random_state=0) is held out and only looked at to report the accuracy: the weights of the last epoch are kept.
+"""
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import timm
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
+from sklearn.datasets import load_digits
+from sklearn.model_selection import train_test_split
+from timm.data import Mixup
+from timm.loss import SoftTargetCrossEntropy
+from timm.optim import create_optimizer_v2
+from timm.scheduler import create_scheduler_v2
+from timm.utils import ModelEmaV3
+from tqdm import tqdm
+
+import coatnet_zoo
+
+MODEL = 'coatnet_atto'
+IMG_SIZE = 64
+CARD = Path(__file__).with_name('digits_model_card.md')
+
+
+def digits(train: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    """The training or the held-out part of the digits.
+
+    Returns:
+        Images (N, 1, 64, 64) in [-1, 1], and classes (N,).
+    """
+    data = load_digits()
+    rows = range(len(data.target))
+    parts = train_test_split(rows, test_size=0.2, random_state=0, stratify=data.target)
+    part = parts[0] if train else parts[1]
+    x = torch.tensor(data.images[part], dtype=torch.float32)[:, None] / 16
+    x = F.interpolate(x, size=(IMG_SIZE, IMG_SIZE), mode='bilinear', align_corners=False)
+    return (x - 0.5) / 0.5, torch.tensor(data.target[part])
+
+
+def augment(x: torch.Tensor) -> torch.Tensor:
+    """Rotate, scale, shear and shift every image a little; what comes into view is background."""
+    n = len(x)
+    angle = (torch.rand(n) - 0.5) * 0.5
+    scale = 1 + (torch.rand(n, 2) - 0.5) * 0.3
+    shear = (torch.rand(n) - 0.5) * 0.3
+    shift = (torch.rand(n, 2) - 0.5) * 0.3
+    cos, sin = angle.cos(), angle.sin()
+    theta = torch.stack(
+        [
+            torch.stack([cos * scale[:, 0], -sin + shear, shift[:, 0]], dim=1),
+            torch.stack([sin, cos * scale[:, 1], shift[:, 1]], dim=1),
+        ],
+        dim=1,
+    )
+    grid = F.affine_grid(theta, list(x.shape), align_corners=False)
+    return F.grid_sample(x + 1, grid, align_corners=False) - 1
+
+
+@torch.no_grad()
+def accuracy(model: torch.nn.Module, x: torch.Tensor, y: torch.Tensor) -> float:
+    """Top-1 accuracy in percent."""
+    model.eval()
+    correct = sum((model(xs).argmax(1) == ys).sum().item() for xs, ys in zip(x.split(120), y.split(120), strict=True))
+    return 100 * correct / len(y)
+
+
+def train(epochs: int, batch_size: int, lr: float, seed: int) -> tuple[torch.nn.Module, float, float]:
+    """Train from scratch.
+
+    Returns:
+        The moving average of the model, its held-out accuracy in percent, and the seconds it took.
+    """
+    torch.manual_seed(seed)
+    x, y = digits(train=True)
+    held_out = digits(train=False)
+    model = timm.create_model(MODEL, drop_path_rate=0.05)
+    optimizer = create_optimizer_v2(model, opt='adamw', lr=lr, weight_decay=0.05)
+    scheduler, epochs = create_scheduler_v2(
+        optimizer, sched='cosine', num_epochs=epochs, warmup_epochs=5, warmup_lr=1e-5, min_lr=1e-6
+    )
+    ema = ModelEmaV3(model, decay=0.99)
+    mixup = Mixup(mixup_alpha=0.2, cutmix_alpha=0.0, label_smoothing=0.05, num_classes=10)
+    loss_fn = SoftTargetCrossEntropy()
+    start = time.perf_counter()
+    progress = tqdm(range(epochs), unit='epoch')
+    for epoch in progress:
+        model.train()
+        for rows in torch.randperm(len(x)).split(batch_size):
+            rows = rows[: len(rows) // 2 * 2]  # mixup pairs images
+            images, targets = mixup(augment(x[rows]), y[rows])
+            loss = loss_fn(model(images), targets)
+            optimizer.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            ema.update(model)
+        scheduler.step(epoch + 1)
+        progress.set_postfix(loss=f'{loss.item():.3f}')
+    seconds = time.perf_counter() - start
+    return ema.module, accuracy(ema.module, *held_out), seconds
+
+
+def save(model: torch.nn.Module, top1: float, seconds: float, command: str, out: Path) -> None:
+    """Write `model.safetensors`, `README.md` (the model card) and `metrics.json`."""
+    out.mkdir(parents=True, exist_ok=True)
+    save_file(model.state_dict(), out / 'model.safetensors', metadata={'format': 'pt'})
+    params = sum(p.numel() for p in model.parameters())
+    metrics = dict(top1=round(top1, 2), held_out=360, params=params, seconds=round(seconds), command=command)
+    (out / 'metrics.json').write_text(json.dumps(metrics, indent=2) + '\n')
+    (out / 'README.md').write_text(CARD.read_text().format(**metrics, params_m=params / 1e6))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--out', type=Path, required=True, help='folder to write')
+    parser.add_argument('--epochs', type=int, default=60)
+    parser.add_argument('--batch-size', type=int, default=64)
+    parser.add_argument('--lr', type=float, default=2e-3)
+    parser.add_argument('--seed', type=int, default=0)
+    args = parser.parse_args()
+    model, top1, seconds = train(args.epochs, args.batch_size, args.lr, args.seed)
+    command = f'python scripts/train_digits.py --out {args.out} --epochs {args.epochs} --seed {args.seed}'
+    save(model, top1, seconds, command, args.out)
+    print(f'{top1:.2f} % of the held-out digits after {seconds:.0f} s; wrote {args.out}')
+
+
+if __name__ == '__main__':
+    assert coatnet_zoo  # imported for its registration of the models
+    main()

@@ -1,0 +1,9 @@
+"""coatnet-zoo: the CoAtNet family as a timm plugin. Importing it registers the models with timm."""
+
+from . import coatnet as coatnet
+from .checkpoint import CheckpointError
+from .configs import CoAtNetCfg, list_impls, resolve_cfg
+from .hub import HubError
+from .model import CoAtNet
+
+__all__ = ['CheckpointError', 'CoAtNet', 'CoAtNetCfg', 'HubError', 'list_impls', 'resolve_cfg']

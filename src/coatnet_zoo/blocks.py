@@ -1,0 +1,216 @@
+"""CoAtNet's two blocks, MBConv and Transformer with relative attention, in every implementation's flavour.
+
+The flavour is data (`configs.CoAtNetCfg`). A detail that a flavour lacks is an `nn.Identity`, so that `forward`
+has no branches and parameter names stay those of timm's MaxxVit.
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from timm.layers import (
+    BatchNormAct2d,
+    DropPath,
+    LayerNorm2d,
+    LayerScale2d,
+    Mlp,
+    SqueezeExcite,
+    get_act_layer,
+)
+from torch import nn
+
+from .configs import CoAtNetCfg
+from .layers import Downsample, RelPosBias, RelPosMlp, create_pool, init_conv_weights, init_transformer_weights
+
+
+def get_norm_2d(cfg: CoAtNetCfg) -> Callable[..., nn.Module]:
+    """The norm of Transformer blocks and of the network's end, over the channels of (B, C, H, W)."""
+    norm_layer = {'layernorm2d': LayerNorm2d, 'batchnorm2d': nn.BatchNorm2d}[cfg.norm_layer]
+    return partial(norm_layer, eps=cfg.norm_eps)
+
+
+class MBConv(nn.Module):
+    """Pre-norm inverted bottleneck with squeeze-excite, CoAtNet paper sections 2.1 and A.1.
+
+    x <- Shortcut(x) + Conv(DepthConv(Conv(Norm(x)))).
+
+    Args:
+        cfg: Flavour of the block.
+        dim: Input channels.
+        dim_out: Output channels.
+        stride: 1 or 2.
+        drop_path: Stochastic depth rate of the branch.
+    """
+
+    def __init__(
+        self, cfg: CoAtNetCfg, dim: int, dim_out: int, stride: int, drop_path: float = 0.0, device=None, dtype=None
+    ) -> None:
+        super().__init__()
+        dd = {'device': device, 'dtype': dtype}
+        act_layer = get_act_layer(cfg.conv_act)
+        mid = int(cfg.conv_expand_ratio * (dim if cfg.conv_expand_base == 'in' else dim_out))
+        se_width = int(cfg.se_ratio * {'in': dim, 'mid': mid, 'out': dim_out}[cfg.se_base])
+
+        def stride_if(where: str) -> int:
+            return stride if cfg.conv_stride == where else 1
+
+        def norm_act(width: int, apply_act: bool = True) -> nn.Module:
+            return BatchNormAct2d(width, eps=cfg.conv_norm_eps, act_layer=act_layer, apply_act=apply_act, **dd)
+
+        def squeeze_excite() -> nn.Module:
+            se_act = get_act_layer(cfg.se_act)
+            return SqueezeExcite(mid, rd_channels=se_width, bias=cfg.se_bias, act_layer=se_act, **dd)
+
+        if stride > 1 or dim != dim_out:
+            self.shortcut = Downsample(
+                dim, dim_out, stride, cfg.pool_type, cfg.conv_out_bias, cfg.shortcut_proj_always, **dd
+            )
+        else:
+            self.shortcut = nn.Identity()
+        self.pre_norm = norm_act(dim, apply_act=cfg.pre_norm_act)
+        # timm's 'pool' stride averages whatever the shortcut's pooling is.
+        self.down = create_pool('avg2') if stride_if('pool') == 2 else nn.Identity()
+        self.conv1_1x1 = nn.Conv2d(dim, mid, 1, stride=stride_if('expand'), bias=False, **dd)
+        self.norm1 = norm_act(mid)
+        self.conv2_kxk = nn.Conv2d(mid, mid, 3, stride=stride_if('depthwise'), padding=1, groups=mid, bias=False, **dd)
+        self.se_early = squeeze_excite() if cfg.se_early else nn.Identity()
+        self.norm2 = norm_act(mid)
+        self.se = nn.Identity() if cfg.se_early else squeeze_excite()
+        self.conv3_1x1 = nn.Conv2d(mid, dim_out, 1, bias=cfg.conv_out_bias, **dd)
+        self.norm3 = norm_act(dim_out, apply_act=False) if cfg.conv_out_norm else nn.Identity()
+        self.drop_path = DropPath(drop_path) if drop_path > 0.0 else nn.Identity()
+        init_conv_weights(self)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, dim, H, W) -> (B, dim_out, H/stride, W/stride)."""
+        shortcut = self.shortcut(x)
+        x = self.norm1(self.conv1_1x1(self.down(self.pre_norm(x))))
+        x = self.se(self.norm2(self.se_early(self.conv2_kxk(x))))
+        x = self.norm3(self.conv3_1x1(x))
+        return shortcut + self.drop_path(x)
+
+
+class Attention(nn.Module):
+    """Global self-attention with a relative bias inside the softmax, the 'pre' form of CoAtNet paper section 2.1.
+
+    y_i = sum_j softmax_j(x_i . x_j + w_{i-j}) x_j over all positions j of the feature map.
+
+    Args:
+        cfg: Flavour of the block.
+        dim: Input channels.
+        dim_out: Output channels.
+        feat_size: (height, width) of the feature map.
+        attn_drop: Dropout of the attention weights.
+        proj_drop: Dropout of the output.
+    """
+
+    def __init__(
+        self,
+        cfg: CoAtNetCfg,
+        dim: int,
+        dim_out: int,
+        feat_size: tuple[int, int],
+        attn_drop: float = 0.0,
+        proj_drop: float = 0.0,
+        device=None,
+        dtype=None,
+    ) -> None:
+        super().__init__()
+        dd = {'device': device, 'dtype': dtype}
+        self.num_heads = cfg.num_heads or (dim if cfg.attn_base == 'in' else dim_out) // cfg.dim_head
+        self.dim_head = cfg.dim_head
+        self.feat_size = feat_size
+        self.attn_drop = attn_drop
+        dim_attn = self.num_heads * self.dim_head
+        # Rows of qkv are ordered (head, q|k|v, dim), as in timm's MaxxVit.
+        self.qkv = nn.Linear(dim, dim_attn * 3, bias=cfg.qkv_bias, **dd)
+        if cfg.rel_pos_type == 'mlp':
+            self.rel_pos = RelPosMlp(feat_size, self.num_heads, cfg.rel_pos_dim, **dd)
+        else:
+            self.rel_pos = RelPosBias(feat_size, self.num_heads, **dd)
+        self.proj = nn.Linear(dim_attn, dim_out, bias=cfg.proj_bias, **dd)
+        self.proj_drop = nn.Dropout(proj_drop)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, dim, H, W) -> (B, dim_out, H, W)."""
+        batch, _, height, width = x.shape
+        torch._assert(
+            height == self.feat_size[0],
+            'The input height differs from the img_size that this model was built for; create it with img_size=...',
+        )
+        torch._assert(
+            width == self.feat_size[1],
+            'The input width differs from the img_size that this model was built for; create it with img_size=...',
+        )
+        qkv = self.qkv(x.flatten(2).transpose(1, 2))
+        qkv = qkv.reshape(batch, -1, self.num_heads, 3 * self.dim_head).transpose(1, 2)
+        q, k, v = qkv.chunk(3, dim=-1)
+        x = F.scaled_dot_product_attention(
+            q, k, v, attn_mask=self.rel_pos().to(q.dtype), dropout_p=self.attn_drop if self.training else 0.0
+        )
+        x = self.proj_drop(self.proj(x.transpose(1, 2).flatten(2)))
+        return x.transpose(1, 2).reshape(batch, -1, height, width)
+
+
+class TransformerBlock(nn.Module):
+    """Relative attention and a feed-forward network, both pre-norm, CoAtNet paper sections 2.2 and A.1.
+
+    x <- Shortcut(x) + Attention(Pool(Norm(x))), then x <- x + FFN(Norm(x)).
+
+    Args:
+        cfg: Flavour of the block.
+        dim: Input channels.
+        dim_out: Output channels.
+        stride: 1 or 2.
+        feat_size: (height, width) of the block's output.
+        drop_path: Stochastic depth rate of both branches.
+        attn_drop: Dropout of the attention weights.
+        proj_drop: Dropout of the attention's output and in the feed-forward network.
+    """
+
+    def __init__(
+        self,
+        cfg: CoAtNetCfg,
+        dim: int,
+        dim_out: int,
+        stride: int,
+        feat_size: tuple[int, int],
+        drop_path: float = 0.0,
+        attn_drop: float = 0.0,
+        proj_drop: float = 0.0,
+        device=None,
+        dtype=None,
+    ) -> None:
+        super().__init__()
+        dd = {'device': device, 'dtype': dtype}
+        norm_layer = get_norm_2d(cfg)
+        norm1 = norm_layer(dim, **dd)
+        if stride == 2:
+            steps = [('norm', norm1), ('down', create_pool(cfg.pool_type))]
+            self.norm1 = nn.Sequential(OrderedDict(reversed(steps) if cfg.attn_pool_first else steps))
+        else:
+            self.norm1 = norm1
+        if stride > 1 or dim != dim_out:
+            self.shortcut = Downsample(
+                dim, dim_out, stride, cfg.pool_type, cfg.attn_shortcut_bias, cfg.shortcut_proj_always, **dd
+            )
+        else:
+            self.shortcut = nn.Identity()
+        self.attn = Attention(cfg, dim, dim_out, feat_size, attn_drop, proj_drop, **dd)
+        self.ls1 = LayerScale2d(dim_out, cfg.init_values, **dd) if cfg.init_values else nn.Identity()
+        self.drop_path1 = DropPath(drop_path) if drop_path > 0.0 else nn.Identity()
+
+        hidden = int(cfg.mlp_ratio * (dim if cfg.mlp_base == 'in' else dim_out))
+        self.norm2 = norm_layer(dim_out, **dd)
+        self.mlp = Mlp(dim_out, hidden, bias=cfg.mlp_bias, drop=proj_drop, **dd)
+        self.ls2 = LayerScale2d(dim_out, cfg.init_values, **dd) if cfg.init_values else nn.Identity()
+        self.drop_path2 = DropPath(drop_path) if drop_path > 0.0 else nn.Identity()
+        init_transformer_weights(self)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, dim, H, W) -> (B, dim_out, H/stride, W/stride)."""
+        x = self.shortcut(x) + self.drop_path1(self.ls1(self.attn(self.norm1(x))))
+        hidden = self.mlp(self.norm2(x).permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        return x + self.drop_path2(self.ls2(hidden))

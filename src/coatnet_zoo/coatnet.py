@@ -1,0 +1,203 @@
+"""timm's entrypoints for the CoAtNet family, and the rules that turn a name, a tag and an `impl` into a model.
+
+The structure of a model depends on its name, its tag (or the default tag) and the explicit keyword arguments, never
+on whether weights are loaded.
+"""
+
+import dataclasses
+from typing import Any
+
+from timm.models import (
+    PretrainedCfg,
+    build_model_with_cfg,
+    register_model,
+    resolve_pretrained_cfg,
+)
+from timm.models._builder import pretrained_cfg_for_features
+from timm.models._input import update_model_args
+from torch import nn
+
+from .configs import STRUCTURE_FIELDS, CoAtNetCfg, list_impls, resolve_cfg
+from .hub import fetch_weights
+from .loading import adapt_state_dict
+from .model import CoAtNet
+from .weights import SAFETENSORS, WEIGHTS, default_cfgs, tags_of, untrained_cfg
+
+__all__ = ['default_cfgs']  # register_model adds the entrypoints
+
+_CFG_FIELDS = {f.name for f in dataclasses.fields(CoAtNetCfg)} - {'impl'}
+
+
+def _resolve_impl(
+    size: str, impl: str | None, pretrained: bool, pretrained_cfg: Any, overlay: dict[str, Any] | None
+) -> tuple[str, Any]:
+    """Decide the implementation, and the pretrained_cfg that goes with it.
+
+    Returns:
+        The implementation, and what to hand to timm as `pretrained_cfg`.
+
+    Raises:
+        ValueError: If the arguments contradict each other, or ask for weights that are not published.
+    """
+    impls = list_impls(size)
+    tags = tags_of(size)
+    if impl is not None and impl not in impls:
+        raise ValueError(f'{size} has no impl={impl!r}; it has {", ".join(impls)}.')
+
+    explicit_tag = pretrained_cfg if isinstance(pretrained_cfg, str) else None
+    if dataclasses.is_dataclass(pretrained_cfg):
+        pretrained_cfg = dataclasses.asdict(pretrained_cfg)
+    cfg = pretrained_cfg if isinstance(pretrained_cfg, dict) else {}
+    tag = explicit_tag or cfg.get('tag')
+    tag_impl = tags.get(tag)
+    overlay = overlay or {}
+    handed_over = cfg.get('source') in ('local-dir', 'hf-hub') or any(
+        d.get(key) for d in (cfg, overlay) for key in ('file', 'url', 'state_dict')
+    )
+    handed_over = handed_over or bool(overlay.get('hf_hub_id'))
+
+    if tag_impl and impl and impl != tag_impl and not cfg.get('source') and (explicit_tag or pretrained):
+        raise ValueError(
+            f'The weights {size}.{tag} need impl={tag_impl!r}, but impl={impl!r} was asked for; leave out one of them.'
+        )
+    if impl is None:
+        impl = tag_impl or impls[0]
+    if tag_impl == impl or cfg.get('source'):
+        return impl, pretrained_cfg
+
+    # No tag, or a plain configuration that belongs to another implementation's weights.
+    own_tags = [t for t, i in tags.items() if i == impl]
+    if own_tags:
+        return impl, cfg or own_tags[0]
+    if pretrained and not handed_over:
+        names = [f'{name} (impl={w.impl!r})' for name, w in WEIGHTS.items() if name.split('.')[0] == size or not tags]
+        raise ValueError(
+            f'No weights are published for {size} with impl={impl!r}; there are {", ".join(names)}. Use '
+            'pretrained=False, or hand over your own: pretrained_cfg_overlay=dict(file=...).'
+        )
+    return impl, cfg if cfg and not tag_impl else untrained_cfg()
+
+
+def _create_coatnet(
+    size: str,
+    pretrained: bool = False,
+    impl: str | None = None,
+    pretrained_cfg: str | dict[str, Any] | PretrainedCfg | None = None,
+    pretrained_cfg_overlay: dict[str, Any] | None = None,
+    pretrained_model_args: dict[str, Any] | None = None,
+    cache_dir: str | None = None,
+    **kwargs: Any,
+) -> nn.Module:
+    """Build a registered CoAtNet as `timm.create_model` asks for it.
+
+    Args:
+        size: Registered name without tag.
+        pretrained: Load the weights of the tag.
+        impl: Implementation; by default the one that the tag needs, or the size's first.
+        pretrained_cfg: A tag, or a whole pretrained configuration.
+        pretrained_cfg_overlay: Replaces fields of it.
+        pretrained_model_args: The arguments recorded with the weights of `local-dir:` and `hf-hub:` models.
+        cache_dir: Cache of huggingface_hub.
+        **kwargs: Fields of `CoAtNetCfg`, then arguments of `CoAtNet` and of `timm.models.build_model_with_cfg`.
+
+    Raises:
+        ValueError: If `impl`, tag and weights contradict each other or do not exist.
+        TypeError: If an argument is unknown.
+        HubError: If the weights cannot be had from the Hub.
+        CheckpointError: If the weights do not fit.
+    """
+    saved_impl = (pretrained_model_args or {}).get('impl')
+    if pretrained and saved_impl and impl != saved_impl:
+        raise ValueError(
+            f'These weights were saved from impl={saved_impl!r}, but impl={impl!r} was asked for; leave out impl.'
+        )
+    impl, pretrained_cfg = _resolve_impl(size, impl, pretrained, pretrained_cfg, pretrained_cfg_overlay)
+    overrides = {k: kwargs.pop(k) for k in _CFG_FIELDS & set(kwargs)}
+    cfg = resolve_cfg(size, impl, **overrides)
+
+    load_cfg = resolve_pretrained_cfg(size, pretrained_cfg, pretrained_cfg_overlay)
+    public_cfg = load_cfg.to_dict()
+    handed_over = load_cfg.source == 'local-dir' or load_cfg.file or load_cfg.state_dict
+    if pretrained and load_cfg.hf_hub_id and not handed_over:
+        file = fetch_weights(load_cfg.hf_hub_id, load_cfg.hf_hub_filename or SAFETENSORS, cache_dir)
+        load_cfg = dataclasses.replace(load_cfg, file=str(file), source=None)
+
+    model = build_model_with_cfg(
+        CoAtNet,
+        size,
+        pretrained,
+        pretrained_cfg=load_cfg,
+        model_cfg=cfg,
+        feature_cfg=dict(flatten_sequential=True),
+        pretrained_filter_fn=adapt_state_dict,
+        pretrained_model_args=pretrained_model_args,
+        cache_dir=cache_dir,
+        **kwargs,
+    )
+    # What the user sees names the Hub repository, not the file in the cache that it was loaded from.
+    features_only = not isinstance(model, CoAtNet)
+    model.pretrained_cfg = pretrained_cfg_for_features(public_cfg) if features_only else public_cfg
+    model.default_cfg = model.pretrained_cfg
+    structure = {name: getattr(cfg, name) for name in (*STRUCTURE_FIELDS, *overrides)}
+    update_model_args(model, impl=impl, **structure)
+    return model
+
+
+@register_model
+def coatnet_atto(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """CoAtNet of below 1 M parameters, ours, for tests, demos and small images."""
+    return _create_coatnet('coatnet_atto', pretrained, **kwargs)
+
+
+@register_model
+def coatnet_nano(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """CoAtNet-nano, timm's."""
+    return _create_coatnet('coatnet_nano', pretrained, **kwargs)
+
+
+@register_model
+def coatnet_0(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """CoAtNet-0."""
+    return _create_coatnet('coatnet_0', pretrained, **kwargs)
+
+
+@register_model
+def coatnet_1(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """CoAtNet-1."""
+    return _create_coatnet('coatnet_1', pretrained, **kwargs)
+
+
+@register_model
+def coatnet_2(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """CoAtNet-2."""
+    return _create_coatnet('coatnet_2', pretrained, **kwargs)
+
+
+@register_model
+def coatnet_3(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """CoAtNet-3."""
+    return _create_coatnet('coatnet_3', pretrained, **kwargs)
+
+
+@register_model
+def coatnet_4(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """CoAtNet-4."""
+    return _create_coatnet('coatnet_4', pretrained, **kwargs)
+
+
+@register_model
+def coatnet_5(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """CoAtNet-5, 688 M parameters."""
+    return _create_coatnet('coatnet_5', pretrained, **kwargs)
+
+
+@register_model
+def coatnet_6(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """CoAtNet-6, 1.47 B parameters."""
+    return _create_coatnet('coatnet_6', pretrained, **kwargs)
+
+
+@register_model
+def coatnet_7(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """CoAtNet-7, 2.44 B parameters."""
+    return _create_coatnet('coatnet_7', pretrained, **kwargs)

@@ -1,0 +1,188 @@
+"""The small modules that CoAtNet's blocks are made of: pooling, relative position bias, classifier head.
+
+Everything that timm already has (norms, squeeze-excite, layer scale, drop path, MLP) comes from `timm.layers`.
+"""
+
+import math
+
+import torch
+from timm.layers import ClassifierHead as TimmClassifierHead
+from timm.layers import Mlp, trunc_normal_
+from torch import nn
+
+
+def create_pool(pool_type: str) -> nn.Module:
+    """A stride-2 pooling layer.
+
+    Args:
+        pool_type: `max` (3x3, padding 1; chinhsuanwu), `max2` (2x2; the paper) or `avg2` (2x2; timm).
+
+    Returns:
+        A module from (B, C, H, W) to (B, C, ceil(H/2), ceil(W/2)), the size that a strided convolution gives.
+    """
+    if pool_type == 'max':
+        return nn.MaxPool2d(3, stride=2, padding=1)
+    if pool_type == 'max2':
+        return nn.MaxPool2d(2, ceil_mode=True)
+    return nn.AvgPool2d(2, ceil_mode=True, count_include_pad=False)
+
+
+class Downsample(nn.Module):
+    """The shortcut of a stage's first block, x <- Proj(Pool(x)), CoAtNet paper section 2.2.
+
+    Args:
+        dim: Input channels.
+        dim_out: Output channels.
+        stride: 1 leaves out the pooling.
+        pool_type: See `create_pool`.
+        bias: Whether the projection has a bias.
+        proj_always: Project even where the width stays the same (timm does not, the others do).
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        dim_out: int,
+        stride: int,
+        pool_type: str,
+        bias: bool,
+        proj_always: bool,
+        device=None,
+        dtype=None,
+    ) -> None:
+        super().__init__()
+        self.pool = create_pool(pool_type) if stride == 2 else nn.Identity()
+        project = proj_always or dim != dim_out
+        self.expand = nn.Conv2d(dim, dim_out, 1, bias=bias, device=device, dtype=dtype) if project else nn.Identity()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, dim, H, W) -> (B, dim_out, H/stride, W/stride)."""
+        return self.expand(self.pool(x))
+
+
+def expand_rel_pos_table(table: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    """Look up w_{i-j} for every pair of positions of a grid.
+
+    Offsets are those of Swin, timm and chinhsuanwu: row (dy + height - 1) * (2 * width - 1) + (dx + width - 1)
+    of the table belongs to a query that lies (dy, dx) after its key.
+
+    Args:
+        table: ((2 * height - 1) * (2 * width - 1), heads).
+        height: Rows of the grid.
+        width: Columns of the grid.
+
+    Returns:
+        (1, heads, height * width, height * width), queries before keys.
+    """
+    heads = table.shape[1]
+    ys = torch.arange(height, device=table.device)
+    xs = torch.arange(width, device=table.device)
+    dy = (ys[:, None] - ys[None, :] + (height - 1)).reshape(-1)
+    dx = (xs[:, None] - xs[None, :] + (width - 1)).reshape(-1)
+    # Two gathers over the two axes need H^2 + W^2 indices, one gather over the flat table needs (H W)^2.
+    bias = table.transpose(0, 1).reshape(heads, 2 * height - 1, 2 * width - 1)
+    bias = bias.index_select(1, dy).index_select(2, dx)
+    bias = bias.reshape(heads, height, height, width, width).permute(0, 1, 3, 2, 4)
+    return bias.reshape(1, heads, height * width, height * width)
+
+
+class RelPosBias(nn.Module):
+    """A learned scalar per head and relative offset, w_{i-j} of CoAtNet paper section 2.1.
+
+    Args:
+        window_size: (height, width) of the feature map that is attended over.
+        num_heads: Attention heads.
+    """
+
+    def __init__(self, window_size: tuple[int, int], num_heads: int, device=None, dtype=None) -> None:
+        super().__init__()
+        self.window_size = window_size
+        num_offsets = (2 * window_size[0] - 1) * (2 * window_size[1] - 1)
+        self.relative_position_bias_table = nn.Parameter(
+            torch.empty(num_offsets, num_heads, device=device, dtype=dtype)
+        )
+        trunc_normal_(self.relative_position_bias_table, std=0.02)
+
+    def forward(self) -> torch.Tensor:
+        """The bias of all pairs, (1, heads, N, N) with N = height * width."""
+        return expand_rel_pos_table(self.relative_position_bias_table, self.window_size[0], self.window_size[1])
+
+
+class RelPosMlp(nn.Module):
+    """The relative bias as an MLP of log-spaced offsets: timm's `RelPosMlp` in its 'cr' mode (after Swin-V2).
+
+    Args:
+        window_size: (height, width) of the feature map that is attended over.
+        num_heads: Attention heads.
+        hidden_dim: Hidden width of the MLP.
+    """
+
+    def __init__(self, window_size: tuple[int, int], num_heads: int, hidden_dim: int, device=None, dtype=None) -> None:
+        super().__init__()
+        self.window_size = window_size
+        # 0.125 is timm's dropout on the hidden layer while training.
+        self.mlp = Mlp(2, hidden_dim, num_heads, act_layer=nn.ReLU, drop=(0.125, 0.0), device=device, dtype=dtype)
+
+    def forward(self) -> torch.Tensor:
+        """The bias of all pairs, (1, heads, N, N) with N = height * width."""
+        height, width = self.window_size
+        weight = self.mlp.fc1.weight
+        dy = torch.arange(1 - height, height, device=weight.device, dtype=torch.float32)
+        dx = torch.arange(1 - width, width, device=weight.device, dtype=torch.float32)
+        coords = torch.stack(torch.meshgrid(dy, dx, indexing='ij'), dim=-1).reshape(-1, 2)
+        coords = coords.sign() * coords.abs().log1p()
+        return expand_rel_pos_table(self.mlp(coords.to(weight.dtype)), height, width)
+
+
+class ClassifierHead(TimmClassifierHead):
+    """timm's pool-and-classify head with a classifier bias that can be left out, as chinhsuanwu's code does.
+
+    Args:
+        in_features: Channels of the last stage.
+        num_classes: Classes; 0 removes the classifier.
+        pool_type: timm's global pooling type.
+        drop_rate: Dropout before the classifier.
+        bias: Whether the classifier has a bias; kept when the classifier is reset.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        num_classes: int,
+        pool_type: str,
+        drop_rate: float,
+        bias: bool,
+        device=None,
+        dtype=None,
+    ) -> None:
+        super().__init__(in_features, num_classes, pool_type, drop_rate, device=device, dtype=dtype)
+        self.fc_bias = bias
+        self._drop_unwanted_bias()
+
+    def _drop_unwanted_bias(self) -> None:
+        if not self.fc_bias and isinstance(self.fc, nn.Linear):
+            self.fc.register_parameter('bias', None)
+
+    def reset(self, num_classes: int, pool_type: str | None = None, **kwargs) -> None:
+        """Replace the classifier, see `timm.layers.ClassifierHead.reset`."""
+        super().reset(num_classes, pool_type, **kwargs)
+        self._drop_unwanted_bias()
+
+
+def init_conv_weights(module: nn.Module) -> None:
+    """Initialise the convolutions below a module as EfficientNet does: normal with variance 2 / fan-out."""
+    for m in module.modules():
+        if isinstance(m, nn.Conv2d):
+            fan_out = m.kernel_size[0] * m.kernel_size[1] * m.out_channels // m.groups
+            nn.init.normal_(m.weight, 0.0, math.sqrt(2.0 / fan_out))
+            if m.bias is not None:
+                nn.init.zeros_(m.bias)
+
+
+def init_transformer_weights(module: nn.Module) -> None:
+    """Initialise the linear layers and projections below a Transformer block as ViT does: Xavier uniform."""
+    for m in module.modules():
+        if isinstance(m, (nn.Linear, nn.Conv2d)):
+            nn.init.xavier_uniform_(m.weight)
+            if m.bias is not None:
+                nn.init.zeros_(m.bias)

@@ -1,0 +1,146 @@
+"""Fitting a state dict to a model: whose names it has, whether it belongs to this model, and resizing tables.
+
+Works on raw checkpoints of this package, timm and chinhsuanwu alike; `CoAtNet.load_state_dict` and timm's loading of
+pretrained weights both go through `adapt_state_dict`.
+"""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from timm.layers import resize_rel_pos_bias_table
+
+from . import chinhsuanwu
+from .checkpoint import CheckpointError, find_state_dict
+from .configs import SIZES, CoAtNetCfg, list_impls, resolve_cfg
+
+if TYPE_CHECKING:
+    from .model import CoAtNet
+
+_TABLE = 'relative_position_bias_table'
+
+
+def adapt_state_dict(state_dict: Mapping[str, Any], model: 'CoAtNet') -> dict[str, torch.Tensor]:
+    """Bring a checkpoint into the names, layouts and table sizes of a model.
+
+    Args:
+        state_dict: A checkpoint of this package, of timm's CoAtNets or of chinhsuanwu's code, wrapped or not.
+        model: The model that it is to be loaded into.
+
+    Returns:
+        A state dict for `model.load_state_dict`. Tensors that do not fit the model, in a checkpoint that is none of
+        its implementation's relatives, are left for that to report.
+
+    Raises:
+        CheckpointError: If the checkpoint is one of another implementation or size; the message has the call that
+            loads it.
+    """
+    own = model.state_dict()
+    if state_dict.keys() == own.keys() and all(state_dict[k].shape == v.shape for k, v in own.items()):
+        return dict(state_dict)
+    state_dict = find_state_dict(state_dict)
+    if chinhsuanwu.is_chinhsuanwu(state_dict):
+        structure = chinhsuanwu.infer_structure(state_dict)
+        _check_chinhsuanwu(structure, model)
+        state_dict = chinhsuanwu.to_canonical(state_dict, structure)
+    else:
+        state_dict = {k: _as_linear(v, own.get(k)) for k, v in state_dict.items()}
+        _check_same_network(state_dict, own, model)
+    return {k: _resize_table(k, v, model) for k, v in state_dict.items()}
+
+
+def _as_linear(tensor: torch.Tensor, own: torch.Tensor | None) -> torch.Tensor:
+    """timm's 1x1 convolutions in Transformer blocks are linear layers here."""
+    if own is not None and own.ndim == 2 and tensor.ndim == 4 and tensor.shape[2:] == (1, 1):
+        return tensor.flatten(1)
+    return tensor
+
+
+def _resize_table(name: str, tensor: torch.Tensor, model: 'CoAtNet') -> torch.Tensor:
+    """Resize a relative position table that was trained at another input size, as timm does."""
+    if not name.endswith(_TABLE):
+        return tensor
+    try:
+        rel_pos = model.get_submodule(name.rpartition('.')[0])
+        table = rel_pos.relative_position_bias_table
+    except AttributeError:
+        return tensor
+    if tensor.shape[0] == table.shape[0]:
+        return tensor
+    return resize_rel_pos_bias_table(tensor, new_window_size=rel_pos.window_size, new_bias_shape=table.shape)
+
+
+def _check_chinhsuanwu(structure: chinhsuanwu.Structure, model: 'CoAtNet') -> None:
+    wanted = structure.cfg_args() | dict(in_chans=structure.in_chans, num_classes=structure.num_classes)
+    present = {k: getattr(model.cfg, k, None) for k in structure.cfg_args()}
+    present |= dict(in_chans=model.in_chans, num_classes=model.num_classes)
+    present['block_types'] = ''.join(t[0] for t in model.cfg.stage_types)
+    if model.cfg.impl == chinhsuanwu.IMPL and present == wanted:
+        return
+    if model.cfg.impl == chinhsuanwu.IMPL and {**present, 'num_classes': structure.num_classes} == wanted:
+        # Other classes only: torch, or timm's replacement of the classifier, has the word for that.
+        return
+    size, args = describe_chinhsuanwu(structure)
+    call = ', '.join([repr(size), f'impl={chinhsuanwu.IMPL!r}', *(f'{k}={v!r}' for k, v in args.items())])
+    raise CheckpointError(
+        f'The checkpoint was saved by chinhsuanwu/coatnet-pytorch and does not fit this model of '
+        f'impl={model.cfg.impl!r}; load it by timm.create_model({call}, checkpoint_path=...).'
+    )
+
+
+def describe_chinhsuanwu(structure: chinhsuanwu.Structure) -> tuple[str, dict[str, Any]]:
+    """The registered name closest to a structure, and the arguments that make it exactly that one."""
+    sizes = [s for s in SIZES if chinhsuanwu.IMPL in list_impls(s)]
+    cfgs = {size: resolve_cfg(size, chinhsuanwu.IMPL) for size in sizes}
+
+    def differences(cfg: CoAtNetCfg) -> dict[str, Any]:
+        return {k: v for k, v in structure.cfg_args().items() if getattr(cfg, k) != _like(v, getattr(cfg, k))}
+
+    size = min(sizes, key=lambda s: len(differences(cfgs[s])))
+    args = differences(cfgs[size])
+    if structure.in_chans != 3:
+        args['in_chans'] = structure.in_chans
+    if structure.num_classes != 1000:
+        args['num_classes'] = structure.num_classes
+    if structure.img_size not in (None, (224, 224)):
+        args['img_size'] = structure.img_size
+    return size, args
+
+
+def _like(value: Any, other: Any) -> Any:
+    """Block types are written as a string or as a tuple."""
+    return tuple(value) if isinstance(other, tuple) and isinstance(value, str) else value
+
+
+def _check_same_network(state_dict: dict[str, torch.Tensor], own: dict[str, torch.Tensor], model: 'CoAtNet') -> None:
+    """Raise if the checkpoint is exactly some other registered network's."""
+
+    def body(tensors: Mapping[str, torch.Tensor]) -> dict[str, tuple[int, ...]]:
+        # Classes, input channels and input size are no difference of networks; nor is timm's convolution form.
+        return {
+            k: (v.shape[:2] if v.ndim == 4 and v.shape[2:] == (1, 1) else v.shape)
+            for k, v in tensors.items()
+            if not k.startswith('head.fc.') and k != 'stem.conv1.weight' and not k.endswith(_TABLE)
+        }
+
+    theirs = body(state_dict)
+    if theirs == body(own):
+        return
+    for size in SIZES:
+        for impl in list_impls(size):
+            cfg = resolve_cfg(size, impl)
+            if not _has_blocks(state_dict, cfg) or cfg == model.cfg:
+                continue
+            candidate = type(model)(cfg, device='meta').state_dict()
+            if theirs == body(candidate):
+                raise CheckpointError(
+                    f'The checkpoint is {size} of impl={impl!r}, which does not fit this model of '
+                    f'impl={model.cfg.impl!r}; load it by timm.create_model({size!r}, impl={impl!r}, '
+                    'checkpoint_path=...).'
+                )
+
+
+def _has_blocks(state_dict: Mapping[str, Any], cfg: CoAtNetCfg) -> bool:
+    """A cheap look before a candidate is built: the same number of blocks in every stage."""
+    blocks = {tuple(k.split('.')[:4]) for k in state_dict if k.startswith('stages.')}
+    return blocks == {('stages', str(s), 'blocks', str(b)) for s, d in enumerate(cfg.depths) for b in range(d)}

@@ -1,0 +1,171 @@
+"""The published weights as a table, and the default configurations that timm's registry is given for them.
+
+Names, accuracies (ImageNet-1k, timm's results-imagenet.csv) and preprocessing are those of timm's own checkpoints,
+which live on the Hugging Face Hub as `timm/<name>` under Apache-2.0. The digits weights are shipped in this package.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from timm.models import generate_default_cfgs
+
+from .configs import SIZES
+
+SAFETENSORS = 'model.safetensors'
+
+
+@dataclass(frozen=True)
+class Weights:
+    """One set of published weights.
+
+    Attributes:
+        impl: The implementation that it needs.
+        hf_hub_id: Repository on the Hub; None for weights that are shipped.
+        params: Parameters in millions, classifier included.
+        data: What it was trained on.
+        top1: Accuracy in percent on the validation data, None where none is published.
+        top5: Likewise.
+        cfg: What differs from `_DEFAULT_CFG`.
+    """
+
+    impl: str
+    hf_hub_id: str | None
+    params: float
+    data: str
+    top1: float | None = None
+    top5: float | None = None
+    cfg: dict[str, Any] | None = None
+
+
+_IN12K = dict(num_classes=11821)
+_IN12K_DATA = 'ImageNet-12k'
+_IN12K_FT_DATA = 'ImageNet-12k, then ImageNet-1k'
+_IN1K_DATA = 'ImageNet-1k'
+
+# The first tag of a size is its default.
+WEIGHTS: dict[str, Weights] = {
+    'coatnet_atto.digits': Weights(
+        'paper',
+        None,
+        0.0,
+        "scikit-learn's digits",
+        cfg=dict(
+            num_classes=10,
+            input_size=(1, 64, 64),
+            pool_size=(2, 2),
+            crop_pct=1.0,
+            interpolation='bilinear',
+            mean=(0.5,),
+            std=(0.5,),
+            label_names=tuple('0123456789'),
+        ),
+    ),
+    'coatnet_nano.sw_in1k': Weights(
+        'timm', 'timm/coatnet_nano_rw_224.sw_in1k', 15.14, _IN1K_DATA, 81.704, 95.650, dict(crop_pct=0.9)
+    ),
+    'coatnet_nano.rmlp_sw_in1k': Weights(
+        'timm_rmlp', 'timm/coatnet_rmlp_nano_rw_224.sw_in1k', 15.15, _IN1K_DATA, 82.064, 95.874, dict(crop_pct=0.9)
+    ),
+    'coatnet_0.sw_in1k': Weights('timm', 'timm/coatnet_0_rw_224.sw_in1k', 27.44, _IN1K_DATA, 82.396, 95.844),
+    'coatnet_0.bn_sw_in1k': Weights(
+        'timm_bn',
+        'timm/coatnet_bn_0_rw_224.sw_in1k',
+        27.44,
+        _IN1K_DATA,
+        82.394,
+        96.194,
+        dict(mean=IMAGENET_DEFAULT_MEAN, std=IMAGENET_DEFAULT_STD),
+    ),
+    'coatnet_1.sw_in1k': Weights('timm', 'timm/coatnet_1_rw_224.sw_in1k', 41.72, _IN1K_DATA, 83.620, 96.382),
+    'coatnet_1.rmlp_sw_in1k': Weights(
+        'timm_rmlp', 'timm/coatnet_rmlp_1_rw_224.sw_in1k', 41.69, _IN1K_DATA, 83.350, 96.452
+    ),
+    'coatnet_1.rmlp2_sw_in12k': Weights(
+        'timm_rmlp2', 'timm/coatnet_rmlp_1_rw2_224.sw_in12k', 50.04, _IN12K_DATA, cfg=_IN12K
+    ),
+    'coatnet_1.rmlp2_sw_in12k_ft_in1k': Weights(
+        'timm_rmlp2', 'timm/coatnet_rmlp_1_rw2_224.sw_in12k_ft_in1k', 41.72, _IN12K_FT_DATA, 84.940, 96.968
+    ),
+    'coatnet_2.sw_in12k_ft_in1k': Weights(
+        'timm', 'timm/coatnet_2_rw_224.sw_in12k_ft_in1k', 73.87, _IN12K_FT_DATA, 86.582, 97.896
+    ),
+    'coatnet_2.sw_in12k': Weights('timm', 'timm/coatnet_2_rw_224.sw_in12k', 84.96, _IN12K_DATA, cfg=_IN12K),
+    'coatnet_2.rmlp_sw_in1k': Weights(
+        'timm_rmlp', 'timm/coatnet_rmlp_2_rw_224.sw_in1k', 73.88, _IN1K_DATA, 84.608, 96.744
+    ),
+    'coatnet_2.rmlp_sw_in12k': Weights(
+        'timm_rmlp', 'timm/coatnet_rmlp_2_rw_224.sw_in12k', 84.97, _IN12K_DATA, cfg=_IN12K
+    ),
+    'coatnet_2.rmlp_sw_in12k_ft_in1k': Weights(
+        'timm_rmlp', 'timm/coatnet_rmlp_2_rw_224.sw_in12k_ft_in1k', 73.88, _IN12K_FT_DATA, 86.538, 97.894
+    ),
+    'coatnet_2.rmlp_sw_in12k_ft_in1k_384': Weights(
+        'timm_rmlp',
+        'timm/coatnet_rmlp_2_rw_384.sw_in12k_ft_in1k',
+        73.88,
+        _IN12K_FT_DATA,
+        87.388,
+        98.312,
+        dict(input_size=(3, 384, 384), pool_size=(12, 12), crop_pct=1.0, crop_mode='squash'),
+    ),
+    'coatnet_3.sw_in12k': Weights('timm', 'timm/coatnet_3_rw_224.sw_in12k', 181.81, _IN12K_DATA, cfg=_IN12K),
+}
+
+_DEFAULT_CFG: dict[str, Any] = dict(
+    num_classes=1000,
+    input_size=(3, 224, 224),
+    pool_size=(7, 7),
+    fixed_input_size=True,
+    crop_pct=0.95,
+    interpolation='bicubic',
+    mean=(0.5, 0.5, 0.5),
+    std=(0.5, 0.5, 0.5),
+    first_conv='stem.conv1',
+    classifier='head.fc',
+    license='apache-2.0',
+    paper_name='CoAtNet: Marrying Convolution and Attention for All Data Sizes',
+    paper_ids='arXiv:2106.04803',
+)
+
+
+def untrained_cfg() -> dict[str, Any]:
+    """The pretrained configuration, without weights, of a model that none are published for."""
+    return dict(_DEFAULT_CFG)
+
+
+def shipped_file(name: str) -> Path:
+    """Where the package keeps the shipped weights `name` (e.g. `coatnet_atto.digits`).
+
+    A wheel has them inside the package; in a checkout they are in `weights/` at its top.
+    """
+    inside = Path(__file__).parent / 'weights'
+    folder = inside if inside.is_dir() else Path(__file__).parents[2] / 'weights'
+    return folder / name / SAFETENSORS
+
+
+def _pretrained_cfg(name: str, weights: Weights) -> dict[str, Any]:
+    cfg = {**_DEFAULT_CFG, **(weights.cfg or {})}
+    if weights.hf_hub_id is None:
+        return {**cfg, 'file': str(shipped_file(name))}
+    # Naming the file keeps timm from falling back to a pickle.
+    return {**cfg, 'hf_hub_id': weights.hf_hub_id, 'hf_hub_filename': SAFETENSORS}
+
+
+def _all_cfgs() -> dict[str, dict[str, Any]]:
+    cfgs = {name: _pretrained_cfg(name, weights) for name, weights in WEIGHTS.items()}
+    with_weights = {name.split('.')[0] for name in WEIGHTS}
+    return cfgs | {f'{size}.untrained': untrained_cfg() for size in SIZES if size not in with_weights}
+
+
+default_cfgs = generate_default_cfgs(_all_cfgs())
+
+
+def tags_of(size: str) -> dict[str, str]:
+    """The tags that a size has weights under, with the implementation that each needs, the default tag first.
+
+    Args:
+        size: Registered name without tag, e.g. `coatnet_1`.
+    """
+    return {name.partition('.')[2]: w.impl for name, w in WEIGHTS.items() if name.partition('.')[0] == size}
