@@ -7,7 +7,6 @@ random_state=0) is held out and only looked at to report the accuracy: the weigh
 """
 
 import argparse
-import json
 import time
 from pathlib import Path
 
@@ -110,25 +109,26 @@ def train(epochs: int, batch_size: int, lr: float, seed: int) -> tuple[torch.nn.
 
 
 def save(model: torch.nn.Module, top1: float, seconds: float, command: str, out: Path) -> None:
-    """Write `model.safetensors`, `README.md` (the model card) and `metrics.json`."""
+    """Write `model.safetensors` and `README.md`, the model card."""
     out.mkdir(parents=True, exist_ok=True)
-    save_file(model.state_dict(), out / 'model.safetensors', metadata={'format': 'pt'})
-    params = sum(p.numel() for p in model.parameters())
-    metrics = dict(top1=round(top1, 2), held_out=360, params=params, seconds=round(seconds), command=command)
-    (out / 'metrics.json').write_text(json.dumps(metrics, indent=2) + '\n')
-    (out / 'README.md').write_text(CARD.read_text().format(**metrics, params_m=params / 1e6))
+    params = sum(p.numel() for p in model.parameters()) / 1e6
+    card = CARD.read_text().format(top1=top1, params=params, minutes=seconds / 60, command=command)
+    (out / 'README.md').write_text(card)
+    weights = out / 'model.safetensors'
+    save_file(model.state_dict(), weights, metadata={'format': 'pt'})
+    weights.chmod(0o644)  # safetensors makes files that only their owner can read
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--out', type=Path, required=True, help='folder to write')
-    parser.add_argument('--epochs', type=int, default=60)
+    parser.add_argument('--epochs', type=int, default=100)
     parser.add_argument('--batch-size', type=int, default=64)
     parser.add_argument('--lr', type=float, default=2e-3)
     parser.add_argument('--seed', type=int, default=0)
     args = parser.parse_args()
     model, top1, seconds = train(args.epochs, args.batch_size, args.lr, args.seed)
-    command = f'python scripts/train_digits.py --out {args.out} --epochs {args.epochs} --seed {args.seed}'
+    command = f'python scripts/train_digits.py --epochs {args.epochs} --seed {args.seed} --out {args.out}'
     save(model, top1, seconds, command, args.out)
     print(f'{top1:.2f} % of the held-out digits after {seconds:.0f} s; wrote {args.out}')
 

@@ -3,7 +3,8 @@
 from . import coatnet as coatnet
 from .checkpoint import CheckpointError
 from .configs import CoAtNetCfg, list_impls, resolve_cfg
+from .convert import convert_checkpoint
 from .hub import HubError
 from .model import CoAtNet
 
-__all__ = ['CheckpointError', 'CoAtNet', 'CoAtNetCfg', 'HubError', 'list_impls', 'resolve_cfg']
+__all__ = ['CheckpointError', 'CoAtNet', 'CoAtNetCfg', 'HubError', 'convert_checkpoint', 'list_impls', 'resolve_cfg']

@@ -4,28 +4,27 @@ Works on raw checkpoints of this package, timm and chinhsuanwu alike; `CoAtNet.l
 pretrained weights both go through `adapt_state_dict`.
 """
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
 
 import torch
 from timm.layers import resize_rel_pos_bias_table
+from torch import nn
 
 from . import chinhsuanwu
 from .checkpoint import CheckpointError, find_state_dict
 from .configs import SIZES, CoAtNetCfg, list_impls, resolve_cfg
 
-if TYPE_CHECKING:
-    from .model import CoAtNet
-
 _TABLE = 'relative_position_bias_table'
 
 
-def adapt_state_dict(state_dict: Mapping[str, Any], model: 'CoAtNet') -> dict[str, torch.Tensor]:
+def adapt_state_dict(state_dict: Mapping[str, Any], model: nn.Module) -> dict[str, torch.Tensor]:
     """Bring a checkpoint into the names, layouts and table sizes of a model.
 
     Args:
         state_dict: A checkpoint of this package, of timm's CoAtNets or of chinhsuanwu's code, wrapped or not.
-        model: The model that it is to be loaded into.
+        model: The `CoAtNet` that it is to be loaded into.
 
     Returns:
         A state dict for `model.load_state_dict`. Tensors that do not fit the model, in a checkpoint that is none of
@@ -56,7 +55,7 @@ def _as_linear(tensor: torch.Tensor, own: torch.Tensor | None) -> torch.Tensor:
     return tensor
 
 
-def _resize_table(name: str, tensor: torch.Tensor, model: 'CoAtNet') -> torch.Tensor:
+def _resize_table(name: str, tensor: torch.Tensor, model: nn.Module) -> torch.Tensor:
     """Resize a relative position table that was trained at another input size, as timm does."""
     if not name.endswith(_TABLE):
         return tensor
@@ -70,7 +69,7 @@ def _resize_table(name: str, tensor: torch.Tensor, model: 'CoAtNet') -> torch.Te
     return resize_rel_pos_bias_table(tensor, new_window_size=rel_pos.window_size, new_bias_shape=table.shape)
 
 
-def _check_chinhsuanwu(structure: chinhsuanwu.Structure, model: 'CoAtNet') -> None:
+def _check_chinhsuanwu(structure: chinhsuanwu.Structure, model: nn.Module) -> None:
     wanted = structure.cfg_args() | dict(in_chans=structure.in_chans, num_classes=structure.num_classes)
     present = {k: getattr(model.cfg, k, None) for k in structure.cfg_args()}
     present |= dict(in_chans=model.in_chans, num_classes=model.num_classes)
@@ -112,32 +111,44 @@ def _like(value: Any, other: Any) -> Any:
     return tuple(value) if isinstance(other, tuple) and isinstance(value, str) else value
 
 
-def _check_same_network(state_dict: dict[str, torch.Tensor], own: dict[str, torch.Tensor], model: 'CoAtNet') -> None:
+def _check_same_network(state_dict: dict[str, torch.Tensor], own: dict[str, torch.Tensor], model: nn.Module) -> None:
     """Raise if the checkpoint is exactly some other registered network's."""
-
-    def body(tensors: Mapping[str, torch.Tensor]) -> dict[str, tuple[int, ...]]:
-        # Classes, input channels and input size are no difference of networks; nor is timm's convolution form.
-        return {
-            k: (v.shape[:2] if v.ndim == 4 and v.shape[2:] == (1, 1) else v.shape)
-            for k, v in tensors.items()
-            if not k.startswith('head.fc.') and k != 'stem.conv1.weight' and not k.endswith(_TABLE)
-        }
-
-    theirs = body(state_dict)
-    if theirs == body(own):
+    if _body(state_dict) == _body(own):
         return
+    known = identify(state_dict, partial(type(model), device='meta'))
+    if known is not None:
+        size, impl = known
+        raise CheckpointError(
+            f'The checkpoint is {size} of impl={impl!r}, which does not fit this model of impl={model.cfg.impl!r}; '
+            f'load it by timm.create_model({size!r}, impl={impl!r}, checkpoint_path=...).'
+        )
+
+
+def identify(
+    state_dict: Mapping[str, torch.Tensor], build: Callable[[CoAtNetCfg], nn.Module]
+) -> tuple[str, str] | None:
+    """Which registered name and implementation a checkpoint of this package or of timm belongs to, if any.
+
+    Args:
+        state_dict: Tensors by name, without wrapper prefixes.
+        build: Makes a model of a configuration, to compare with; on the meta device, as only shapes matter.
+    """
+    body = _body(state_dict)
     for size in SIZES:
         for impl in list_impls(size):
             cfg = resolve_cfg(size, impl)
-            if not _has_blocks(state_dict, cfg) or cfg == model.cfg:
-                continue
-            candidate = type(model)(cfg, device='meta').state_dict()
-            if theirs == body(candidate):
-                raise CheckpointError(
-                    f'The checkpoint is {size} of impl={impl!r}, which does not fit this model of '
-                    f'impl={model.cfg.impl!r}; load it by timm.create_model({size!r}, impl={impl!r}, '
-                    'checkpoint_path=...).'
-                )
+            if _has_blocks(state_dict, cfg) and body == _body(build(cfg).state_dict()):
+                return size, impl
+    return None
+
+
+def _body(tensors: Mapping[str, torch.Tensor]) -> dict[str, tuple[int, ...]]:
+    """Shapes of what makes a network: not its classes, channels, input size, or timm's convolutions for linears."""
+    return {
+        k: tuple(v.shape[:2] if v.ndim == 4 and v.shape[2:] == (1, 1) else v.shape)
+        for k, v in tensors.items()
+        if not k.startswith('head.fc.') and k != 'stem.conv1.weight' and not k.endswith(_TABLE)
+    }
 
 
 def _has_blocks(state_dict: Mapping[str, Any], cfg: CoAtNetCfg) -> bool:

@@ -1,6 +1,6 @@
 """The published weights as a table, and the default configurations that timm's registry is given for them.
 
-Names, accuracies (ImageNet-1k, timm's results-imagenet.csv) and preprocessing are those of timm's own checkpoints,
+Names, accuracies (on ImageNet-1k, from timm's results-imagenet.csv) and preprocessing are those of timm's own checkpoints,
 which live on the Hugging Face Hub as `timm/<name>` under Apache-2.0. The digits weights are shipped in this package.
 """
 
@@ -49,8 +49,9 @@ WEIGHTS: dict[str, Weights] = {
     'coatnet_atto.digits': Weights(
         'paper',
         None,
-        0.0,
+        0.36,
         "scikit-learn's digits",
+        100.0,
         cfg=dict(
             num_classes=10,
             input_size=(1, 64, 64),
@@ -124,7 +125,6 @@ _DEFAULT_CFG: dict[str, Any] = dict(
     std=(0.5, 0.5, 0.5),
     first_conv='stem.conv1',
     classifier='head.fc',
-    license='apache-2.0',
     paper_name='CoAtNet: Marrying Convolution and Attention for All Data Sizes',
     paper_ids='arXiv:2106.04803',
 )
@@ -146,7 +146,7 @@ def shipped_file(name: str) -> Path:
 
 
 def _pretrained_cfg(name: str, weights: Weights) -> dict[str, Any]:
-    cfg = {**_DEFAULT_CFG, **(weights.cfg or {})}
+    cfg = {**_DEFAULT_CFG, 'license': 'apache-2.0', **(weights.cfg or {})}
     if weights.hf_hub_id is None:
         return {**cfg, 'file': str(shipped_file(name))}
     # Naming the file keeps timm from falling back to a pickle.

@@ -1,0 +1,64 @@
+"""Points huggingface_hub at a loopback server before it is imported, and the fixtures that all tests share."""
+
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from hub_server import HubServer
+
+# huggingface_hub reads its environment when it is imported.
+assert 'huggingface_hub' not in sys.modules, 'huggingface_hub was imported before the tests could redirect it'
+_hub = HubServer().start()
+_hf_home = tempfile.TemporaryDirectory(prefix='hf-home-')
+for _name in (
+    'HF_HUB_OFFLINE',
+    'TRANSFORMERS_OFFLINE',
+    'HF_HUB_CACHE',
+    'HUGGINGFACE_HUB_CACHE',
+    'HF_TOKEN',
+    'HUGGING_FACE_HUB_TOKEN',
+    'HF_HUB_ETAG_TIMEOUT',
+):
+    os.environ.pop(_name, None)
+os.environ.update(
+    HF_ENDPOINT=_hub.url,
+    HF_HOME=_hf_home.name,
+    HF_HUB_DISABLE_TELEMETRY='1',
+    HF_HUB_DISABLE_PROGRESS_BARS='1',
+    NO_PROXY='127.0.0.1',
+    no_proxy='127.0.0.1',
+)
+
+import coatnet_zoo  # noqa: E402, F401
+
+
+def pytest_unconfigure() -> None:
+    """Close the server and remove the cache of the session."""
+    _hub.stop()
+    _hf_home.cleanup()
+
+
+@pytest.fixture
+def hub() -> Iterator[HubServer]:
+    """The Hub that huggingface_hub talks to, running, without repositories and with an empty log."""
+    _hub.start()
+    _hub.clear()
+    yield _hub
+    _hub.clear()
+    _hub.start()
+
+
+@pytest.fixture
+def fresh_cache() -> Iterator[Path]:
+    """An empty folder for `cache_dir`, removed at once because weights are large."""
+    with tempfile.TemporaryDirectory(prefix='hf-cache-') as folder:
+        yield Path(folder)
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)

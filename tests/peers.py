@@ -1,0 +1,64 @@
+"""Helpers to compare models with other people's: random weights in which everything matters, and closeness."""
+
+import timm
+import torch
+from torch import nn
+
+# How much the outputs must vary over the batch, relative to their largest value, for a comparison to say anything.
+_MIN_VARIATION = 1e-3
+
+
+@torch.no_grad()
+def randomize_(model: nn.Module, seed: int = 0) -> nn.Module:
+    """Replace all weights and batch norm statistics by random ones, the same for the same seed and structure.
+
+    Initial values hide mistakes: biases and position tables are 0, norms do nothing and layer scale silences the
+    branches. Matrices and convolutions are N(0, 1 / fan-in), norm weights U(0.5, 1.5), layer scale U(0.5, 1), position
+    tables N(0, 0.5), biases N(0, 0.1), running means N(0, 0.1) and variances U(0.5, 1.5); deviations, not variances.
+
+    Returns:
+        The model, in eval mode.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    for module in model.modules():
+        for name, p in module.named_parameters(recurse=False):
+            if name.endswith('bias_table'):
+                p.normal_(0.0, 0.5, generator=generator)
+            elif name == 'gamma':
+                p.uniform_(0.5, 1.0, generator=generator)
+            elif p.ndim > 1:
+                p.normal_(0.0, p[0].numel() ** -0.5, generator=generator)
+            elif name == 'weight':
+                p.uniform_(0.5, 1.5, generator=generator)
+            else:
+                p.normal_(0.0, 0.1, generator=generator)
+        for name, buffer in module.named_buffers(recurse=False):
+            if name == 'running_mean':
+                buffer.normal_(0.0, 0.1, generator=generator)
+            elif name == 'running_var':
+                buffer.uniform_(0.5, 1.5, generator=generator)
+    return model.eval()
+
+
+def relative_error(ours: torch.Tensor, theirs: torch.Tensor) -> float:
+    """max |ours - theirs| / max |theirs|."""
+    return ((ours - theirs).abs().max() / theirs.abs().max()).item()
+
+
+def assert_close(ours: torch.Tensor, theirs: torch.Tensor, rel: float) -> None:
+    """Assert that two batches of outputs have a relative error (see `relative_error`) of at most `rel`.
+
+    Also that they vary over the batch: outputs that do not depend on the images would be equal whatever the branches
+    compute.
+    """
+    assert ours.shape == theirs.shape
+    assert theirs.shape[0] > 1, 'compare a batch of at least two'
+    variation = (theirs.std(dim=0).max() / theirs.abs().max()).item()
+    assert variation > _MIN_VARIATION, f'the outputs vary over the batch by {variation:.1e} only'
+    error = relative_error(ours, theirs)
+    assert error <= rel, f'relative error {error:.1e}, allowed {rel:.1e}'
+
+
+def timm_peer(name: str, seed: int = 0, **kwargs) -> nn.Module:
+    """timm's own model with random weights, see `randomize_`; the arguments are `timm.create_model`'s."""
+    return randomize_(timm.create_model(name, **kwargs), seed)
