@@ -21,10 +21,12 @@ class HubServer:
     Attributes:
         requests: Every request so far as (method, path).
         silent: While true, requests are taken but not answered.
+        die_after: If set, the next download gets so many bytes; then the port is closed.
     """
 
     def __init__(self) -> None:
         self.requests: list[tuple[str, str]] = []
+        self.die_after: int | None = None
         self._repos: dict[str, dict[str, Path | bytes]] = {}
         self._speak = threading.Event()
         self._speak.set()
@@ -66,10 +68,10 @@ class HubServer:
     def stop(self) -> None:
         """Close the port, so that connections are refused; repositories and log are kept."""
         if self._httpd is not None:
-            self._httpd.shutdown()
-            self._httpd.server_close()
-            self._thread.join()
-            self._httpd = self._thread = None
+            httpd, thread, self._httpd, self._thread = self._httpd, self._thread, None, None
+            httpd.shutdown()
+            thread.join()
+            httpd.socket.close()  # server_close() would wait for requests under way
 
     def __enter__(self) -> 'HubServer':
         return self.start()
@@ -82,6 +84,7 @@ class HubServer:
         self._repos.clear()
         self.requests.clear()
         self.silent = False
+        self.die_after = None
 
     def add_repo(self, repo_id: str, content: Path | Mapping[str, Path | bytes]) -> str:
         """Serve a repository, replacing one of the same name.
@@ -144,7 +147,10 @@ class HubServer:
                 self.end_headers()
                 if not with_body or file is None:
                     return
-                if isinstance(file, bytes):
+                if hub.die_after is not None:
+                    self.wfile.write((file if isinstance(file, bytes) else file.read_bytes())[: hub.die_after])
+                    hub.stop()
+                elif isinstance(file, bytes):
                     self.wfile.write(file)
                 else:
                     with file.open('rb') as f:

@@ -66,21 +66,16 @@ def _read_torch(path: Path) -> Any:
             # Files from before torch 1.6 are no zip archives and cannot be mapped.
             return torch.load(path, map_location='cpu', weights_only=True, mmap=is_zip)
     except pickle.UnpicklingError as e:
-        unsafe = _unsafe_globals(path) if is_zip else ''
-        if unsafe:
-            raise CheckpointError(
-                f'{path} holds pickled objects ({unsafe}) that would have to be executed to be read, which is '
-                'refused; save model.state_dict() instead of the model.'
-            ) from e
-        raise CheckpointError(f'{path} is not a checkpoint that torch can read without executing it.') from e
+        unsafe = re.search(r'GLOBAL ([\w.]+)', str(e))
+        if unsafe is None:
+            raise CheckpointError(f'{path} is not a checkpoint written by torch.save.') from e
+        raise CheckpointError(
+            f'{path} holds pickled objects ({unsafe[1]}) that would have to be executed to be read, which is '
+            'refused; save model.state_dict() instead of the model.'
+        ) from e
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError, TypeError) as e:
         reason = str(e).strip().splitlines()[0] if str(e).strip() else type(e).__name__
         raise CheckpointError(f'{path} is not a whole torch checkpoint ({reason}); fetch or save it again.') from e
-
-
-def _unsafe_globals(path: Path) -> str:
-    with torch.serialization.safe_globals(_SAFE_GLOBALS):
-        return ', '.join(torch.serialization.get_unsafe_globals_in_checkpoint(path))
 
 
 def find_state_dict(content: Any, ema: bool = False, name: str = 'The checkpoint') -> dict[str, torch.Tensor]:
@@ -111,7 +106,7 @@ def find_state_dict(content: Any, ema: bool = False, name: str = 'The checkpoint
     state_dict: dict[str, torch.Tensor] = {}
     for key, value in content.items():
         # AveragedModel counts its updates beside the weights.
-        if key == 'n_averaged' or not isinstance(value, torch.Tensor):
+        if key == 'n_averaged' or not isinstance(key, str) or not isinstance(value, torch.Tensor):
             continue
         stripped = _PREFIXES.sub('', key)
         if stripped in state_dict:

@@ -91,10 +91,10 @@ def infer_structure(state_dict: Mapping[str, torch.Tensor]) -> Structure:
     def shape(key: str, ndim: int) -> torch.Size:
         if key not in state_dict:
             raise CheckpointError(f'The chinhsuanwu checkpoint lacks the tensor {key}.')
-        if state_dict[key].ndim != ndim:
+        if state_dict[key].ndim != ndim or state_dict[key].numel() == 0:
             raise CheckpointError(
                 f'The tensor {key} of the chinhsuanwu checkpoint has shape {tuple(state_dict[key].shape)}, '
-                f'not {ndim} dimensions.'
+                f'not {ndim} dimensions of at least 1.'
             )
         return state_dict[key].shape
 
@@ -143,8 +143,8 @@ def _grid(state_dict: Mapping[str, torch.Tensor], prefix: str) -> tuple[int, int
     grid's first row and jumps at its end, which tells the width even where the table's length fits several grids.
     """
     index = state_dict.get(prefix + _INDEX)
-    if index is None:
-        raise CheckpointError(f'The chinhsuanwu checkpoint lacks the buffer {prefix + _INDEX}.')
+    if index is None or index.numel() == 0:
+        raise CheckpointError(f'The chinhsuanwu checkpoint lacks the buffer {prefix + _INDEX}, or it is empty.')
     n = math.isqrt(index.numel())
     first = index.flatten()[:n].tolist()
     width = next((j for j in range(1, n) if first[0] - first[j] != j), n)

@@ -10,6 +10,7 @@ from typing import Any
 from timm.models import (
     PretrainedCfg,
     build_model_with_cfg,
+    get_pretrained_cfg,
     register_model,
     resolve_pretrained_cfg,
 )
@@ -29,7 +30,7 @@ _CFG_FIELDS = {f.name for f in dataclasses.fields(CoAtNetCfg)} - {'impl'}
 
 
 def _resolve_impl(
-    size: str, impl: str | None, pretrained: bool, pretrained_cfg: Any, overlay: dict[str, Any] | None
+    size: str, impl: str | None, pretrained: bool, pretrained_cfg: Any, pretrained_cfg_overlay: dict[str, Any] | None
 ) -> tuple[str, Any]:
     """Decide the implementation, and the pretrained_cfg that goes with it.
 
@@ -45,37 +46,33 @@ def _resolve_impl(
         raise ValueError(f'{size} has no impl={impl!r}; it has {", ".join(impls)}.')
 
     explicit_tag = pretrained_cfg if isinstance(pretrained_cfg, str) else None
+    if explicit_tag is not None:
+        get_pretrained_cfg(f'{size}.{explicit_tag}')  # raises for a tag that does not exist
     if dataclasses.is_dataclass(pretrained_cfg):
         pretrained_cfg = dataclasses.asdict(pretrained_cfg)
     cfg = pretrained_cfg if isinstance(pretrained_cfg, dict) else {}
     tag = explicit_tag or cfg.get('tag')
-    tag_impl = tags.get(tag)
-    overlay = overlay or {}
-    handed_over = cfg.get('source') in ('local-dir', 'hf-hub') or any(
-        d.get(key) for d in (cfg, overlay) for key in ('file', 'url', 'state_dict')
-    )
-    handed_over = handed_over or bool(overlay.get('hf_hub_id'))
-
-    if tag_impl and impl and impl != tag_impl and not cfg.get('source') and (explicit_tag or pretrained):
+    tag_impl = None if cfg.get('source') else tags.get(tag)
+    if tag_impl and impl and impl != tag_impl and (explicit_tag or pretrained):
         raise ValueError(
             f'The weights {size}.{tag} need impl={tag_impl!r}, but impl={impl!r} was asked for; leave out one of them.'
         )
-    if impl is None:
-        impl = tag_impl or impls[0]
-    if tag_impl == impl or cfg.get('source'):
-        return impl, pretrained_cfg
-
-    # No tag, or a plain configuration that belongs to another implementation's weights.
+    impl = impl or tag_impl or impls[0]
+    # A configuration that names other weights than those of `impl` is of no use; timm's scripts pass the default one.
+    given = pretrained_cfg if tag_impl in (None, impl) else None
     own_tags = [t for t, i in tags.items() if i == impl]
-    if own_tags:
-        return impl, cfg or own_tags[0]
-    if pretrained and not handed_over:
-        names = [f'{name} (impl={w.impl!r})' for name, w in WEIGHTS.items() if name.split('.')[0] == size or not tags]
+    unnamed = None if impl == impls[0] else untrained_cfg()
+    named = given or (own_tags[0] if own_tags else unnamed)
+
+    sources = ('file', 'url', 'state_dict', 'hf_hub_id')
+    handed_over = any(d.get(key) for d in (cfg, pretrained_cfg_overlay or {}) for key in sources)
+    if pretrained and not own_tags and not handed_over:
+        names = [f'{n} (impl={w.impl!r})' for n, w in WEIGHTS.items() if not tags or n.partition('.')[0] == size]
         raise ValueError(
             f'No weights are published for {size} with impl={impl!r}; there are {", ".join(names)}. Use '
             'pretrained=False, or hand over your own: pretrained_cfg_overlay=dict(file=...).'
         )
-    return impl, cfg if cfg and not tag_impl else untrained_cfg()
+    return impl, named
 
 
 def _create_coatnet(

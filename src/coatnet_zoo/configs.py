@@ -86,6 +86,8 @@ class CoAtNetCfg:
             choices = getattr(f.type, '__args__', ()) if getattr(f.type, '__origin__', None) is Literal else ()
             if choices and getattr(self, f.name) not in choices:
                 raise ValueError(f'{f.name}={getattr(self, f.name)!r} does not exist; choose one of {choices}.')
+        if not self.stem_width:
+            raise ValueError('stem_width must have at least one width.')
         if not len(self.embed_dim) == len(self.depths) == len(self.block_types):
             raise ValueError(
                 'embed_dim, depths and block_types must have one entry a stage, '

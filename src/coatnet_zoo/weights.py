@@ -1,7 +1,8 @@
 """The published weights as a table, and the default configurations that timm's registry is given for them.
 
-Names, accuracies (on ImageNet-1k, from timm's results-imagenet.csv) and preprocessing are those of timm's own checkpoints,
-which live on the Hugging Face Hub as `timm/<name>` under Apache-2.0. The digits weights are shipped in this package.
+timm's own checkpoints live on the Hugging Face Hub as `timm/<name>` under Apache-2.0; their preprocessing is that of
+timm's default configurations, their accuracy on ImageNet-1k that of timm's results-imagenet.csv. The digits weights
+are shipped in this package.
 """
 
 from dataclasses import dataclass
