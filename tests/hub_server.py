@@ -4,6 +4,7 @@ It serves whole files at `/{org}/{name}/resolve/{revision}/{filename}` with the 
 answers what is missing as the Hub does, and keeps a log of what was asked for.
 """
 
+import contextlib
 import hashlib
 import shutil
 import threading
@@ -157,10 +158,9 @@ class HubServer:
                         shutil.copyfileobj(f, self.wfile, 1 << 20)
 
             def handle(self) -> None:
-                try:
+                # Raised when a client gives up waiting.
+                with contextlib.suppress(BrokenPipeError, ConnectionResetError):
                     super().handle()
-                except (BrokenPipeError, ConnectionResetError):
-                    pass  # a client that gave up waiting
 
             def log_message(self, format: str, *args: object) -> None:
                 pass

@@ -1,4 +1,4 @@
-"""Bad input to the conversion and to loading: one clear sentence, exit code 1, nothing half-written, nothing executed."""
+"""Bad input to conversion and loading: one clear sentence, exit code 1, nothing half-written or executed."""
 
 import errno
 import os

@@ -99,6 +99,7 @@ def test_block_types_replace_the_layout(block_types) -> None:
         (dict(conv_stride='1x1'), "conv_stride='1x1' does not exist"),
         (dict(pool_type='min'), "pool_type='min' does not exist"),
         (dict(stem_width=()), 'stem_width'),
+        (dict(head_bias=False), 'need head_hidden=False'),
     ],
 )
 def test_bad_structures_are_refused(override: dict, message: str) -> None:

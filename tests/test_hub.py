@@ -22,8 +22,8 @@ import pytest
 import safetensors.torch
 import timm
 import torch
-from huggingface_hub import constants
 from hub_server import HubServer
+from huggingface_hub import constants
 from peers import assert_close, random_images, timm_peer
 from torch import nn
 

@@ -86,6 +86,10 @@ class CoAtNetCfg:
             choices = getattr(f.type, '__args__', ()) if getattr(f.type, '__origin__', None) is Literal else ()
             if choices and getattr(self, f.name) not in choices:
                 raise ValueError(f'{f.name}={getattr(self, f.name)!r} does not exist; choose one of {choices}.')
+        if self.head_hidden and not (self.final_norm and self.head_bias):
+            raise ValueError(
+                'head_hidden has a norm and a bias; final_norm=False or head_bias=False need head_hidden=False.'
+            )
         if not self.stem_width:
             raise ValueError('stem_width must have at least one width.')
         if not len(self.embed_dim) == len(self.depths) == len(self.block_types):
@@ -234,7 +238,7 @@ SIZES: dict[str, tuple[dict[str, Any], dict[str, dict[str, Any]]]] = {
     'coatnet_6': (
         dict(
             stem_width=(192, 192),
-            # The paper prints 2048 for the last width, which reaches neither its parameters nor its multiply-adds.
+            # The paper prints 2048 for the last width, but its parameters and multiply-adds are those of 3072.
             embed_dim=(192, 384, (768,) * 8 + (1536,) * 42, 3072),
             depths=(2, 4, 50, 2),
             block_types=('C', 'C', 'C' * 8 + 'T' * 42, 'T'),

@@ -166,7 +166,6 @@ class CoAtNet(nn.Module):
             self.head = ClassifierHead(dim, num_classes, global_pool, drop_rate, bias=cfg.head_bias, **dd)
         self.head_hidden_size = self.head.num_features
 
-    @torch.jit.ignore
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
         """Load a checkpoint of this package, of timm's CoAtNets or of chinhsuanwu's code.
 
@@ -219,7 +218,8 @@ class CoAtNet(nn.Module):
         self.num_classes = num_classes
         if global_pool is not None:
             self.global_pool = global_pool
-        self.head.reset(num_classes, global_pool, reset_other, in_features=self.num_features, **get_device_dtype(self))
+        dd = get_device_dtype(self)
+        self.head.reset(num_classes, global_pool, reset_other=reset_other, in_features=self.num_features, **dd)
         self.head_hidden_size = self.head.num_features
 
     def forward_intermediates(

@@ -45,7 +45,7 @@ _IN12K_DATA = 'ImageNet-12k'
 _IN12K_FT_DATA = 'ImageNet-12k, then ImageNet-1k'
 _IN1K_DATA = 'ImageNet-1k'
 
-# The first tag of a size is its default.
+# The first tag of a size is its default, and the first with an implementation is that implementation's.
 WEIGHTS: dict[str, Weights] = {
     'coatnet_atto.digits': Weights(
         'paper',
@@ -84,11 +84,11 @@ WEIGHTS: dict[str, Weights] = {
     'coatnet_1.rmlp_sw_in1k': Weights(
         'timm_rmlp', 'timm/coatnet_rmlp_1_rw_224.sw_in1k', 41.69, _IN1K_DATA, 83.350, 96.452
     ),
-    'coatnet_1.rmlp2_sw_in12k': Weights(
-        'timm_rmlp2', 'timm/coatnet_rmlp_1_rw2_224.sw_in12k', 50.04, _IN12K_DATA, cfg=_IN12K
-    ),
     'coatnet_1.rmlp2_sw_in12k_ft_in1k': Weights(
         'timm_rmlp2', 'timm/coatnet_rmlp_1_rw2_224.sw_in12k_ft_in1k', 41.72, _IN12K_FT_DATA, 84.940, 96.968
+    ),
+    'coatnet_1.rmlp2_sw_in12k': Weights(
+        'timm_rmlp2', 'timm/coatnet_rmlp_1_rw2_224.sw_in12k', 50.04, _IN12K_DATA, cfg=_IN12K
     ),
     'coatnet_2.sw_in12k_ft_in1k': Weights(
         'timm', 'timm/coatnet_2_rw_224.sw_in12k_ft_in1k', 73.87, _IN12K_FT_DATA, 86.582, 97.896

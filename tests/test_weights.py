@@ -1,0 +1,76 @@
+"""The table of published weights against timm's own configurations, and the accuracy of the shipped weights."""
+
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from PIL import Image
+from timm.data import create_transform, resolve_model_data_config
+from timm.models import get_pretrained_cfg
+
+from coatnet_zoo.weights import WEIGHTS, shipped_file
+
+ROOT = Path(__file__).parents[1]
+ON_HUB = [name for name, weights in WEIGHTS.items() if weights.hf_hub_id]
+
+
+@pytest.mark.parametrize('name', ON_HUB)
+def test_configuration_is_timms(name: str) -> None:
+    weights = WEIGHTS[name]
+    theirs = get_pretrained_cfg(weights.hf_hub_id.removeprefix('timm/'))
+    ours = get_pretrained_cfg(name)
+    for field in (
+        'hf_hub_id', 'num_classes', 'input_size', 'fixed_input_size', 'pool_size', 'crop_pct', 'crop_mode',
+        'interpolation', 'mean', 'std', 'first_conv', 'classifier', 'license',
+    ):  # fmt: skip
+        assert getattr(ours, field) == getattr(theirs, field), field
+    assert ours.hf_hub_filename == 'model.safetensors'
+
+
+@pytest.mark.parametrize('name', WEIGHTS)
+def test_parameters_in_the_table(name: str) -> None:
+    params = sum(p.numel() for p in timm.create_model(name, device='meta').parameters())
+    assert params / 1e6 == pytest.approx(WEIGHTS[name].params, abs=0.006)
+
+
+@pytest.mark.parametrize('name', WEIGHTS)
+def test_readme_has_the_weights(name: str) -> None:
+    weights = WEIGHTS[name]
+    row = next(line for line in (ROOT / 'README.md').read_text().splitlines() if line.startswith(f'| `{name}` |'))
+    cells = [c.strip() for c in row.strip('|').split('|')]
+    assert cells[1] == f'`{weights.impl}`'
+    assert float(cells[2]) == weights.params
+    assert cells[4:6] == ['' if t is None else f'{t:.3f}' for t in (weights.top1, weights.top5)]
+
+
+def test_shipped_weights_read_the_held_out_digits() -> None:
+    """The accuracy that the model card and the table state, from the shipped file; at least 98.5 %."""
+    datasets = pytest.importorskip('sklearn.datasets')
+    selection = pytest.importorskip('sklearn.model_selection')
+    digits = datasets.load_digits()
+    _, rows = selection.train_test_split(
+        range(len(digits.target)), test_size=0.2, random_state=0, stratify=digits.target
+    )
+    x = torch.tensor(digits.images[rows], dtype=torch.float32)[:, None] / 16
+    x = torch.nn.functional.interpolate(x, size=(64, 64), mode='bilinear', align_corners=False)
+    model = timm.create_model('coatnet_atto.digits', pretrained=True).eval()
+    with torch.inference_mode():
+        correct = (model((x - 0.5) / 0.5).argmax(1) == torch.tensor(digits.target[rows])).sum().item()
+    top1 = 100 * correct / len(rows)
+    assert len(rows) == 360
+    assert top1 >= 98.5
+    assert top1 == pytest.approx(WEIGHTS['coatnet_atto.digits'].top1, abs=0.01)
+    card = shipped_file('coatnet_atto.digits').with_name('README.md').read_text()
+    assert f'{top1:.2f} % top-1' in card
+
+
+def test_shipped_weights_read_png_files() -> None:
+    model = timm.create_model('coatnet_atto', pretrained=True).eval()
+    transform = create_transform(**resolve_model_data_config(model))
+    files = sorted((ROOT / 'tests' / 'data' / 'digits').glob('*.png'))
+    assert len(files) == 10
+    for file in files:
+        with Image.open(file) as image, torch.inference_mode():
+            predicted = model(transform(image)[None]).argmax(1).item()
+        assert model.pretrained_cfg['label_names'][predicted] == file.name[0]
