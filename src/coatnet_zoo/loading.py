@@ -70,14 +70,8 @@ def _resize_table(name: str, tensor: torch.Tensor, model: nn.Module) -> torch.Te
 
 
 def _check_chinhsuanwu(structure: chinhsuanwu.Structure, model: nn.Module) -> None:
-    wanted = structure.cfg_args() | dict(in_chans=structure.in_chans, num_classes=structure.num_classes)
-    present = {k: getattr(model.cfg, k, None) for k in structure.cfg_args()}
-    present |= dict(in_chans=model.in_chans, num_classes=model.num_classes)
-    present['block_types'] = ''.join(t[0] for t in model.cfg.stage_types)
-    if model.cfg.impl == chinhsuanwu.IMPL and present == wanted:
-        return
-    if model.cfg.impl == chinhsuanwu.IMPL and {**present, 'num_classes': structure.num_classes} == wanted:
-        # Other classes only: torch, or timm's replacement of the classifier, has the word for that.
+    # Other classes or channels are for torch to report, or for timm to adapt.
+    if model.cfg.impl == chinhsuanwu.IMPL and not _differences(structure, model.cfg):
         return
     size, args = describe_chinhsuanwu(structure)
     call = ', '.join([repr(size), f'impl={chinhsuanwu.IMPL!r}', *(f'{k}={v!r}' for k, v in args.items())])
@@ -90,13 +84,9 @@ def _check_chinhsuanwu(structure: chinhsuanwu.Structure, model: nn.Module) -> No
 def describe_chinhsuanwu(structure: chinhsuanwu.Structure) -> tuple[str, dict[str, Any]]:
     """The registered name closest to a structure, and the arguments that make it exactly that one."""
     sizes = [s for s in SIZES if chinhsuanwu.IMPL in list_impls(s)]
-    cfgs = {size: resolve_cfg(size, chinhsuanwu.IMPL) for size in sizes}
-
-    def differences(cfg: CoAtNetCfg) -> dict[str, Any]:
-        return {k: v for k, v in structure.cfg_args().items() if getattr(cfg, k) != _like(v, getattr(cfg, k))}
-
-    size = min(sizes, key=lambda s: len(differences(cfgs[s])))
-    args = differences(cfgs[size])
+    differences = {size: _differences(structure, resolve_cfg(size, chinhsuanwu.IMPL)) for size in sizes}
+    size = min(sizes, key=lambda s: len(differences[s]))
+    args = differences[size]
     if structure.in_chans != 3:
         args['in_chans'] = structure.in_chans
     if structure.num_classes != 1000:
@@ -106,9 +96,12 @@ def describe_chinhsuanwu(structure: chinhsuanwu.Structure) -> tuple[str, dict[st
     return size, args
 
 
-def _like(value: Any, other: Any) -> Any:
-    """Block types are written as a string or as a tuple."""
-    return tuple(value) if isinstance(other, tuple) and isinstance(value, str) else value
+def _differences(structure: chinhsuanwu.Structure, cfg: CoAtNetCfg) -> dict[str, Any]:
+    """The arguments of a structure that a configuration does not have."""
+    args = structure.cfg_args()
+    if [set(types) for types in cfg.stage_types] == [{kind} for kind in structure.block_types]:
+        del args['block_types']
+    return {k: v for k, v in args.items() if getattr(cfg, k) != v}
 
 
 def _check_same_network(state_dict: dict[str, torch.Tensor], own: dict[str, torch.Tensor], model: nn.Module) -> None:
