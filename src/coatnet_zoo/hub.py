@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import constants, get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache
-from huggingface_hub.errors import EntryNotFoundError, GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
+from huggingface_hub.errors import HfHubHTTPError
 
 from .weights import SAFETENSORS
 
@@ -33,25 +33,41 @@ def fetch_weights(hf_hub_id: str, filename: str = SAFETENSORS, cache_dir: str | 
 
     Raises:
         HubError: If the file is not cached and the Hub cannot be reached, has no such repository or file, or
-            refuses access. Without a network it is raised within 5 seconds.
+            refuses access; or if the download breaks off or cannot be stored. Without a network it is raised (or the
+            cached file returned) within 5 seconds.
     """
     if not filename.endswith('.safetensors'):
         raise HubError(f'{hf_hub_id} names the weights file {filename!r}, but only .safetensors files are fetched.')
     repo_id, _, revision = hf_hub_id.partition('@')
     where: dict[str, Any] = dict(repo_id=repo_id, filename=filename, revision=revision or None)
     cache = Path(cache_dir or constants.HF_HUB_CACHE)
-    cached = isinstance(try_to_load_from_cache(**where, cache_dir=cache), str)
     try:
-        if not cached:
-            _check_reachable(hf_hub_url(**where), repo_id, cache)
-        return Path(hf_hub_download(**where, cache_dir=cache, etag_timeout=_CONNECT_TIMEOUT))
-    except (EntryNotFoundError, RepositoryNotFoundError, GatedRepoError, HfHubHTTPError) as e:
-        reason = str(e).strip().splitlines()[0]
-        raise HubError(f'The Hub at {constants.ENDPOINT} does not give {filename} of {hf_hub_id}: {reason}') from e
+        failure = _reach(hf_hub_url(**where))
+        if failure is None:
+            return Path(hf_hub_download(**where, cache_dir=cache, etag_timeout=_CONNECT_TIMEOUT))
+        cached = try_to_load_from_cache(**where, cache_dir=cache)
+    except Exception as e:  # of this client, of the HTTP client below it, of the file system
+        raise HubError(
+            f'{filename} of {hf_hub_id} cannot be fetched from the Hub at {constants.ENDPOINT} into {cache}: '
+            f'{_reason(e)}'
+        ) from e
+    if isinstance(cached, str):
+        return Path(cached)
+    raise HubError(
+        f'{repo_id} is not in the cache {cache} and the Hub at {constants.ENDPOINT} cannot be reached '
+        f'({_reason(failure)}); connect to a network, set HF_ENDPOINT to a mirror, or put the file into the cache and '
+        'set HF_HUB_OFFLINE=1.'
+    ) from failure
 
 
-def _check_reachable(url: str, repo_id: str, cache: Path) -> None:
-    """Ask for the file's metadata once; raise HubError unless the Hub answers, be it with an error."""
+def _reason(error: BaseException) -> str:
+    """The client's messages have a status line, then what it means, then advice."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return ' '.join(lines[:2]) or type(error).__name__
+
+
+def _reach(url: str) -> BaseException | None:
+    """Ask for the file's metadata once; None if the Hub answers, be it with an error, else what went wrong."""
     failure: list[BaseException] = [TimeoutError(f'no answer within {_PROBE_TIMEOUT:.0f} s')]
 
     def probe() -> None:
@@ -66,10 +82,4 @@ def _check_reachable(url: str, repo_id: str, cache: Path) -> None:
     thread = threading.Thread(target=probe, daemon=True)
     thread.start()
     thread.join(_PROBE_TIMEOUT)
-    if failure:
-        reason = str(failure[0]).strip().splitlines()[0]
-        raise HubError(
-            f'{repo_id} is not in the cache {cache} and the Hub at {constants.ENDPOINT} cannot be reached ({reason}); '
-            'connect to a network, set HF_ENDPOINT to a mirror, or put the file into the cache and set '
-            'HF_HUB_OFFLINE=1.'
-        ) from failure[0]
+    return failure[0] if failure else None
