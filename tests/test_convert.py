@@ -15,6 +15,7 @@ import pytest
 import timm
 import torch
 from click.testing import CliRunner
+from hub_server import HubServer
 from peers import assert_close, randomize_
 from safetensors.torch import save_file
 from timm.layers.pos_embed_rel import gen_relative_position_index
@@ -152,6 +153,14 @@ def test_script_is_the_same_command(tmp_path: Path) -> None:
     script = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(script)
     assert script.convert is main.commands['convert']
+
+
+def test_folder_on_the_hub_gives_the_same_logits(hub: HubServer, fresh_cache: Path, tmp_path: Path, expected) -> None:
+    convert_checkpoint(FIXTURE, tmp_path / 'out')
+    hub.add_repo('someone/digits', tmp_path / 'out')
+    model = timm.create_model('hf-hub:someone/digits', pretrained=True, cache_dir=fresh_cache)
+    assert_logits(model.eval(), expected)
+    assert hub.filenames == {'config.json', 'model.safetensors'}
 
 
 def test_folder_can_be_fine_tuned_with_other_classes(tmp_path: Path, expected) -> None:
