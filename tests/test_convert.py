@@ -173,7 +173,7 @@ def test_folder_can_be_fine_tuned_with_other_classes(tmp_path: Path, expected) -
         assert model(expected['x'][:4]).shape == (4, 3)
 
 
-@pytest.mark.parametrize('grid', [(1, 1), (1, 5), (5, 1), (2, 3), (3, 2), (4, 4), (2, 7), (7, 2)])
+@pytest.mark.parametrize('grid', [(1, 1), (1, 5), (2, 3), (3, 2), (4, 4), (2, 7), (7, 2)])
 def test_grid_is_read_where_the_table_fits_several(grid: tuple[int, int]) -> None:
     height, width = grid
     state_dict = {

@@ -22,7 +22,8 @@ from timm.layers import (
 from torch import nn
 
 from .configs import CoAtNetCfg
-from .layers import Downsample, RelPosBias, RelPosMlp, create_pool, init_conv_weights, init_transformer_weights
+from .layers import Downsample, create_pool, init_conv_weights, init_transformer_weights
+from .rel_pos import RelPosBias, RelPosMlp
 
 
 def get_norm_2d(cfg: CoAtNetCfg) -> Callable[..., nn.Module]:
@@ -84,7 +85,7 @@ class MBConv(nn.Module):
         init_conv_weights(self)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(B, dim, H, W) -> (B, dim_out, H/stride, W/stride)."""
+        """(B, dim, H, W) -> (B, dim_out, ceil(H/stride), ceil(W/stride))."""
         shortcut = self.shortcut(x)
         x = self.norm1(self.conv1_1x1(self.down(self.pre_norm(x))))
         x = self.se(self.norm2(self.se_early(self.conv2_kxk(x))))
@@ -101,7 +102,7 @@ class Attention(nn.Module):
         cfg: Flavour of the block.
         dim: Input channels.
         dim_out: Output channels.
-        feat_size: (height, width) of the feature map.
+        feat_size: (height, width) of the feature map that learned position tables are for.
         attn_drop: Dropout of the attention weights.
         proj_drop: Dropout of the output.
     """
@@ -121,13 +122,12 @@ class Attention(nn.Module):
         dd = {'device': device, 'dtype': dtype}
         self.num_heads = cfg.num_heads or (dim if cfg.attn_base == 'in' else dim_out) // cfg.dim_head
         self.dim_head = cfg.dim_head
-        self.feat_size = feat_size
         self.attn_drop = attn_drop
         dim_attn = self.num_heads * self.dim_head
         # Rows of qkv are ordered (head, q|k|v, dim), as in timm's MaxxVit.
         self.qkv = nn.Linear(dim, dim_attn * 3, bias=cfg.qkv_bias, **dd)
         if cfg.rel_pos_type == 'mlp':
-            self.rel_pos = RelPosMlp(feat_size, self.num_heads, cfg.rel_pos_dim, **dd)
+            self.rel_pos = RelPosMlp(self.num_heads, cfg.rel_pos_dim, **dd)
         else:
             self.rel_pos = RelPosBias(feat_size, self.num_heads, **dd)
         self.proj = nn.Linear(dim_attn, dim_out, bias=cfg.proj_bias, **dd)
@@ -136,19 +136,15 @@ class Attention(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, dim, H, W) -> (B, dim_out, H, W)."""
         batch, _, height, width = x.shape
-        torch._assert(
-            height == self.feat_size[0],
-            'The input height differs from the img_size that this model was built for; create it with img_size=...',
-        )
-        torch._assert(
-            width == self.feat_size[1],
-            'The input width differs from the img_size that this model was built for; create it with img_size=...',
-        )
         qkv = self.qkv(x.flatten(2).transpose(1, 2))
         qkv = qkv.reshape(batch, -1, self.num_heads, 3 * self.dim_head).transpose(1, 2)
         q, k, v = qkv.chunk(3, dim=-1)
         x = F.scaled_dot_product_attention(
-            q, k, v, attn_mask=self.rel_pos().to(q.dtype), dropout_p=self.attn_drop if self.training else 0.0
+            q,
+            k,
+            v,
+            attn_mask=self.rel_pos(height, width).to(q.dtype),
+            dropout_p=self.attn_drop if self.training else 0.0,
         )
         x = self.proj_drop(self.proj(x.transpose(1, 2).flatten(2)))
         return x.transpose(1, 2).reshape(batch, -1, height, width)
@@ -164,7 +160,7 @@ class TransformerBlock(nn.Module):
         dim: Input channels.
         dim_out: Output channels.
         stride: 1 or 2.
-        feat_size: (height, width) of the block's output.
+        feat_size: (height, width) of the block's output at the model's native input size.
         drop_path: Stochastic depth rate of both branches.
         attn_drop: Dropout of the attention weights.
         proj_drop: Dropout of the attention's output and in the feed-forward network.
@@ -210,7 +206,7 @@ class TransformerBlock(nn.Module):
         init_transformer_weights(self)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(B, dim, H, W) -> (B, dim_out, H/stride, W/stride)."""
+        """(B, dim, H, W) -> (B, dim_out, ceil(H/stride), ceil(W/stride))."""
         x = self.shortcut(x) + self.drop_path1(self.ls1(self.attn(self.norm1(x))))
         hidden = self.mlp(self.norm2(x).permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
         return x + self.drop_path2(self.ls2(hidden))

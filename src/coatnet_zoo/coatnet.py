@@ -5,8 +5,10 @@ on whether weights are loaded.
 """
 
 import dataclasses
+from functools import partial
 from typing import Any
 
+from timm.layers import to_2tuple
 from timm.models import (
     PretrainedCfg,
     build_model_with_cfg,
@@ -103,7 +105,7 @@ def _create_coatnet(
         HubError: If the weights cannot be had from the Hub.
         CheckpointError: If the weights do not fit.
     """
-    saved_impl = (pretrained_model_args or {}).get('impl')
+    saved_impl, saved_size = ((pretrained_model_args or {}).get(key) for key in ('impl', 'img_size'))
     if pretrained and saved_impl and impl != saved_impl:
         raise ValueError(
             f'These weights were saved from impl={saved_impl!r}, but impl={impl!r} was asked for; leave out impl.'
@@ -119,6 +121,8 @@ def _create_coatnet(
         file = fetch_weights(load_cfg.hf_hub_id, load_cfg.hf_hub_filename or SAFETENSORS, cache_dir)
         load_cfg = dataclasses.replace(load_cfg, file=str(file), source=None)
 
+    asked_size = 'img_size' in kwargs
+    kwargs.setdefault('img_size', load_cfg.input_size[-2:])
     model = build_model_with_cfg(
         CoAtNet,
         size,
@@ -126,7 +130,7 @@ def _create_coatnet(
         pretrained_cfg=load_cfg,
         model_cfg=cfg,
         feature_cfg=dict(flatten_sequential=True),
-        pretrained_filter_fn=adapt_state_dict,
+        pretrained_filter_fn=partial(adapt_state_dict, img_size=saved_size and to_2tuple(saved_size)),
         pretrained_model_args=pretrained_model_args,
         cache_dir=cache_dir,
         **kwargs,
@@ -135,6 +139,8 @@ def _create_coatnet(
     features_only = not isinstance(model, CoAtNet)
     model.pretrained_cfg = pretrained_cfg_for_features(public_cfg) if features_only else public_cfg
     model.default_cfg = model.pretrained_cfg
+    # Any size works; but one that was asked for is the one to prepare images for, whatever the weights' was.
+    model._traits['fixed_input_size'] = asked_size
     structure = {name: getattr(cfg, name) for name in (*STRUCTURE_FIELDS, *overrides)}
     update_model_args(model, impl=impl, **structure)
     return model

@@ -1,4 +1,4 @@
-"""The small modules that CoAtNet's blocks are made of: pooling, relative position bias, classifier head.
+"""The small modules that CoAtNet is made of: pooling, shortcut, classifier head; and how weights are initialised.
 
 Everything that timm already has (norms, squeeze-excite, layer scale, drop path, MLP) comes from `timm.layers`.
 """
@@ -7,7 +7,6 @@ import math
 
 import torch
 from timm.layers import ClassifierHead as TimmClassifierHead
-from timm.layers import Mlp, trunc_normal_
 from torch import nn
 
 
@@ -56,82 +55,8 @@ class Downsample(nn.Module):
         self.expand = nn.Conv2d(dim, dim_out, 1, bias=bias, device=device, dtype=dtype) if project else nn.Identity()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(B, dim, H, W) -> (B, dim_out, H/stride, W/stride)."""
+        """(B, dim, H, W) -> (B, dim_out, ceil(H/stride), ceil(W/stride))."""
         return self.expand(self.pool(x))
-
-
-def expand_rel_pos_table(table: torch.Tensor, height: int, width: int) -> torch.Tensor:
-    """Look up w_{i-j} for every pair of positions of a grid.
-
-    Offsets are those of Swin, timm and chinhsuanwu: row (dy + height - 1) * (2 * width - 1) + (dx + width - 1)
-    of the table belongs to a query that lies (dy, dx) after its key.
-
-    Args:
-        table: ((2 * height - 1) * (2 * width - 1), heads).
-        height: Rows of the grid.
-        width: Columns of the grid.
-
-    Returns:
-        (1, heads, height * width, height * width), queries before keys.
-    """
-    heads = table.shape[1]
-    ys = torch.arange(height, device=table.device)
-    xs = torch.arange(width, device=table.device)
-    dy = (ys[:, None] - ys[None, :] + (height - 1)).reshape(-1)
-    dx = (xs[:, None] - xs[None, :] + (width - 1)).reshape(-1)
-    # Two gathers over the two axes need H^2 + W^2 indices, one gather over the flat table needs (H W)^2.
-    bias = table.transpose(0, 1).reshape(heads, 2 * height - 1, 2 * width - 1)
-    bias = bias.index_select(1, dy).index_select(2, dx)
-    bias = bias.reshape(heads, height, height, width, width).permute(0, 1, 3, 2, 4)
-    return bias.reshape(1, heads, height * width, height * width)
-
-
-class RelPosBias(nn.Module):
-    """A learned scalar per head and relative offset, w_{i-j} of CoAtNet paper section 2.1.
-
-    Args:
-        window_size: (height, width) of the feature map that is attended over.
-        num_heads: Attention heads.
-    """
-
-    def __init__(self, window_size: tuple[int, int], num_heads: int, device=None, dtype=None) -> None:
-        super().__init__()
-        self.window_size = window_size
-        num_offsets = (2 * window_size[0] - 1) * (2 * window_size[1] - 1)
-        self.relative_position_bias_table = nn.Parameter(
-            torch.empty(num_offsets, num_heads, device=device, dtype=dtype)
-        )
-        trunc_normal_(self.relative_position_bias_table, std=0.02)
-
-    def forward(self) -> torch.Tensor:
-        """The bias of all pairs, (1, heads, N, N) with N = height * width."""
-        return expand_rel_pos_table(self.relative_position_bias_table, self.window_size[0], self.window_size[1])
-
-
-class RelPosMlp(nn.Module):
-    """The relative bias as an MLP of log-spaced offsets: timm's `RelPosMlp` in its 'cr' mode (after Swin-V2).
-
-    Args:
-        window_size: (height, width) of the feature map that is attended over.
-        num_heads: Attention heads.
-        hidden_dim: Hidden width of the MLP.
-    """
-
-    def __init__(self, window_size: tuple[int, int], num_heads: int, hidden_dim: int, device=None, dtype=None) -> None:
-        super().__init__()
-        self.window_size = window_size
-        # 0.125 is timm's dropout on the hidden layer while training.
-        self.mlp = Mlp(2, hidden_dim, num_heads, act_layer=nn.ReLU, drop=(0.125, 0.0), device=device, dtype=dtype)
-
-    def forward(self) -> torch.Tensor:
-        """The bias of all pairs, (1, heads, N, N) with N = height * width."""
-        height, width = self.window_size
-        weight = self.mlp.fc1.weight
-        dy = torch.arange(1 - height, height, device=weight.device, dtype=torch.float32)
-        dx = torch.arange(1 - width, width, device=weight.device, dtype=torch.float32)
-        coords = torch.stack(torch.meshgrid(dy, dx, indexing='ij'), dim=-1).reshape(-1, 2)
-        coords = coords.sign() * coords.abs().log1p()
-        return expand_rel_pos_table(self.mlp(coords.to(weight.dtype)), height, width)
 
 
 class ClassifierHead(TimmClassifierHead):

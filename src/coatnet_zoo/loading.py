@@ -15,16 +15,21 @@ from torch import nn
 from . import chinhsuanwu
 from .checkpoint import CheckpointError, find_state_dict
 from .configs import SIZES, CoAtNetCfg, list_impls, resolve_cfg
+from .rel_pos import RelPosBias, feature_sizes
 
 _TABLE = 'relative_position_bias_table'
 
 
-def adapt_state_dict(state_dict: Mapping[str, Any], model: nn.Module) -> dict[str, torch.Tensor]:
+def adapt_state_dict(
+    state_dict: Mapping[str, Any], model: nn.Module, img_size: tuple[int, int] | None = None
+) -> dict[str, torch.Tensor]:
     """Bring a checkpoint into the names, layouts and table sizes of a model.
 
     Args:
         state_dict: A checkpoint of this package, of timm's CoAtNets or of chinhsuanwu's code, wrapped or not.
         model: The `CoAtNet` that it is to be loaded into.
+        img_size: Native input size of the checkpoint, where that is known; otherwise it is taken to be square, or
+            the model's if the tables' length is the same.
 
     Returns:
         A state dict for `model.load_state_dict`. Tensors that do not fit the model, in a checkpoint that is none of
@@ -35,17 +40,19 @@ def adapt_state_dict(state_dict: Mapping[str, Any], model: nn.Module) -> dict[st
             loads it.
     """
     own = model.state_dict()
-    if state_dict.keys() == own.keys() and all(state_dict[k].shape == v.shape for k, v in own.items()):
+    same_size = img_size in (None, model.img_size)
+    if same_size and state_dict.keys() == own.keys() and all(state_dict[k].shape == v.shape for k, v in own.items()):
         return dict(state_dict)
     state_dict = find_state_dict(state_dict)
     if chinhsuanwu.is_chinhsuanwu(state_dict):
         structure = chinhsuanwu.infer_structure(state_dict)
         _check_chinhsuanwu(structure, model)
         state_dict = chinhsuanwu.to_canonical(state_dict, structure)
+        img_size = structure.img_size
     else:
         state_dict = {k: _as_linear(v, own.get(k)) for k, v in state_dict.items()}
         _check_same_network(state_dict, own, model)
-    return {k: _resize_table(k, v, model) for k, v in state_dict.items()}
+    return _resize_tables(state_dict, model, img_size)
 
 
 def _as_linear(tensor: torch.Tensor, own: torch.Tensor | None) -> torch.Tensor:
@@ -55,18 +62,22 @@ def _as_linear(tensor: torch.Tensor, own: torch.Tensor | None) -> torch.Tensor:
     return tensor
 
 
-def _resize_table(name: str, tensor: torch.Tensor, model: nn.Module) -> torch.Tensor:
-    """Resize a relative position table that was trained at another input size, as timm does."""
-    if not name.endswith(_TABLE):
-        return tensor
-    try:
-        rel_pos = model.get_submodule(name.rpartition('.')[0])
-        table = rel_pos.relative_position_bias_table
-    except AttributeError:
-        return tensor
-    if tensor.shape[0] == table.shape[0]:
-        return tensor
-    return resize_rel_pos_bias_table(tensor, new_window_size=rel_pos.window_size, new_bias_shape=table.shape)
+def _resize_tables(
+    state_dict: dict[str, torch.Tensor], model: nn.Module, img_size: tuple[int, int] | None
+) -> dict[str, torch.Tensor]:
+    """Resize relative position tables that were trained at another input size, as timm does."""
+    if img_size == model.img_size:
+        return state_dict
+    modules = {f'{name}.{_TABLE}': m for name, m in model.named_modules() if isinstance(m, RelPosBias)}
+    out = dict(state_dict)
+    for name in modules.keys() & state_dict.keys():
+        rel_pos, table = modules[name], state_dict[name]
+        shape = rel_pos.relative_position_bias_table.shape
+        stage = int(name.split('.')[1])
+        old_size = feature_sizes(img_size, stage + 1)[stage] if img_size else None
+        if old_size or table.shape != shape:
+            out[name] = resize_rel_pos_bias_table(table, rel_pos.window_size, shape, old_size)
+    return out
 
 
 def _check_chinhsuanwu(structure: chinhsuanwu.Structure, model: nn.Module) -> None:

@@ -14,12 +14,14 @@ from timm.layers import (
 )
 from timm.models import checkpoint_seq
 from timm.models._features import feature_take_indices
+from timm.models._input import update_model_input_size
 from torch import nn
 
 from .blocks import MBConv, TransformerBlock, get_norm_2d
 from .configs import CoAtNetCfg
 from .layers import ClassifierHead, init_conv_weights
 from .loading import adapt_state_dict
+from .rel_pos import RelPosBias, feature_sizes
 
 
 class Stem(nn.Module):
@@ -46,7 +48,10 @@ class Stem(nn.Module):
         init_conv_weights(self)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(B, in_chans, H, W) -> (B, stem_width[-1], H/2, W/2)."""
+        """(B, in_chans, H, W) -> (B, stem_width[-1], ceil(H/2), ceil(W/2)), H and W at least 32."""
+        # An assertion of torch's, as Python's would break tracing; one for each side, as tracing has no `and`.
+        torch._assert(x.shape[-2] >= 32, 'CoAtNet needs images of at least 32x32 pixels; resize them.')
+        torch._assert(x.shape[-1] >= 32, 'CoAtNet needs images of at least 32x32 pixels; resize them.')
         for layer in self.children():
             x = layer(x)
         return x
@@ -59,7 +64,7 @@ class Stage(nn.Module):
         cfg: Flavour of the blocks.
         index: Which of the stages of `cfg`.
         dim: Input channels.
-        feat_size: (height, width) of the stage's output.
+        feat_size: (height, width) of the stage's output at the native input size.
         drop_path: Stochastic depth rate of every block.
         attn_drop: Dropout of attention weights.
         proj_drop: Dropout in Transformer blocks.
@@ -92,7 +97,7 @@ class Stage(nn.Module):
         self.blocks = nn.Sequential(*blocks)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(B, dim, H, W) -> (B, width of the last block, H/2, W/2)."""
+        """(B, dim, H, W) -> (B, width of the last block, ceil(H/2), ceil(W/2))."""
         if self.grad_checkpointing and not torch.jit.is_scripting():
             return checkpoint_seq(self.blocks, x)
         return self.blocks(x)
@@ -105,7 +110,8 @@ class CoAtNet(nn.Module):
 
     Args:
         cfg: Structure and flavour, see `coatnet_zoo.configs`.
-        img_size: Height and width in pixels, or one number for both.
+        img_size: Native height and width in pixels, or one number for both: what learned position tables are for.
+            Images of any other size from 32 up work as well; tables are then resized on the fly.
         in_chans: Channels of the image.
         num_classes: Classes; 0 leaves out the classifier.
         global_pool: timm's global pooling type; '' leaves out the pooling.
@@ -143,12 +149,11 @@ class CoAtNet(nn.Module):
         dim = cfg.stem_width[-1]
         reduction = self.stem.stride
         self.feature_info = [dict(num_chs=dim, reduction=reduction, module='stem')]
-        feat_size = tuple((s + 1) // 2 for s in self.img_size)
+        feat_sizes = feature_sizes(self.img_size, len(cfg.depths))
         stages: list[nn.Module] = []
         drop_path = calculate_drop_path_rates(drop_path_rate, list(cfg.depths), stagewise=True)
         for i, widths in enumerate(cfg.stage_widths):
-            feat_size = tuple((s + 1) // 2 for s in feat_size)
-            stages.append(Stage(cfg, i, dim, feat_size, drop_path[i], attn_drop_rate, proj_drop_rate, **dd))
+            stages.append(Stage(cfg, i, dim, feat_sizes[i], drop_path[i], attn_drop_rate, proj_drop_rate, **dd))
             dim = widths[-1]
             reduction *= 2
             self.feature_info.append(dict(num_chs=dim, reduction=reduction, module=f'stages.{i}'))
@@ -184,6 +189,20 @@ class CoAtNet(nn.Module):
     def no_weight_decay(self) -> set[str]:
         """Names of the relative position parameters, which optimisers should not decay."""
         return {k for k, _ in self.named_parameters() if 'rel_pos.' in k}
+
+    def set_input_size(self, img_size: int | tuple[int, int]) -> None:
+        """Change the native input size: learned position tables are resized, once and for all.
+
+        Args:
+            img_size: Height and width in pixels, or one number for both.
+        """
+        self.img_size = to_2tuple(img_size)
+        sizes = feature_sizes(self.img_size, len(self.stages))
+        for stage, size in zip(self.stages, sizes, strict=True):
+            for module in stage.modules():
+                if isinstance(module, RelPosBias):
+                    module.set_window_size(size)
+        update_model_input_size(self, self.img_size)
 
     @torch.jit.ignore
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
@@ -242,7 +261,8 @@ class CoAtNet(nn.Module):
             intermediates_only: Return only the list.
 
         Returns:
-            The final features and the list of intermediates, each (B, C, H/2^(i+1), W/2^(i+1)); or only the list.
+            The final features and the list of intermediates, each (B, C, H/2^(i+1), W/2^(i+1))
+            rounded up; or only the list.
         """
         if output_fmt != 'NCHW':
             raise ValueError(f"output_fmt={output_fmt!r} does not exist; CoAtNet's features are 'NCHW'.")
@@ -288,7 +308,11 @@ class CoAtNet(nn.Module):
         return take_indices
 
     def forward_features(self, x: torch.Tensor) -> torch.Tensor:
-        """(B, in_chans, H, W) -> (B, num_features, H/32, W/32)."""
+        """(B, in_chans, H, W) -> (B, num_features, ceil(H/32), ceil(W/32)).
+
+        Raises:
+            AssertionError: If H or W is below 32.
+        """
         return self.norm(self.stages(self.stem(x)))
 
     def forward_head(self, x: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:

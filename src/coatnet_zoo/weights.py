@@ -119,7 +119,6 @@ _DEFAULT_CFG: dict[str, Any] = dict(
     num_classes=1000,
     input_size=(3, 224, 224),
     pool_size=(7, 7),
-    fixed_input_size=True,
     crop_pct=0.95,
     interpolation='bicubic',
     mean=(0.5, 0.5, 0.5),
