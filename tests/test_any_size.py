@@ -10,6 +10,7 @@ import timm
 import torch
 from peers import assert_close, random_images, randomize_, timm_peer
 from safetensors.torch import save_file
+from timm.data.model_config import resolve_input_data_config
 from timm.layers import resize_rel_pos_bias_table
 from timm.models import get_model_args, save_for_hf
 from torch._dynamo.testing import CompileCounter
@@ -42,8 +43,9 @@ def test_tables_are_resized_as_timm_does(src: tuple[int, int], dst: tuple[int, i
 
 
 MULTIPLES = [32, 96, 160, 224, (64, 128), (192, 96)]
-# timm's 2x2 pooling rounds down and disagrees with its strides at these, so that its models fail; with 3x3 they run.
-OTHERS = [33, 50, 97, 112, (48, 100), (75, 32)]
+# At these, timm's 2x2 pooling rounds down and disagrees with its strides, so that its models fail; with 3x3 they run.
+# At odd sizes they fail always, because the size of their position tables is rounded down at the stem.
+OTHERS = [50, 98, 112, (48, 100), (74, 32)]
 POOL = dict(conv_pool_type='max', transformer_pool_type='max')
 
 
@@ -77,12 +79,11 @@ def test_every_size_equals_timms_model_of_that_size(
 
 @pytest.mark.parametrize('impl', IMPLS)
 def test_no_shape_error_at_any_size(impl: str) -> None:
-    """All sizes from 32 to 97 on either side, and pairs of them, without computing values."""
+    """Every size from 32 to 97 on either side, without computing values."""
     model = timm.create_model('coatnet_1', impl=impl, img_size=NATIVE, device='meta', **STAGES).eval()
     sides = range(32, 98)
-    pairs = {*((s, s) for s in sides), *((s, 64) for s in sides), *((33, s) for s in sides)}
-    pairs |= {(random.Random(i).randint(32, 97), random.Random(-i - 1).randint(32, 97)) for i in range(100)}
-    for height, width in sorted(pairs):
+    shuffled = random.Random(0).sample(sides, len(sides))
+    for height, width in [*zip(sides, sides, strict=True), *zip(sides, shuffled, strict=True)]:
         features = model.forward_features(torch.empty(1, 3, height, width, device='meta'))
         assert features.shape == (1, 96, -(-height // 32), -(-width // 32))
 
@@ -142,10 +143,12 @@ def test_saved_weights_of_one_shape_load_into_another_with_tables_of_the_same_le
 
 
 def test_preprocessing_follows_the_size_that_was_asked_for() -> None:
+    """In what timm's scripts ask; `resolve_model_data_config` knows the weights' size only, for any model of timm."""
     model = timm.create_model('coatnet_1', img_size=160, device='meta')
-    assert timm.data.resolve_model_data_config(model)['input_size'] == (3, 160, 160)
+    assert resolve_input_data_config(model)['input_size'] == (3, 160, 160)
     model = timm.create_model('coatnet_2.rmlp_sw_in12k_ft_in1k_384', device='meta')
-    assert timm.data.resolve_model_data_config(model)['input_size'] == (3, 384, 384)
+    assert resolve_input_data_config(model)['input_size'] == (3, 384, 384)
+    assert resolve_input_data_config(model, dict(img_size=224))['input_size'] == (3, 224, 224)
     assert model.img_size == (384, 384)
 
 
@@ -223,8 +226,9 @@ def test_compiled_models_recompile_at_most_twice_over_five_sizes(impl: str, dyna
 def test_compiled_by_inductor() -> None:
     torch._dynamo.reset()
     model = create('paper', depths=(1, 1, 1, 1))
-    compiled = torch.compile(model)
-    for size in (96, 64, 128):
+    # Not with dynamic shapes: their symbolic arithmetic takes inductor minutes.
+    compiled = torch.compile(model, dynamic=False)
+    for size in (64, (96, 50)):
         x = random_images(2, 3, size)
         assert_close(compiled(x), model(x), rel=1e-4)
 

@@ -6,6 +6,7 @@ import click
 
 from .checkpoint import CheckpointError
 from .convert import INTERPOLATIONS, convert_checkpoint
+from .run import run_script
 from .version import __version__
 
 
@@ -63,6 +64,17 @@ def convert(src: Path, dst: Path, labels: Path | None, **options) -> None:
         said = ', '.join(f'{k}={v}' for k, v in result.assumed.items())
         click.echo(f'  assumed, as the file does not say it: {said}')
     click.echo(f"wrote {dst}; load it by timm.create_model('local-dir:{dst}', pretrained=True)")
+
+
+@main.command(context_settings=dict(ignore_unknown_options=True, allow_interspersed_args=False))
+@click.argument('script', type=click.Path(path_type=Path))
+@click.argument('args', nargs=-1, type=click.UNPROCESSED)
+def run(script: Path, args: tuple[str, ...]) -> None:
+    """Run a script that uses timm with these models registered.
+
+    SCRIPT is a Python file, such as timm's validate.py; ARGS are its own arguments.
+    """
+    run_script(script, args)
 
 
 if __name__ == '__main__':
