@@ -152,6 +152,18 @@ def test_preprocessing_follows_the_size_that_was_asked_for() -> None:
     assert model.img_size == (384, 384)
 
 
+@pytest.mark.parametrize('name, in_chans', [('coatnet_atto', 3), ('coatnet_1', 1)])
+def test_preprocessing_follows_the_channels_that_were_asked_for(name: str, in_chans: int, tmp_path: Path) -> None:
+    model = timm.create_model(name, in_chans=in_chans, img_size=64, depths=(1, 1, 1, 1))
+    assert resolve_input_data_config(model)['input_size'] == (in_chans, 64, 64)
+    save_for_hf(model, tmp_path, safe_serialization=True)
+    reloaded = timm.create_model(f'local-dir:{tmp_path}', pretrained=True)
+    assert reloaded(torch.randn(resolve_input_data_config(reloaded)['input_size'])[None]).shape == (
+        1,
+        model.num_classes,
+    )
+
+
 def test_evaluation_remembers_resized_tables_until_they_change() -> None:
     model = create('paper')
     table = table_of(model).relative_position_bias_table

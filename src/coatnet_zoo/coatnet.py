@@ -116,6 +116,9 @@ def _create_coatnet(
 
     load_cfg = resolve_pretrained_cfg(size, pretrained_cfg, pretrained_cfg_overlay)
     public_cfg = load_cfg.to_dict()
+    if kwargs.get('in_chans') is not None:
+        # timm's scripts prepare images for what it says.
+        public_cfg['input_size'] = (kwargs['in_chans'], *load_cfg.input_size[1:])
     handed_over = load_cfg.source == 'local-dir' or load_cfg.file or load_cfg.state_dict
     if pretrained and load_cfg.hf_hub_id and not handed_over:
         file = fetch_weights(load_cfg.hf_hub_id, load_cfg.hf_hub_filename or SAFETENSORS, cache_dir)

@@ -19,7 +19,7 @@ from torch import nn
 
 from .blocks import MBConv, TransformerBlock, get_norm_2d
 from .configs import CoAtNetCfg
-from .layers import ClassifierHead, init_conv_weights
+from .layers import ClassifierHead, init_conv_weights, init_transformer_weights
 from .loading import adapt_state_dict
 from .rel_pos import RelPosBias, feature_sizes
 
@@ -170,6 +170,18 @@ class CoAtNet(nn.Module):
             self.norm = norm_layer(dim, **dd) if cfg.final_norm else nn.Identity()
             self.head = ClassifierHead(dim, num_classes, global_pool, drop_rate, bias=cfg.head_bias, **dd)
         self.head_hidden_size = self.head.num_features
+
+    @torch.jit.ignore
+    def init_weights(self) -> None:
+        """Initialise parameters and statistics afresh: for models made on the meta device, after `to_empty`."""
+        for module in self.modules():
+            if hasattr(module, 'reset_parameters'):
+                module.reset_parameters()
+        for module in self.modules():
+            if isinstance(module, (Stem, MBConv)):
+                init_conv_weights(module)
+            elif isinstance(module, TransformerBlock):
+                init_transformer_weights(module)
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
         """Load a checkpoint of this package, of timm's CoAtNets or of chinhsuanwu's code.

@@ -192,6 +192,10 @@ class RelPosBias(nn.Module):
         self.relative_position_bias_table = nn.Parameter(
             torch.empty(num_offsets, num_heads, device=device, dtype=dtype)
         )
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Initialise the table as ViTs initialise positions: truncated normal of standard deviation 0.02."""
         trunc_normal_(self.relative_position_bias_table, std=0.02)
 
     def forward(self, height: int, width: int) -> torch.Tensor:

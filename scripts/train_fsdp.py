@@ -1,0 +1,139 @@
+"""Train a CoAtNet of any size with FSDP2: parameters, gradients and optimiser state are spread over all processes.
+
+    torchrun --nproc-per-node 8 scripts/train_fsdp.py data/imagenet --model coatnet_7 --img-size 224 --out runs/7
+
+reads an image folder (`train/CLASS/*`) and writes a folder that `timm.create_model('local-dir:runs/7',
+pretrained=True)` loads. On GPUs in bfloat16; on CPUs (for trying it out) in float32.
+"""
+
+import argparse
+import os
+from pathlib import Path
+
+import timm
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from safetensors.torch import save_file
+from timm.data import create_dataset, create_loader
+from timm.models._hub import save_config_for_hf
+from timm.optim import create_optimizer_v2
+from torch import nn
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict, set_model_state_dict
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+
+import coatnet_zoo
+
+
+def shard(model: nn.Module, device: torch.device) -> nn.Module:
+    """Spread a model that was made on the meta device: every process gets its part, initialised.
+
+    Args:
+        model: A CoAtNet on the meta device, so that it is never whole anywhere.
+        device: Where the parts are to live.
+    """
+    mesh = init_device_mesh(device.type, (dist.get_world_size(),))
+    dtype = torch.bfloat16 if device.type == 'cuda' else torch.float32
+    policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32)
+    for stage in model.stages:
+        for block in stage.blocks:
+            fully_shard(block, mesh=mesh, mp_policy=policy)
+    fully_shard(model, mesh=mesh, mp_policy=policy)
+    model.to_empty(device=device)
+    model.init_weights()
+    return model
+
+
+def train_step(
+    model: nn.Module, optimizer: torch.optim.Optimizer, images: torch.Tensor, targets: torch.Tensor
+) -> float:
+    """One step on this process's part of the batch.
+
+    Returns:
+        The mean loss over all processes.
+    """
+    loss = F.cross_entropy(model(images).float(), targets)
+    loss.backward()
+    nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    optimizer.step()
+    optimizer.zero_grad()
+    total = loss.detach().clone()
+    dist.all_reduce(total)
+    return total.item() / dist.get_world_size()
+
+
+def load_full(model: nn.Module, state_dict: dict[str, torch.Tensor]) -> None:
+    """Load whole weights, which only the first process needs to have."""
+    set_model_state_dict(model, state_dict, options=StateDictOptions(full_state_dict=True, broadcast_from_rank0=True))
+
+
+def save(model: nn.Module, out: Path) -> None:
+    """Gather the weights on the first process and write them with timm's `config.json`."""
+    state_dict = get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
+    if dist.get_rank() == 0:
+        out.mkdir(parents=True, exist_ok=True)
+        save_config_for_hf(model, str(out / 'config.json'))
+        save_file(state_dict, out / 'model.safetensors', metadata={'format': 'pt'})
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('data', help='image folder')
+    parser.add_argument('--model', default='coatnet_7')
+    parser.add_argument('--img-size', type=int, default=224)
+    parser.add_argument('--num-classes', type=int, default=1000)
+    parser.add_argument('--batch-size', type=int, default=16, help='images of a process')
+    parser.add_argument('--epochs', type=int, default=90)
+    parser.add_argument('--lr', type=float, default=1e-3)
+    parser.add_argument('--warmup-steps', type=int, default=1000)
+    parser.add_argument('--workers', type=int, default=4)
+    parser.add_argument('--out', type=Path, required=True, help='folder to write')
+    args = parser.parse_args()
+
+    device = torch.device('cuda', int(os.environ['LOCAL_RANK'])) if torch.cuda.is_available() else torch.device('cpu')
+    if device.type == 'cuda':
+        torch.cuda.set_device(device)
+    dist.init_process_group('nccl' if device.type == 'cuda' else 'gloo')
+    torch.manual_seed(0)
+
+    size = dict(num_classes=args.num_classes, img_size=args.img_size, in_chans=3)
+    model = timm.create_model(args.model, device='meta', drop_path_rate=0.2, **size)
+    model.set_grad_checkpointing()
+    model = shard(model, device).train()
+    optimizer = create_optimizer_v2(model, opt='adamw', lr=args.lr, weight_decay=0.05)
+    loader = create_loader(
+        create_dataset('', root=args.data, split='train', is_training=True),
+        input_size=(3, args.img_size, args.img_size),
+        batch_size=args.batch_size,
+        is_training=True,
+        distributed=True,
+        num_workers=args.workers,
+        device=device,
+        mean=model.pretrained_cfg['mean'],
+        std=model.pretrained_cfg['std'],
+    )
+    steps = args.epochs * len(loader)
+    warmup = min(args.warmup_steps, steps // 10) + 1
+    scheduler = torch.optim.lr_scheduler.SequentialLR(
+        optimizer,
+        [
+            torch.optim.lr_scheduler.LinearLR(optimizer, 1e-2, total_iters=warmup),
+            torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(1, steps - warmup)),
+        ],
+        milestones=[warmup],
+    )
+    for epoch in range(args.epochs):
+        loader.sampler.set_epoch(epoch)
+        for step, (images, targets) in enumerate(loader):
+            loss = train_step(model, optimizer, images, targets)
+            scheduler.step()
+            if dist.get_rank() == 0 and step % 10 == 0:
+                print(f'epoch {epoch} step {step}/{len(loader)}: loss {loss:.4f}', flush=True)
+        save(model, args.out)
+    dist.destroy_process_group()
+
+
+if __name__ == '__main__':
+    assert coatnet_zoo  # imported for its registration of the models
+    main()
