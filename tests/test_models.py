@@ -151,15 +151,3 @@ def test_export(impl: str, x: torch.Tensor) -> None:
     exported = torch.export.export(model, (x,), dynamic_shapes=({0: batch},)).module()
     x3 = torch.randn(3, 3, 64, 64)
     torch.testing.assert_close(exported(x3), model(x3), rtol=0, atol=1e-5)
-
-
-@pytest.mark.parametrize('impl', IMPLS)
-def test_channels_last_and_bfloat16(impl: str, x: torch.Tensor) -> None:
-    model = create(impl)
-    expected = model(x)
-    model.to(memory_format=torch.channels_last)
-    torch.testing.assert_close(model(x.to(memory_format=torch.channels_last)), expected, rtol=0, atol=1e-4)
-    with torch.autocast('cpu', torch.bfloat16):
-        error = (model(x).float() - expected).abs().max() / expected.abs().max()
-    assert error < 0.05
-    assert model.bfloat16()(x.bfloat16()).dtype == torch.bfloat16

@@ -1,0 +1,114 @@
+"""Lower precision, memory formats and compilation stay close to eager float32, forwards and backwards.
+
+The model of the tests is random, with random statistics; errors are relative to the largest logit or gradient.
+"""
+
+import pytest
+import timm
+import torch
+from peers import randomize_
+
+IMPLS = ['timm', 'timm_bn', 'timm_rmlp', 'paper', 'chinhsuanwu']
+STAGES = dict(stem_width=(16, 24), embed_dim=(32, 32, 64, 96), depths=(1, 2, 2, 1), img_size=64, num_classes=10)
+NO_CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason='there is no CUDA device')
+DEVICES = ['cpu', pytest.param('cuda', marks=NO_CUDA)]
+# bfloat16 has 8 bits of mantissa, float16 11.
+TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.05, torch.float16: 0.01}
+
+pytestmark = pytest.mark.parametrize('device', DEVICES)
+
+
+def create(impl: str, device: str, **kwargs) -> torch.nn.Module:
+    size = 'coatnet_0' if impl == 'timm_bn' else 'coatnet_1'
+    return randomize_(timm.create_model(size, impl=impl, **{**STAGES, **kwargs})).to(device)
+
+
+def images(device: str, size: tuple[int, int] = (64, 96)) -> torch.Tensor:
+    return torch.randn(4, 3, *size).to(device)
+
+
+def error(actual: torch.Tensor, expected: torch.Tensor) -> float:
+    assert actual.shape == expected.shape and actual.isfinite().all()
+    return ((actual.float() - expected).abs().max() / expected.abs().max()).item()
+
+
+def assert_finite_gradients(model: torch.nn.Module) -> None:
+    for name, p in model.named_parameters():
+        assert p.grad is not None and p.grad.isfinite().all(), name
+    assert all(p.grad.any() for p in model.parameters())
+
+
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize('impl', IMPLS)
+def test_autocast(impl: str, dtype: torch.dtype, device: str) -> None:
+    model = create(impl, device)
+    x = images(device)
+    with torch.no_grad():
+        expected = model(x)
+        with torch.autocast(device, dtype):
+            assert error(model(x), expected) < TOLERANCE[dtype]
+    model.train()
+    with torch.autocast(device, dtype):
+        loss = model(x).float().square().mean()
+    loss.backward()
+    assert_finite_gradients(model)
+
+
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize('impl', IMPLS)
+def test_pure_low_precision(impl: str, dtype: torch.dtype, device: str) -> None:
+    model = create(impl, device)
+    x = images(device)
+    with torch.no_grad():
+        expected = model(x)
+    model.to(dtype)
+    with torch.no_grad():
+        logits = model(x.to(dtype))
+    assert logits.dtype == dtype
+    assert error(logits, expected) < 1.5 * TOLERANCE[dtype]
+    model.train()
+    model(x.to(dtype)).float().square().mean().backward()
+    assert_finite_gradients(model)
+
+
+@pytest.mark.parametrize('impl', IMPLS)
+def test_channels_last_goes_in_and_comes_out(impl: str, device: str) -> None:
+    model = create(impl, device)
+    x = images(device)
+    expected = model.forward_intermediates(x, intermediates_only=True)
+    expected_logits = model(x)
+    model.to(memory_format=torch.channels_last)
+    x = x.to(memory_format=torch.channels_last)
+    for ours, theirs in zip(model.forward_intermediates(x, intermediates_only=True), expected, strict=True):
+        assert ours.is_contiguous(memory_format=torch.channels_last)
+        assert error(ours, theirs) < TOLERANCE[torch.float32]
+    assert model.forward_features(x).is_contiguous(memory_format=torch.channels_last)
+    assert error(model(x), expected_logits) < TOLERANCE[torch.float32]
+    model.train()(x).square().mean().backward()
+    assert_finite_gradients(model)
+
+
+@pytest.mark.parametrize('impl', IMPLS)
+def test_compiled_training_and_evaluation(impl: str, device: str) -> None:
+    """Of one implementation with the compiler's code generation, which takes long; of the others without."""
+    torch._dynamo.reset()
+    backend = 'inductor' if impl == 'timm' else 'aot_eager'
+    model = create(impl, device, depths=(1, 1, 1, 1))
+    if impl == 'timm_rmlp':
+        for module in model.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.p = 0.0  # the random numbers are others when compiled
+    x = images(device)
+    with torch.no_grad():
+        expected = model(x)
+        assert error(torch.compile(model, backend=backend)(x), expected) < TOLERANCE[torch.float32]
+
+    model.train()
+    model(x).square().mean().backward()
+    expected = {name: p.grad.clone() for name, p in model.named_parameters()}
+    model.zero_grad()
+    torch.compile(model, backend=backend)(x).square().mean().backward()
+    assert_finite_gradients(model)
+    largest = max(g.abs().max() for g in expected.values())
+    for name, p in model.named_parameters():
+        assert (p.grad - expected[name]).abs().max() < 1e-4 * largest, name
