@@ -6,5 +6,15 @@ from .configs import CoAtNetCfg, list_impls, resolve_cfg
 from .convert import convert_checkpoint
 from .hub import HubError
 from .model import CoAtNet
+from .optimize import optimize_for_inference
 
-__all__ = ['CheckpointError', 'CoAtNet', 'CoAtNetCfg', 'HubError', 'convert_checkpoint', 'list_impls', 'resolve_cfg']
+__all__ = [
+    'CheckpointError',
+    'CoAtNet',
+    'CoAtNetCfg',
+    'HubError',
+    'convert_checkpoint',
+    'list_impls',
+    'optimize_for_inference',
+    'resolve_cfg',
+]

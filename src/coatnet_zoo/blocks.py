@@ -22,6 +22,7 @@ from timm.layers import (
 from torch import nn
 
 from .configs import CoAtNetCfg
+from .fusion import fold_across_se, fold_after, fold_before, fold_layer_scale
 from .layers import Downsample, create_pool, init_conv_weights, init_transformer_weights
 from .rel_pos import RelPosBias, RelPosMlp
 
@@ -91,6 +92,14 @@ class MBConv(nn.Module):
         x = self.se(self.norm2(self.se_early(self.conv2_kxk(x))))
         x = self.norm3(self.conv3_1x1(x))
         return shortcut + self.drop_path(x)
+
+    @torch.jit.ignore
+    def reparameterize(self) -> None:
+        """Fold the batch norms into the convolutions, for inference: the outputs stay the same."""
+        self.pre_norm = fold_before(self.pre_norm, self.conv1_1x1)
+        self.norm1 = fold_after(self.conv1_1x1, self.norm1)
+        self.norm2 = fold_across_se(self.conv2_kxk, self.se_early, self.norm2)
+        self.norm3 = fold_after(self.conv3_1x1, self.norm3)
 
 
 class Attention(nn.Module):
@@ -183,6 +192,7 @@ class TransformerBlock(nn.Module):
         dd = {'device': device, 'dtype': dtype}
         norm_layer = get_norm_2d(cfg)
         norm1 = norm_layer(dim, **dd)
+        self.attn_pool_first = cfg.attn_pool_first
         if stride == 2:
             steps = [('norm', norm1), ('down', create_pool(cfg.pool_type))]
             self.norm1 = nn.Sequential(OrderedDict(reversed(steps) if cfg.attn_pool_first else steps))
@@ -210,3 +220,16 @@ class TransformerBlock(nn.Module):
         x = self.shortcut(x) + self.drop_path1(self.ls1(self.attn(self.norm1(x))))
         hidden = self.mlp(self.norm2(x).permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
         return x + self.drop_path2(self.ls2(hidden))
+
+    @torch.jit.ignore
+    def reparameterize(self) -> None:
+        """Fold batch norms and layer scales into the linear layers, for inference: the outputs stay the same."""
+        if isinstance(self.norm1, nn.Sequential):
+            # Not across a maximum.
+            if self.attn_pool_first or isinstance(self.norm1.down, nn.AvgPool2d):
+                self.norm1.norm = fold_before(self.norm1.norm, self.attn.qkv)
+        else:
+            self.norm1 = fold_before(self.norm1, self.attn.qkv)
+        self.norm2 = fold_before(self.norm2, self.mlp.fc1)
+        self.ls1 = fold_layer_scale(self.attn.proj, self.ls1)
+        self.ls2 = fold_layer_scale(self.mlp.fc2, self.ls2)

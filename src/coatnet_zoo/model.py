@@ -19,6 +19,7 @@ from torch import nn
 
 from .blocks import MBConv, TransformerBlock, get_norm_2d
 from .configs import CoAtNetCfg
+from .fusion import fold_after
 from .layers import ClassifierHead, init_conv_weights, init_transformer_weights
 from .loading import adapt_state_dict
 from .rel_pos import RelPosBias, feature_sizes
@@ -55,6 +56,13 @@ class Stem(nn.Module):
         for layer in self.children():
             x = layer(x)
         return x
+
+    @torch.jit.ignore
+    def reparameterize(self) -> None:
+        """Fold the batch norms into the convolutions, for inference: the outputs stay the same."""
+        for name, norm in list(self.named_children()):
+            if name.startswith('norm'):
+                setattr(self, name, fold_after(getattr(self, name.replace('norm', 'conv')), norm))
 
 
 class Stage(nn.Module):

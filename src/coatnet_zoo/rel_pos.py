@@ -237,3 +237,27 @@ class RelPosMlp(nn.Module):
     def forward(self, height: int, width: int) -> torch.Tensor:
         """The bias of all pairs of positions, (1, heads, N, N) with N = height * width."""
         return expand_rel_pos_table(self.mlp(log_offsets(height, width, self.mlp.fc1.weight)), height, width)
+
+
+class ExpandedRelPos(nn.Module):
+    """The bias of all pairs of positions of one feature map size, computed once, for inference.
+
+    Args:
+        rel_pos: Computes it, and keeps doing so for other sizes.
+        height: Rows of the feature map.
+        width: Its columns.
+    """
+
+    def __init__(self, rel_pos: nn.Module, height: int, width: int) -> None:
+        super().__init__()
+        self.rel_pos = rel_pos
+        self.size = (height, width)
+        with torch.no_grad():
+            bias = rel_pos(height, width)
+        self.register_buffer('bias', bias, persistent=False)
+
+    def forward(self, height: int, width: int) -> torch.Tensor:
+        """The bias of all pairs of positions, (1, heads, N, N) with N = height * width."""
+        if (height, width) == self.size:
+            return self.bias
+        return self.rel_pos(height, width)

@@ -1,0 +1,112 @@
+"""Models optimised for inference compute what they did before."""
+
+import copy
+
+import pytest
+import timm
+import torch
+from peers import random_images, randomize_
+from timm.models import reparameterize_model
+from torch import nn
+
+from coatnet_zoo import optimize_for_inference
+from coatnet_zoo.configs import SIZES, list_impls
+
+VARIANTS = [
+    (size, impl) for size in ('coatnet_nano', 'coatnet_0', 'coatnet_1', 'coatnet_2') for impl in list_impls(size)
+]
+STAGES = dict(img_size=64, depths=(1, 2, 2, 1), num_classes=10)
+
+
+def create(size: str, impl: str, **kwargs) -> nn.Module:
+    return randomize_(timm.create_model(size, impl=impl, **{**STAGES, **kwargs}))
+
+
+def num_norms(model: nn.Module) -> int:
+    return sum(isinstance(m, nn.BatchNorm2d) for m in model.modules())
+
+
+def test_every_implementation_is_covered() -> None:
+    assert {impl for _, impl in VARIANTS} == {impl for size in SIZES for impl in list_impls(size)}
+
+
+@pytest.mark.parametrize('size, impl', VARIANTS)
+@torch.inference_mode()
+def test_logits_stay_the_same_at_every_size(size: str, impl: str) -> None:
+    model = create(size, impl)
+    before = copy.deepcopy(model.state_dict())
+    optimized = optimize_for_inference(model)
+    for img_size in (64, 50, (96, 64)):
+        x = random_images(2, 3, img_size)
+        torch.testing.assert_close(optimized(x), model(x), rtol=0, atol=1e-4)
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+    # Only those followed by an activation, where a block begins, cannot be folded; and the final one.
+    left = sum(STAGES['depths'][:2]) if model.cfg.pre_norm_act else 0
+    assert num_norms(optimized) == left + (impl == 'timm_bn') < num_norms(model)
+
+
+@pytest.mark.parametrize('size, impl', VARIANTS)
+@torch.inference_mode()
+def test_timms_reparameterisation(size: str, impl: str) -> None:
+    model = create(size, impl)
+    x = random_images(2, 3, 64)
+    once = reparameterize_model(model)
+    assert num_norms(once) < num_norms(model)
+    torch.testing.assert_close(once(x), model(x), rtol=0, atol=1e-4)
+    torch.testing.assert_close(reparameterize_model(once)(x), once(x), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize('pool_type', ['max', 'max2', 'avg2'])
+@pytest.mark.parametrize('attn_pool_first', [False, True])
+@torch.inference_mode()
+def test_norms_are_folded_across_pooling_only_where_that_is_exact(pool_type: str, attn_pool_first: bool) -> None:
+    options = dict(pool_type=pool_type, attn_pool_first=attn_pool_first)
+    model = create('coatnet_0', 'timm_bn', **options)
+    for norm in model.modules():
+        if isinstance(norm, nn.BatchNorm2d):
+            norm.weight[::2].neg_()
+    folded = reparameterize_model(model)
+    is_folded = isinstance(folded.stages[2].blocks[0].norm1.norm, nn.Identity)
+    assert is_folded == (attn_pool_first or pool_type == 'avg2')
+    x = random_images(2, 3, 96)
+    torch.testing.assert_close(folded(x), model(x), rtol=0, atol=1e-4)
+
+
+@torch.inference_mode()
+def test_norms_without_a_scale_stay_where_squeeze_excite_would_divide_by_it() -> None:
+    model = create('coatnet_0', 'timm')
+    block = model.stages[0].blocks[0]
+    block.norm2.weight[0] = 0
+    folded = reparameterize_model(model)
+    assert folded.stages[0].blocks[0].norm2.weight[0] == 0
+    x = random_images(2, 3, 64)
+    torch.testing.assert_close(folded(x), model(x), rtol=0, atol=1e-4)
+
+
+@torch.inference_mode()
+def test_position_tables_of_the_native_size_are_expanded_once() -> None:
+    model = create('coatnet_1', 'paper')
+    optimized = optimize_for_inference(model)
+    attn = optimized.stages[2].blocks[1].attn
+    assert attn.rel_pos(4, 4) is attn.rel_pos(4, 4)
+    torch.testing.assert_close(attn.rel_pos(4, 4), model.stages[2].blocks[1].attn.rel_pos(4, 4), rtol=0, atol=0)
+    huge = optimize_for_inference(create('coatnet_1', 'paper', img_size=1024, depths=(1, 1, 1, 1)))
+    buffers = [m.bias.numel() for m in huge.modules() if hasattr(m, 'size') and hasattr(m, 'rel_pos')]
+    assert buffers == [24 * 1024**2]  # of the last stage; of the third it would be 12 * 4096**2
+
+
+@pytest.mark.parametrize('impl', ['timm', 'paper', 'chinhsuanwu'])
+@torch.inference_mode()
+def test_lower_precision_takes_and_gives_float32(impl: str) -> None:
+    model = create('coatnet_1', impl)
+    optimized = optimize_for_inference(model, dtype=torch.bfloat16)
+    assert {p.dtype for p in optimized.parameters()} == {torch.bfloat16}
+    x = random_images(2, 3, 64)
+    logits = optimized(x)
+    assert logits.dtype == torch.float32
+    assert (logits - model(x)).abs().max() < 0.05 * model(x).abs().max()
+
+
+def test_other_models_are_refused() -> None:
+    with pytest.raises(TypeError, match='needs a CoAtNet, not Linear'):
+        optimize_for_inference(nn.Linear(2, 2))
