@@ -46,8 +46,8 @@ def test_fixture_gives_the_logits_of_the_original_code(fixture: Path, tmp_path: 
     result = convert_checkpoint(fixture, tmp_path / 'out')
     assert sorted(p.name for p in (tmp_path / 'out').iterdir()) == ['config.json', 'model.safetensors']
     x, logits = images_and_logits(DATA / 'keras_cv_small_expected.npz')
-    # 1.4e-6 was measured.
-    torch.testing.assert_close(load(tmp_path / 'out')(x), logits, rtol=0, atol=2e-5)
+    # 1.4e-6 was measured; with an epsilon of 1e-6 in the layer norms it is 1.1e-5.
+    torch.testing.assert_close(load(tmp_path / 'out')(x), logits, rtol=0, atol=5e-6)
     s = result.structure
     assert dict(stem_width=s.stem_width, embed_dim=s.embed_dim, depths=s.depths) == STAGES
     assert (s.block_types, s.num_heads, s.dim_head) == ('CCTT', None, 32)
@@ -73,6 +73,11 @@ def test_the_command_and_raw_tensors_do_the_same(tmp_path: Path) -> None:
     raw = timm.create_model('coatnet_0', impl='keras_cv', **STAGES, num_classes=10, img_size=64).eval()
     raw.load_state_dict(read_checkpoint(FIXTURES[1]))
     torch.testing.assert_close(raw(x), converted(x), rtol=0, atol=0)
+    overlay = dict(file=str(FIXTURES[0]), num_classes=10)
+    handed_over = timm.create_model(
+        'coatnet_0', impl='keras_cv', **STAGES, img_size=64, pretrained=True, pretrained_cfg_overlay=overlay
+    )
+    torch.testing.assert_close(handed_over.eval()(x), converted(x), rtol=0, atol=0)
 
 
 @torch.inference_mode()

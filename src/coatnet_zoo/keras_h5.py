@@ -21,6 +21,24 @@ INPUT_SHAPE = 'input_shape'
 _WEIGHTS = 'model_weights/'
 
 
+def require_h5py(name: Any) -> Any:
+    """The module h5py, which is an optional dependency.
+
+    Args:
+        name: What is to be read, for the error.
+
+    Raises:
+        CheckpointError: If it is not installed.
+    """
+    try:
+        import h5py
+    except ImportError as e:
+        raise CheckpointError(
+            f'{name} is an HDF5 file, which needs h5py to be read: pip install coatnet-zoo[keras].'
+        ) from e
+    return h5py
+
+
 def read_h5(path: Path) -> dict[str, torch.Tensor]:
     """Read a `.h5` file of Keras, written by `model.save` or by `model.save_weights`.
 
@@ -35,12 +53,7 @@ def read_h5(path: Path) -> dict[str, torch.Tensor]:
         CheckpointError: If h5py is not installed, if the file is damaged or refers to other files, or if the model that
             it describes has layers that no CoAtNet of this package has.
     """
-    try:
-        import h5py
-    except ImportError as e:
-        raise CheckpointError(
-            f'{path} is an HDF5 file, which needs h5py to be read: pip install coatnet-zoo[keras].'
-        ) from e
+    h5py = require_h5py(path)
     try:
         with h5py.File(path, 'r') as file:
             layers = _layers(file.attrs.get('model_config'))
