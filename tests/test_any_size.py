@@ -17,7 +17,7 @@ from torch._dynamo.testing import CompileCounter
 
 from coatnet_zoo import rel_pos
 
-IMPLS = ['timm', 'timm_rmlp', 'paper', 'chinhsuanwu']
+IMPLS = ['timm', 'timm_rmlp', 'paper', 'chinhsuanwu', 'keras_cv']
 STAGES = dict(stem_width=(16, 24), embed_dim=(32, 32, 64, 96), depths=(1, 2, 2, 1), num_classes=10)
 NATIVE = 64
 

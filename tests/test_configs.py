@@ -9,6 +9,7 @@ from coatnet_zoo import CoAtNet, list_impls, resolve_cfg
 from coatnet_zoo.configs import SIZES
 
 CHINHSUANWU = [17_789_624, 33_170_624, 55_767_564, 117_724_480, 203_960_368]
+KERAS_CV = [23_291_218, 40_458_862, 71_644_112, 160_181_188]  # with moving statistics
 TIMM = {
     'coatnet_nano': ('coatnet_nano_rw_224', 15_141_244),
     'coatnet_0': ('coatnet_0_rw_224', 27_435_562),
@@ -37,6 +38,20 @@ def multiply_adds(model: CoAtNet) -> float:
 @pytest.mark.parametrize('i', range(5))
 def test_chinhsuanwu_has_the_parameters_of_its_code(i: int) -> None:
     assert num_params(build(f'coatnet_{i}', 'chinhsuanwu')) == CHINHSUANWU[i]
+
+
+@pytest.mark.parametrize('i', range(4))
+def test_keras_cv_has_the_weights_of_its_code(i: int) -> None:
+    model = build(f'coatnet_{i}', 'keras_cv')
+    statistics = sum(b.numel() for name, b in model.named_buffers() if 'running' in name)
+    assert num_params(model) + statistics == KERAS_CV[i]
+
+
+# Its README, in millions.
+@pytest.mark.parametrize('i, published', [(3, 161.24), (4, 270.69), (5, 676.23), (6, 1336), (7, 2413)])
+def test_keras_cv_has_the_parameters_of_its_readme_at_512_pixels(i: int, published: float) -> None:
+    model = build(f'coatnet_{i}', 'keras_cv', img_size=512)
+    assert num_params(model) / 1e6 == pytest.approx(published, abs=0.005 if i < 6 else 0.5)
 
 
 @pytest.mark.parametrize('size', TIMM)
@@ -99,6 +114,7 @@ def test_block_types_replace_the_layout(block_types) -> None:
         (dict(conv_stride='1x1'), "conv_stride='1x1' does not exist"),
         (dict(pool_type='min'), "pool_type='min' does not exist"),
         (dict(stem_width=()), 'stem_width'),
+        (dict(dim_head=1024, num_heads=None, heads_round_down=True), 'too narrow for one of size dim_head=1024'),
         (dict(head_bias=False), 'need head_hidden=False'),
     ],
 )

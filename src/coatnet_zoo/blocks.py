@@ -18,6 +18,7 @@ from timm.layers import (
     Mlp,
     SqueezeExcite,
     get_act_layer,
+    make_divisible,
 )
 from torch import nn
 
@@ -53,7 +54,8 @@ class MBConv(nn.Module):
         dd = {'device': device, 'dtype': dtype}
         act_layer = get_act_layer(cfg.conv_act)
         mid = int(cfg.conv_expand_ratio * (dim if cfg.conv_expand_base == 'in' else dim_out))
-        se_width = int(cfg.se_ratio * {'in': dim, 'mid': mid, 'out': dim_out}[cfg.se_base])
+        se_width = cfg.se_ratio * {'in': dim, 'mid': mid, 'out': dim_out}[cfg.se_base]
+        se_width = int(se_width) if cfg.se_divisor is None else make_divisible(se_width, cfg.se_divisor)
 
         def stride_if(where: str) -> int:
             return stride if cfg.conv_stride == where else 1

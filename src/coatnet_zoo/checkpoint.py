@@ -13,6 +13,9 @@ import safetensors.torch
 import torch
 from safetensors import SafetensorError
 
+from . import keras_h5
+from .errors import CheckpointError
+
 _STATE_DICT_KEYS = ('state_dict', 'model_state_dict', 'model', 'net', 'network', 'weights')
 _EMA_KEYS = ('state_dict_ema', 'model_ema', 'ema_state_dict', 'model_ema_state_dict', 'ema', 'ema_model')
 _PREFIXES = re.compile(r'^(?:module\.|model\.|_orig_mod\.|net\.)+')
@@ -25,21 +28,18 @@ _SAFE_GLOBALS = [
 ]
 
 
-class CheckpointError(RuntimeError):
-    """A checkpoint cannot be read, or does not fit what it is to be loaded into."""
-
-
 def read_checkpoint(path: str | os.PathLike, ema: bool = False) -> dict[str, torch.Tensor]:
-    """Read the state dict of a `.pth`, `.pt`, `.bin` (torch.save) or `.safetensors` file.
+    """Read the state dict of a `.pth`, `.pt`, `.bin` (torch.save), `.safetensors` or `.h5` (Keras) file.
 
-    Pickled code is never executed: torch files are read with `weights_only`.
+    Pickled code is never executed: torch files are read with `weights_only`. `.h5` files need h5py.
 
     Args:
         path: The checkpoint.
         ema: Take the exponential moving average of the weights instead of the weights.
 
     Returns:
-        Tensors by name, wrapper prefixes such as `module.` stripped.
+        Tensors by name, wrapper prefixes such as `module.` stripped; those of a `.h5` file as `keras_h5.read_h5`
+        names them.
 
     Raises:
         CheckpointError: If the file is missing, damaged, holds pickled objects, or has no state dict.
@@ -47,7 +47,12 @@ def read_checkpoint(path: str | os.PathLike, ema: bool = False) -> dict[str, tor
     path = Path(path)
     if not path.is_file():
         raise CheckpointError(f'There is no file {path}.')
-    content = _read_safetensors(path) if path.suffix == '.safetensors' else _read_torch(path)
+    if path.suffix == '.safetensors':
+        content = _read_safetensors(path)
+    elif path.suffix in keras_h5.SUFFIXES:
+        content = keras_h5.read_h5(path)
+    else:
+        content = _read_torch(path)
     return find_state_dict(content, ema, name=str(path))
 
 

@@ -5,16 +5,21 @@ That code is MIT-licensed; only its tensor names and shapes are used here.
 
 import math
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 from einops import rearrange
 
-from .checkpoint import CheckpointError
+from .errors import CheckpointError
+from .foreign import Structure, check_names, shape_of
 
 IMPL = 'chinhsuanwu'
+CODE = 'chinhsuanwu/coatnet-pytorch'
+# That code has no preprocessing; these are the usual.
+INTERPOLATION = 'bicubic'
+CROP_PCT = 0.875
+
 _BATCH_NORM = ('weight', 'bias', 'running_mean', 'running_var', 'num_batches_tracked')
 _LAYER_NORM = ('weight', 'bias')
 # An MBConv block's modules there and here, with the parameters that each has.
@@ -41,39 +46,7 @@ _TABLE = 'attn.1.fn.relative_bias_table'
 _INDEX = 'attn.1.fn.relative_index'
 
 
-@dataclass(frozen=True)
-class Structure:
-    """What the tensors of a checkpoint say about the network.
-
-    Attributes:
-        stem_width: Width of every stem convolution.
-        embed_dim: Width of every stage.
-        depths: Blocks of every stage.
-        block_types: `C` or `T` for every stage.
-        num_heads: Attention heads, in every block.
-        dim_head: Width of a head.
-        in_chans: Channels of the image.
-        num_classes: Classes.
-        img_size: (height, width) in pixels; None where there is no attention to read it from.
-    """
-
-    stem_width: tuple[int, ...]
-    embed_dim: tuple[int, ...]
-    depths: tuple[int, ...]
-    block_types: str
-    num_heads: int
-    dim_head: int
-    in_chans: int
-    num_classes: int
-    img_size: tuple[int, int] | None
-
-    def cfg_args(self) -> dict[str, Any]:
-        """The fields of `CoAtNetCfg` that it says."""
-        names = ('stem_width', 'embed_dim', 'depths', 'block_types', 'num_heads', 'dim_head')
-        return {name: getattr(self, name) for name in names}
-
-
-def is_chinhsuanwu(state_dict: Mapping[str, Any]) -> bool:
+def recognises(state_dict: Mapping[str, Any]) -> bool:
     """Whether these names are those of chinhsuanwu's code."""
     return 's0.0.0.weight' in state_dict and any(k.startswith('s1.0.') for k in state_dict)
 
@@ -89,14 +62,7 @@ def infer_structure(state_dict: Mapping[str, torch.Tensor]) -> Structure:
     """
 
     def shape(key: str, ndim: int) -> torch.Size:
-        if key not in state_dict:
-            raise CheckpointError(f'The chinhsuanwu checkpoint lacks the tensor {key}.')
-        if state_dict[key].ndim != ndim or state_dict[key].numel() == 0:
-            raise CheckpointError(
-                f'The tensor {key} of the chinhsuanwu checkpoint has shape {tuple(state_dict[key].shape)}, '
-                f'not {ndim} dimensions of at least 1.'
-            )
-        return state_dict[key].shape
+        return shape_of(state_dict, key, ndim, IMPL)
 
     depths = [_count(state_dict, stage) for stage in range(5)]
     types, widths, heads, sizes = [], [], {}, {}
@@ -192,32 +158,22 @@ def to_canonical(state_dict: Mapping[str, torch.Tensor], structure: Structure) -
         CheckpointError: If a tensor is missing or does not belong to such a network.
     """
     names = key_map(structure)
-    ignored = {k for k in state_dict if k.endswith('.' + _INDEX)}
-    surplus = sorted(set(state_dict) - set(names) - ignored)
-    if surplus:
-        raise CheckpointError(f'The chinhsuanwu checkpoint has tensors that do not belong there: {_some(surplus)}.')
-    out: dict[str, torch.Tensor] = {}
-    missing = []
-    for theirs, ours in names.items():
-        tensor = state_dict.get(theirs)
-        if tensor is not None:
-            out[ours] = _to_layout(ours, tensor, structure)
-        elif theirs.endswith('num_batches_tracked'):
-            out[ours] = torch.tensor(0)  # files from before torch 0.4.1 have none
-        elif '.to_out.0.' in theirs and structure.num_heads == 1:
-            # That code leaves out the projection where one head is as wide as the block's input: an identity.
-            dim = structure.dim_head
-            out[ours] = torch.eye(dim) if theirs.endswith('weight') else torch.zeros(dim)
-        else:
-            missing.append(theirs)
-    if missing:
-        raise CheckpointError(f'The chinhsuanwu checkpoint lacks tensors: {_some(missing)}.')
-    return out
+    state_dict = {**_left_out(names, structure), **state_dict}
+    present = {k for k in state_dict if not k.endswith('.' + _INDEX)}
+    check_names(present, names, IMPL)
+    return {ours: _to_layout(ours, state_dict[theirs], structure) for theirs, ours in names.items()}
 
 
-def _some(names: list[str]) -> str:
-    more = f' and {len(names) - 4} more' if len(names) > 4 else ''
-    return ', '.join(names[:4]) + more
+def _left_out(names: Iterable[str], structure: Structure) -> dict[str, torch.Tensor]:
+    """Tensors that a checkpoint may lack: counters, and the projection that is an identity."""
+    # Files from before torch 0.4.1 have no counters.
+    tensors = {name: torch.tensor(0) for name in names if name.endswith('num_batches_tracked')}
+    # That code leaves out the projection where one head is as wide as the block's input.
+    if structure.num_heads == 1:
+        dim = structure.dim_head
+        projections = [name for name in names if '.to_out.0.' in name]
+        tensors.update({k: torch.eye(dim) if k.endswith('weight') else torch.zeros(dim) for k in projections})
+    return tensors
 
 
 def _to_layout(name: str, tensor: torch.Tensor, structure: Structure) -> torch.Tensor:

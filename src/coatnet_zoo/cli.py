@@ -39,14 +39,16 @@ def main() -> None:
 @click.option('--mean', type=Numbers(), help="Mean of the training images, in [0, 1]. Default: ImageNet's.")
 @click.option('--std', type=Numbers(), help="Their standard deviation. Default: ImageNet's.")
 @click.option('--interpolation', type=click.Choice(INTERPOLATIONS), help='How images were resized. Default: bicubic.')
-@click.option('--crop-pct', type=float, help='Share of an image that evaluation crops. Default: 0.875.')
+@click.option(
+    '--crop-pct', type=float, help='Share of an image that evaluation crops. Default: 0.875, for keras_cv 0.95.'
+)
 @click.option('--labels', type=click.Path(path_type=Path), help='Text file with the name of one class a line.')
 @click.option('--name', help='Name of the weights, kept as the tag in config.json.')
 @click.option('--overwrite', is_flag=True, help='Replace DST if it is the folder of an earlier conversion.')
 def convert(src: Path, dst: Path, labels: Path | None, **options) -> None:
-    """Convert a checkpoint of chinhsuanwu/coatnet-pytorch.
+    """Convert a checkpoint of chinhsuanwu/coatnet-pytorch or keras_cv_attention_models.
 
-    SRC is a .pth, .pt, .bin or .safetensors file. DST becomes a folder with model.safetensors and config.json that
+    SRC is a .pth, .pt, .bin, .safetensors or .h5 file. DST becomes a folder with model.safetensors and config.json that
     timm.create_model('local-dir:DST', pretrained=True) loads.
     """
     try:
@@ -57,7 +59,8 @@ def convert(src: Path, dst: Path, labels: Path | None, **options) -> None:
     s = result.structure
     stages = ', '.join(f'{d}x{w} {t}' for d, w, t in zip(s.depths, s.embed_dim, s.block_types, strict=True))
     click.echo(f'{src}: CoAtNet of {result.num_params:,} parameters')
-    click.echo(f'  stem {"-".join(map(str, s.stem_width))}, stages {stages}, {s.num_heads} heads of {s.dim_head}')
+    heads = f'{s.num_heads} heads' if s.num_heads else 'heads'
+    click.echo(f'  stem {"-".join(map(str, s.stem_width))}, stages {stages}, {heads} of {s.dim_head}')
     size = 'x'.join(map(str, s.img_size)) if s.img_size else 'any size'
     click.echo(f'  images {s.in_chans} channels, {size}; {s.num_classes} classes')
     if result.assumed:

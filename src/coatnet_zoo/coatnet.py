@@ -20,10 +20,13 @@ from timm.models._builder import pretrained_cfg_for_features
 from timm.models._input import update_model_args
 from torch import nn
 
+from .checkpoint import read_checkpoint
 from .configs import STRUCTURE_FIELDS, CoAtNetCfg, list_impls, resolve_cfg
 from .hub import fetch_weights
+from .keras_h5 import SUFFIXES as KERAS_SUFFIXES
 from .loading import adapt_state_dict
 from .model import CoAtNet
+from .releases import fetch_release
 from .weights import SAFETENSORS, WEIGHTS, default_cfgs, tags_of, untrained_cfg
 
 __all__ = ['default_cfgs']  # register_model adds the entrypoints
@@ -96,13 +99,13 @@ def _create_coatnet(
         pretrained_cfg: A tag, or a whole pretrained configuration.
         pretrained_cfg_overlay: Replaces fields of it.
         pretrained_model_args: The arguments recorded with the weights of `local-dir:` and `hf-hub:` models.
-        cache_dir: Cache of huggingface_hub.
+        cache_dir: Cache of huggingface_hub; see `releases.release_file` for weights of a release page.
         **kwargs: Fields of `CoAtNetCfg`, then arguments of `CoAtNet` and of `timm.models.build_model_with_cfg`.
 
     Raises:
         ValueError: If `impl`, tag and weights contradict each other or do not exist.
         TypeError: If an argument is unknown.
-        HubError: If the weights cannot be had from the Hub.
+        HubError: If the weights cannot be had from the Hub or a release page.
         CheckpointError: If the weights do not fit.
     """
     saved_impl, saved_size = ((pretrained_model_args or {}).get(key) for key in ('impl', 'img_size'))
@@ -123,6 +126,14 @@ def _create_coatnet(
     if pretrained and load_cfg.hf_hub_id and not handed_over:
         file = fetch_weights(load_cfg.hf_hub_id, load_cfg.hf_hub_filename or SAFETENSORS, cache_dir)
         load_cfg = dataclasses.replace(load_cfg, file=str(file), source=None)
+    elif pretrained and load_cfg.url and not handed_over:
+        published = WEIGHTS.get(f'{size}.{load_cfg.tag}')
+        # Another URL is the user's, and timm's to load.
+        if published and published.release and load_cfg.url.endswith(published.release):
+            file = fetch_release(published.release, published.md5, cache_dir)
+            load_cfg = dataclasses.replace(load_cfg, file=str(file), url=None)
+    elif pretrained and str(load_cfg.file).endswith(KERAS_SUFFIXES):
+        load_cfg = dataclasses.replace(load_cfg, file=None, state_dict=read_checkpoint(load_cfg.file))
 
     asked_size = 'img_size' in kwargs
     kwargs.setdefault('img_size', load_cfg.input_size[-2:])
@@ -138,7 +149,7 @@ def _create_coatnet(
         cache_dir=cache_dir,
         **kwargs,
     )
-    # What the user sees names the Hub repository, not the file in the cache that it was loaded from.
+    # What the user sees names the Hub repository or URL, not the file in the cache that it was loaded from.
     features_only = not isinstance(model, CoAtNet)
     model.pretrained_cfg = pretrained_cfg_for_features(public_cfg) if features_only else public_cfg
     model.default_cfg = model.pretrained_cfg

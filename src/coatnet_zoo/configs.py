@@ -49,6 +49,7 @@ class CoAtNetCfg:
     conv_out_norm: bool = False  # batch norm after the last projection
     se_ratio: float = 0.25
     se_base: Literal['in', 'mid', 'out'] = 'out'  # which width the ratio multiplies
+    se_divisor: int | None = None  # round the product to a multiple of this; None: round it down
     se_act: Literal['gelu', 'silu', 'relu'] = 'silu'
     se_bias: bool = True
     se_early: bool = False  # squeeze-excite before the second norm instead of after it
@@ -58,6 +59,7 @@ class CoAtNetCfg:
     norm_eps: float = 1e-6
     dim_head: int = 32
     num_heads: int | None = None  # None: width / dim_head
+    heads_round_down: bool = False  # allow a width that heads do not divide
     attn_base: Literal['in', 'out'] = 'out'  # which width the heads are counted from in a block that widens
     attn_pool_first: bool = False  # pool before the norm instead of after it
     attn_shortcut_bias: bool = True
@@ -97,6 +99,7 @@ class CoAtNetCfg:
                 'embed_dim, depths and block_types must have one entry a stage, '
                 f'got {len(self.embed_dim)}, {len(self.depths)} and {len(self.block_types)}.'
             )
+        dim = self.stem_width[-1]
         for stage, (types, widths) in enumerate(zip(self.stage_types, self.stage_widths, strict=True)):
             depth = self.depths[stage]
             if depth < 1 or len(types) != depth or len(widths) != depth or set(types) - set('CT'):
@@ -105,10 +108,19 @@ class CoAtNetCfg:
                     "give it at least one block, types from 'C' and 'T', and one value or one a block."
                 )
             for kind, width in zip(types, widths, strict=True):
-                if kind == 'T' and self.num_heads is None and width % self.dim_head:
-                    raise ValueError(
-                        f'Stage {stage} has width {width}, which heads of size dim_head={self.dim_head} do not divide.'
-                    )
+                if kind == 'T' and self.num_heads is None:
+                    if width % self.dim_head and not self.heads_round_down:
+                        raise ValueError(
+                            f'Stage {stage} has width {width}, which heads of size dim_head={self.dim_head} do not '
+                            'divide.'
+                        )
+                    base = dim if self.attn_base == 'in' else width
+                    if base < self.dim_head:
+                        raise ValueError(
+                            f'Stage {stage} takes its heads from width {base}, which is too narrow for one of size '
+                            f'dim_head={self.dim_head}.'
+                        )
+                dim = width
 
     @property
     def stage_types(self) -> list[PerBlock]:
@@ -162,6 +174,23 @@ _CHINHSUANWU = dict(
     mlp_base='in',
     pool_type='max',
 )
+_KERAS_CV = dict(
+    final_norm=False,
+    head_hidden=False,
+    conv_expand_base='in',
+    conv_stride='depthwise',
+    conv_out_bias=False,
+    se_base='in',
+    se_divisor=8,
+    se_act='gelu',
+    norm_eps=1e-5,
+    heads_round_down=True,
+    attn_base='in',
+    attn_shortcut_bias=False,
+    qkv_bias=False,
+    proj_bias=False,
+    mlp_bias=False,
+)
 IMPLS: dict[str, dict[str, Any]] = {
     'paper': {},
     'timm': _TIMM,
@@ -169,6 +198,7 @@ IMPLS: dict[str, dict[str, Any]] = {
     'timm_rmlp': dict(_TIMM, rel_pos_type='mlp'),
     'timm_rmlp2': dict(_TIMM, rel_pos_type='mlp'),
     'chinhsuanwu': _CHINHSUANWU,
+    'keras_cv': _KERAS_CV,
 }
 
 # timm changed details between trainings; these sets recur below.
@@ -198,6 +228,7 @@ SIZES: dict[str, tuple[dict[str, Any], dict[str, dict[str, Any]]]] = {
             'timm_bn': dict(_TIMM_STEM, **_TIMM_EARLY, depths=(2, 3, 7, 2)),
             'paper': {},
             'chinhsuanwu': {},
+            'keras_cv': {},
         },
     ),
     'coatnet_1': (
@@ -208,6 +239,7 @@ SIZES: dict[str, tuple[dict[str, Any], dict[str, dict[str, Any]]]] = {
             'timm_rmlp2': _TIMM_STEM,
             'paper': {},
             'chinhsuanwu': {},
+            'keras_cv': {},
         },
     ),
     'coatnet_2': (
@@ -217,6 +249,7 @@ SIZES: dict[str, tuple[dict[str, Any], dict[str, dict[str, Any]]]] = {
             'timm_rmlp': dict(stem_width=(64, 128), se_act='silu', init_values=1e-6),
             'paper': {},
             'chinhsuanwu': dict(embed_dim=(128, 256, 512, 1026)),
+            'keras_cv': {},
         },
     ),
     'coatnet_3': (
@@ -225,15 +258,16 @@ SIZES: dict[str, tuple[dict[str, Any], dict[str, dict[str, Any]]]] = {
             'timm': dict(stem_width=(96, 192), se_act='silu', init_values=1e-6),
             'paper': {},
             'chinhsuanwu': {},
+            'keras_cv': {},
         },
     ),
     'coatnet_4': (
         dict(stem_width=(192, 192), embed_dim=(192, 384, 768, 1536), depths=(2, 12, 28, 2)),
-        {'paper': {}, 'chinhsuanwu': {}},
+        {'paper': {}, 'chinhsuanwu': {}, 'keras_cv': {}},
     ),
     'coatnet_5': (
         dict(stem_width=(192, 192), embed_dim=(256, 512, 1280, 2048), depths=(2, 12, 28, 2), dim_head=64),
-        {'paper': {}},
+        {'paper': {}, 'keras_cv': {}},
     ),
     'coatnet_6': (
         dict(
@@ -244,7 +278,7 @@ SIZES: dict[str, tuple[dict[str, Any], dict[str, dict[str, Any]]]] = {
             block_types=('C', 'C', 'C' * 8 + 'T' * 42, 'T'),
             dim_head=128,
         ),
-        {'paper': {}},
+        {'paper': {}, 'keras_cv': dict(embed_dim=(192, 384, (768,) * 8 + (1536,) * 42, 2048))},
     ),
     'coatnet_7': (
         dict(
@@ -254,7 +288,7 @@ SIZES: dict[str, tuple[dict[str, Any], dict[str, dict[str, Any]]]] = {
             block_types=('C', 'C', 'C' * 8 + 'T' * 42, 'T'),
             dim_head=128,
         ),
-        {'paper': {}},
+        {'paper': {}, 'keras_cv': {}},
     ),
 }
 

@@ -1,4 +1,4 @@
-"""Converting a chinhsuanwu checkpoint into a folder that timm loads, locally or from the Hugging Face Hub."""
+"""Converting other codes' checkpoints into a folder that timm loads, locally or from the Hugging Face Hub."""
 
 import os
 import shutil
@@ -14,16 +14,17 @@ from safetensors import SafetensorError
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models import save_for_hf
 
-from . import chinhsuanwu
 from . import coatnet as coatnet  # registers the models that timm.create_model is asked for
-from .checkpoint import CheckpointError, read_checkpoint
-from .loading import describe_chinhsuanwu, identify
+from .checkpoint import read_checkpoint
+from .errors import CheckpointError
+from .foreign import Structure
+from .loading import describe, identify
 from .model import CoAtNet
+from .sources import SOURCES, Source, find_source
 from .weights import SAFETENSORS
 
 INTERPOLATIONS = ('bicubic', 'bilinear', 'nearest', 'box', 'hamming', 'lanczos')
 _CONFIG = 'config.json'
-_DEFAULT_CROP_PCT = 0.875
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class Conversion:
 
     folder: Path
     size: str
-    structure: chinhsuanwu.Structure
+    structure: Structure
     num_params: int
     assumed: dict[str, Any]
 
@@ -59,47 +60,53 @@ def convert_checkpoint(
     name: str | None = None,
     overwrite: bool = False,
 ) -> Conversion:
-    """Convert a checkpoint of chinhsuanwu/coatnet-pytorch into a folder for timm.
+    """Convert a checkpoint of chinhsuanwu/coatnet-pytorch or keras_cv_attention_models into a folder for timm.
 
     The structure is read off the tensors. The folder gets `model.safetensors` and `config.json`; afterwards
     `timm.create_model('local-dir:DST', pretrained=True)` gives the logits of the original code, and the folder
     pushed to the Hub does so as `hf-hub:`. It appears whole or not at all.
 
     Args:
-        src: A `.pth`, `.pt`, `.bin` or `.safetensors` file with the state dict, wrapped or not.
+        src: A `.pth`, `.pt`, `.bin` or `.safetensors` file with the state dict, wrapped or not; or a `.h5` file of
+            Keras, the whole model or weights only.
         dst: Folder to write; must not exist unless `overwrite`.
         ema: Take the moving average of the weights that the checkpoint has beside them.
         img_size: Height and width in pixels; only for networks without attention, whose file does not say it.
         mean: Mean of the training images per channel, in [0, 1]; ImageNet's unless given.
         std: Standard deviation likewise.
         interpolation: How images were resized, one of `INTERPOLATIONS`; bicubic unless given.
-        crop_pct: Share of the resized image that evaluation crops, in (0, 1]; 0.875 unless given.
+        crop_pct: Share of the resized image that evaluation crops, in (0, 1]; unless given, 0.875 for chinhsuanwu and
+            0.95, that code's own, for keras_cv_attention_models.
         labels: Names of the classes.
         name: Name of the weights, recorded as the configuration's tag.
         overwrite: Replace `dst` if it is the folder of an earlier conversion.
 
     Raises:
-        CheckpointError: If the checkpoint is damaged, pickled, not one of chinhsuanwu's code, or incomplete, if an
-            argument does not fit it, or if the folder cannot be written.
+        CheckpointError: If the checkpoint is damaged, pickled, not one of these codes', or incomplete, if an argument
+            does not fit it, if the folder cannot be written, or if h5py is missing for a `.h5` file.
     """
     dst = Path(dst)
     _check_destination(dst, overwrite)
     state_dict = read_checkpoint(src, ema)
-    if not chinhsuanwu.is_chinhsuanwu(state_dict):
+    source = find_source(state_dict)
+    if source is None:
         raise CheckpointError(_not_convertible(src, state_dict))
-    structure = chinhsuanwu.infer_structure(state_dict)
+    structure = source.infer_structure(state_dict)
     img_size = _input_size(structure, img_size)
-    data_config, assumed = _data_config(structure.in_chans, mean, std, interpolation, crop_pct)
+    data_config, assumed = _data_config(source, structure.in_chans, mean, std, interpolation, crop_pct)
     if labels is not None and len(labels) != structure.num_classes:
         raise CheckpointError(
             f'{len(labels)} labels were given, but the checkpoint has {structure.num_classes} classes.'
         )
 
-    canonical = chinhsuanwu.to_canonical(state_dict, structure)
-    size, args = describe_chinhsuanwu(structure)
+    canonical = source.to_canonical(state_dict, structure)
+    size, args = describe(structure, source.IMPL)
     args['img_size'] = img_size
-    model = timm.create_model(size, impl=chinhsuanwu.IMPL, **args, device='meta')
-    _check_shapes(canonical, model, structure)
+    try:
+        model = timm.create_model(size, impl=source.IMPL, **args, device='meta')
+    except ValueError as e:
+        raise CheckpointError(f'{src} has a structure that impl={source.IMPL!r} does not have: {e}') from e
+    _check_shapes(canonical, model, source, structure)
     model.load_state_dict(canonical, assign=True)
     model_config: dict[str, Any] = {}
     if name is not None:
@@ -124,7 +131,8 @@ def _not_convertible(src: str | os.PathLike, state_dict: Mapping[str, torch.Tens
     known = identify(state_dict, partial(CoAtNet, device='meta'))
     if known is None:
         some = ', '.join(list(state_dict)[:3])
-        return f'{src} is not a checkpoint of chinhsuanwu/coatnet-pytorch: its tensors are {some}, ...'
+        codes = ' or '.join(source.CODE for source in SOURCES)
+        return f'{src} is not a checkpoint of {codes}: its tensors are {some}, ...'
     size, impl = known
     return (
         f'{src} is {size} of impl={impl!r} and needs no conversion: '
@@ -132,7 +140,7 @@ def _not_convertible(src: str | os.PathLike, state_dict: Mapping[str, torch.Tens
     )
 
 
-def _input_size(structure: chinhsuanwu.Structure, img_size: int | None) -> tuple[int, int]:
+def _input_size(structure: Structure, img_size: int | None) -> tuple[int, int]:
     if structure.img_size is None:
         return (img_size or 224, img_size or 224)
     if img_size is not None and structure.img_size != (img_size, img_size):
@@ -141,6 +149,7 @@ def _input_size(structure: chinhsuanwu.Structure, img_size: int | None) -> tuple
 
 
 def _data_config(
+    source: Source,
     in_chans: int,
     mean: Sequence[float] | None,
     std: Sequence[float] | None,
@@ -168,21 +177,21 @@ def _data_config(
     default = dict(
         mean=imagenet(IMAGENET_DEFAULT_MEAN),
         std=imagenet(IMAGENET_DEFAULT_STD),
-        interpolation='bicubic',
-        crop_pct=_DEFAULT_CROP_PCT,
+        interpolation=source.INTERPOLATION,
+        crop_pct=source.CROP_PCT,
     )
     assumed = {k: v for k, v in default.items() if said[k] is None}
     return {**said, **assumed}, assumed
 
 
 def _check_shapes(
-    canonical: Mapping[str, torch.Tensor], model: torch.nn.Module, structure: chinhsuanwu.Structure
+    canonical: Mapping[str, torch.Tensor], model: torch.nn.Module, source: Source, structure: Structure
 ) -> None:
-    source_names = {ours: theirs for theirs, ours in chinhsuanwu.key_map(structure).items()}
+    source_names = {ours: theirs for theirs, ours in source.key_map(structure).items()}
     for key, expected in model.state_dict().items():
         if canonical[key].shape != expected.shape:
             raise CheckpointError(
-                f'The tensor {source_names[key]} of the chinhsuanwu checkpoint has {canonical[key].numel()} values, '
+                f'The tensor {source_names[key]} of the {source.IMPL} checkpoint has {canonical[key].numel()} values, '
                 f'but the network that its other tensors describe needs {expected.numel()} there '
                 f'(shape {tuple(expected.shape)}, has {tuple(canonical[key].shape)}).'
             )

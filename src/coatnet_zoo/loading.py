@@ -1,7 +1,7 @@
 """Fitting a state dict to a model: whose names it has, whether it belongs to this model, and resizing tables.
 
-Works on raw checkpoints of this package, timm and chinhsuanwu alike; `CoAtNet.load_state_dict` and timm's loading of
-pretrained weights both go through `adapt_state_dict`.
+Works on raw checkpoints of this package, of timm and of the codes in `sources` alike; `CoAtNet.load_state_dict` and
+timm's loading of pretrained weights both go through `adapt_state_dict`.
 """
 
 from collections.abc import Callable, Mapping
@@ -12,10 +12,12 @@ import torch
 from timm.layers import resize_rel_pos_bias_table
 from torch import nn
 
-from . import chinhsuanwu
-from .checkpoint import CheckpointError, find_state_dict
+from .checkpoint import find_state_dict
 from .configs import SIZES, CoAtNetCfg, list_impls, resolve_cfg
+from .errors import CheckpointError
+from .foreign import Structure
 from .rel_pos import RelPosBias, feature_sizes
+from .sources import Source, find_source
 
 _TABLE = 'relative_position_bias_table'
 
@@ -26,7 +28,7 @@ def adapt_state_dict(
     """Bring a checkpoint into the names, layouts and table sizes of a model.
 
     Args:
-        state_dict: A checkpoint of this package, of timm's CoAtNets or of chinhsuanwu's code, wrapped or not.
+        state_dict: A checkpoint of this package, of timm's CoAtNets or of a code in `sources`, wrapped or not.
         model: The `CoAtNet` that it is to be loaded into.
         img_size: Native input size of the checkpoint, where that is known; otherwise it is taken to be square, or
             the model's if the tables' length is the same.
@@ -44,10 +46,11 @@ def adapt_state_dict(
     if same_size and state_dict.keys() == own.keys() and all(state_dict[k].shape == v.shape for k, v in own.items()):
         return dict(state_dict)
     state_dict = find_state_dict(state_dict)
-    if chinhsuanwu.is_chinhsuanwu(state_dict):
-        structure = chinhsuanwu.infer_structure(state_dict)
-        _check_chinhsuanwu(structure, model)
-        state_dict = chinhsuanwu.to_canonical(state_dict, structure)
+    source = find_source(state_dict)
+    if source is not None:
+        structure = source.infer_structure(state_dict)
+        _check_structure(structure, source, model)
+        state_dict = source.to_canonical(state_dict, structure)
         img_size = structure.img_size
     else:
         state_dict = {k: _as_linear(v, own.get(k)) for k, v in state_dict.items()}
@@ -80,22 +83,27 @@ def _resize_tables(
     return out
 
 
-def _check_chinhsuanwu(structure: chinhsuanwu.Structure, model: nn.Module) -> None:
+def _check_structure(structure: Structure, source: Source, model: nn.Module) -> None:
     # Other classes or channels are for torch to report, or for timm to adapt.
-    if model.cfg.impl == chinhsuanwu.IMPL and not _differences(structure, model.cfg):
+    if model.cfg.impl == source.IMPL and not _differences(structure, model.cfg):
         return
-    size, args = describe_chinhsuanwu(structure)
-    call = ', '.join([repr(size), f'impl={chinhsuanwu.IMPL!r}', *(f'{k}={v!r}' for k, v in args.items())])
+    size, args = describe(structure, source.IMPL)
+    call = ', '.join([repr(size), f'impl={source.IMPL!r}', *(f'{k}={v!r}' for k, v in args.items())])
     raise CheckpointError(
-        f'The checkpoint was saved by chinhsuanwu/coatnet-pytorch and does not fit this model of '
-        f'impl={model.cfg.impl!r}; load it by timm.create_model({call}, checkpoint_path=...).'
+        f'The checkpoint was saved by {source.CODE} and does not fit this model of impl={model.cfg.impl!r}; load it by '
+        f'timm.create_model({call}, checkpoint_path=...).'
     )
 
 
-def describe_chinhsuanwu(structure: chinhsuanwu.Structure) -> tuple[str, dict[str, Any]]:
-    """The registered name closest to a structure, and the arguments that make it exactly that one."""
-    sizes = [s for s in SIZES if chinhsuanwu.IMPL in list_impls(s)]
-    differences = {size: _differences(structure, resolve_cfg(size, chinhsuanwu.IMPL)) for size in sizes}
+def describe(structure: Structure, impl: str) -> tuple[str, dict[str, Any]]:
+    """The registered name closest to a structure, and the arguments that make it exactly that one.
+
+    Args:
+        structure: What was read off a checkpoint.
+        impl: The implementation that has the details of the code that wrote it.
+    """
+    sizes = [s for s in SIZES if impl in list_impls(s)]
+    differences = {size: _differences(structure, resolve_cfg(size, impl)) for size in sizes}
     size = min(sizes, key=lambda s: len(differences[s]))
     args = differences[size]
     if structure.in_chans != 3:
@@ -107,7 +115,7 @@ def describe_chinhsuanwu(structure: chinhsuanwu.Structure) -> tuple[str, dict[st
     return size, args
 
 
-def _differences(structure: chinhsuanwu.Structure, cfg: CoAtNetCfg) -> dict[str, Any]:
+def _differences(structure: Structure, cfg: CoAtNetCfg) -> dict[str, Any]:
     """The arguments of a structure that a configuration does not have."""
     args = structure.cfg_args()
     if [set(types) for types in cfg.stage_types] == [{kind} for kind in structure.block_types]:

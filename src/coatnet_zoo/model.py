@@ -192,7 +192,7 @@ class CoAtNet(nn.Module):
                 init_transformer_weights(module)
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
-        """Load a checkpoint of this package, of timm's CoAtNets or of chinhsuanwu's code.
+        """Load a checkpoint of this package, of timm's CoAtNets or of another code that can be converted.
 
         Arguments are those of `torch.nn.Module.load_state_dict`. Names and layouts are mapped and relative position
         tables are resized to this model's `img_size`.

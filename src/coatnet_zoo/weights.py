@@ -2,7 +2,8 @@
 
 timm's own checkpoints live on the Hugging Face Hub as `timm/<name>` under Apache-2.0; their preprocessing is that of
 timm's default configurations, their accuracy on ImageNet-1k that of timm's results-imagenet.csv. The digits weights
-are shipped in this package.
+are shipped in this package. keras_cv_attention_models' are on its GitHub release page, under MIT, with accuracies from
+its README.
 """
 
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from timm.models import generate_default_cfgs
 from .configs import SIZES
 
 SAFETENSORS = 'model.safetensors'
+RELEASE_HOST = 'https://github.com'
 
 
 @dataclass(frozen=True)
@@ -23,12 +25,14 @@ class Weights:
 
     Attributes:
         impl: The implementation that it needs.
-        hf_hub_id: Repository on the Hub; None for weights that are shipped.
+        hf_hub_id: Repository on the Hub; None for weights that are shipped or on a release page.
         params: Parameters in millions, classifier included.
         data: What it was trained on.
         top1: Accuracy in percent on the validation data, None where none is published.
         top5: Likewise.
         cfg: What differs from `_DEFAULT_CFG`.
+        release: Path of a `.h5` file on `RELEASE_HOST`, for weights that are on a release page.
+        md5: Its checksum.
     """
 
     impl: str
@@ -38,8 +42,15 @@ class Weights:
     top1: float | None = None
     top5: float | None = None
     cfg: dict[str, Any] | None = None
+    release: str | None = None
+    md5: str | None = None
 
 
+# What keras_cv_attention_models' models (`rescale_mode`) and its evaluation script do; else that is `_DEFAULT_CFG`.
+_KECAM = dict(
+    license='mit', mean=IMAGENET_DEFAULT_MEAN, std=IMAGENET_DEFAULT_STD, crop_pct=0.95, interpolation='bicubic'
+)
+_KECAM_RELEASE = 'leondgarse/keras_cv_attention_models/releases/download/coatnet'
 _IN12K = dict(num_classes=11821)
 _IN12K_DATA = 'ImageNet-12k'
 _IN12K_FT_DATA = 'ImageNet-12k, then ImageNet-1k'
@@ -79,6 +90,26 @@ WEIGHTS: dict[str, Weights] = {
         82.394,
         96.194,
         dict(mean=IMAGENET_DEFAULT_MEAN, std=IMAGENET_DEFAULT_STD),
+    ),
+    'coatnet_0.kecam_in1k': Weights(
+        'keras_cv',
+        None,
+        23.28,
+        _IN1K_DATA,
+        82.79,
+        cfg=_KECAM,
+        release=f'{_KECAM_RELEASE}/coatnet0_224_imagenet.h5',
+        md5='5d1e563f959f7efb6d395bde7373ed26',
+    ),
+    'coatnet_0.kecam_in1k_160': Weights(
+        'keras_cv',
+        None,
+        23.26,
+        _IN1K_DATA,
+        80.48,
+        cfg=dict(_KECAM, input_size=(3, 160, 160), pool_size=(5, 5)),
+        release=f'{_KECAM_RELEASE}/coatnet0_160_imagenet.h5',
+        md5='bc4375d2f03b99ac4252770331f0d22f',
     ),
     'coatnet_1.sw_in1k': Weights('timm', 'timm/coatnet_1_rw_224.sw_in1k', 41.72, _IN1K_DATA, 83.620, 96.382),
     'coatnet_1.rmlp_sw_in1k': Weights(
@@ -147,6 +178,8 @@ def shipped_file(name: str) -> Path:
 
 def _pretrained_cfg(name: str, weights: Weights) -> dict[str, Any]:
     cfg = {**_DEFAULT_CFG, 'license': 'apache-2.0', **(weights.cfg or {})}
+    if weights.release is not None:
+        return {**cfg, 'url': f'{RELEASE_HOST}/{weights.release}'}
     if weights.hf_hub_id is None:
         return {**cfg, 'file': str(shipped_file(name))}
     # Naming the file keeps timm from falling back to a pickle.

@@ -1,0 +1,369 @@
+"""Weights on a release page: downloaded from a loopback server, checked, converted once and kept; and what fails.
+
+The server has the small network of `test_keras_cv.py` in place of the published one, so that logits are known.
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import torch
+from einops import rearrange
+from huggingface_hub import constants
+from peers import assert_close, random_images, randomize_
+
+from coatnet_zoo import CheckpointError, HubError, keras_cv, releases
+from coatnet_zoo.loading import Structure
+from coatnet_zoo.weights import WEIGHTS
+
+h5py = pytest.importorskip('h5py')
+
+DATA = Path(__file__).parent / 'data'
+CONTENT = (DATA / 'keras_cv_small_weights_only.h5').read_bytes()
+NAME = 'coatnet_0.kecam_in1k'
+SMALL = dict(
+    stem_width=(16, 16),
+    embed_dim=(32, 48, 64, 96),
+    depths=(1, 2, 2, 1),
+    img_size=64,
+    pretrained_cfg_overlay=dict(num_classes=10),
+)
+
+
+class ReleasePage:
+    """A server that has one file under every path, and resumes downloads.
+
+    Attributes:
+        content: The file.
+        status: If set, the answer to every GET.
+        die_after: If set, the next GET gets so many bytes; then the connection is closed.
+        chunk_pause: Seconds between two chunks of 16 KiB.
+        ranges: The Range header of every GET so far.
+        headers: The headers of every request so far.
+    """
+
+    def __init__(self) -> None:
+        self.content = CONTENT
+        self.status: int | None = None
+        self.die_after: int | None = None
+        self.chunk_pause = 0.0
+        self.ranges: list[str | None] = []
+        self.headers: list[dict[str, str]] = []
+        page = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_HEAD(self) -> None:
+                page.headers.append(dict(self.headers))
+                self.send_response(302)
+                self.send_header('Location', '/elsewhere')
+                self.end_headers()
+
+            def do_GET(self) -> None:
+                page.headers.append(dict(self.headers))
+                page.ranges.append(self.headers['Range'])
+                begin = int(re.match(r'bytes=(\d+)-', self.headers['Range'] or 'bytes=0-')[1])
+                status = page.status or (206 if begin else 200)
+                status = 416 if begin >= len(page.content) else status
+                body = page.content[begin:] if status < 300 else b''
+                self.send_response(status)
+                self.send_header('Content-Length', str(len(body)))
+                if status == 206:
+                    self.send_header('Content-Range', f'bytes {begin}-{len(page.content) - 1}/{len(page.content)}')
+                self.end_headers()
+                if page.die_after is not None:
+                    body, page.die_after = body[: page.die_after], None
+                with contextlib.suppress(OSError):  # the client was killed
+                    for i in range(0, len(body), 1 << 14):
+                        self.wfile.write(body[i : i + (1 << 14)])
+                        time.sleep(page.chunk_pause)
+
+            def log_message(self, *args) -> None:
+                pass
+
+        self.httpd = ThreadingHTTPServer(('127.0.0.1', 0), Handler)
+        self.url = f'http://127.0.0.1:{self.httpd.server_port}'
+        threading.Thread(target=self.httpd.serve_forever, args=(0.05,), daemon=True).start()
+
+
+@pytest.fixture
+def page(monkeypatch: pytest.MonkeyPatch) -> Iterator[ReleasePage]:
+    """The release host, with a small network in the place of the published one."""
+    page = ReleasePage()
+    monkeypatch.setattr(releases, 'RELEASE_HOST', page.url)
+    # The client writes 10 MiB at a time; this file is smaller than that.
+    monkeypatch.setattr(constants, 'DOWNLOAD_CHUNK_SIZE', 10_000)
+    monkeypatch.setitem(WEIGHTS, NAME, dataclasses.replace(WEIGHTS[NAME], md5=md5(CONTENT)))
+    yield page
+    page.httpd.shutdown()
+    page.httpd.server_close()
+
+
+def md5(content: bytes) -> str:
+    return hashlib.md5(content).hexdigest()
+
+
+def create(cache: Path) -> torch.nn.Module:
+    return timm.create_model(NAME, pretrained=True, cache_dir=cache, **SMALL).eval()
+
+
+def assert_loads(cache: Path) -> None:
+    with np.load(DATA / 'keras_cv_small_expected.npz') as content, torch.inference_mode():
+        x, logits = torch.from_numpy(content['x']).permute(0, 3, 1, 2), torch.from_numpy(content['logits'])
+        torch.testing.assert_close(create(cache)(x), logits, rtol=0, atol=2e-5)
+
+
+def assert_fails(cache: Path, *words: str) -> None:
+    """One sentence that has these words; nothing is kept that a later load takes for whole."""
+    with pytest.raises(HubError) as e:
+        create(cache)
+    assert '\n' not in str(e.value)
+    for word in words:
+        assert word in str(e.value), e.value
+    assert not list(cache.rglob('*.safetensors'))
+
+
+def kept(cache: Path) -> list[str]:
+    return sorted(p.name for p in cache.rglob('*') if p.is_file() and p.suffix != '.lock')
+
+
+def test_it_is_downloaded_and_converted_once(page: ReleasePage, fresh_cache: Path, monkeypatch) -> None:
+    assert_loads(fresh_cache)
+    assert page.ranges == [None]
+    name = f'coatnet0_224_imagenet-{md5(CONTENT)[:8]}.safetensors'
+    assert kept(fresh_cache) == [name]
+    # Neither the network nor h5py is needed any more.
+    page.httpd.shutdown()
+    monkeypatch.setitem(sys.modules, 'h5py', None)
+    monkeypatch.setattr(constants, 'HF_HUB_OFFLINE', True)
+    assert_loads(fresh_cache)
+
+
+def test_the_model_names_its_source(page: ReleasePage, fresh_cache: Path) -> None:
+    cfg = create(fresh_cache).pretrained_cfg
+    url = 'https://github.com/leondgarse/keras_cv_attention_models/releases/download/coatnet/coatnet0_224_imagenet.h5'
+    assert (cfg['url'], cfg['license'], cfg['tag']) == (url, 'mit', 'kecam_in1k')
+
+
+def test_no_token_is_sent(page: ReleasePage, fresh_cache: Path, monkeypatch) -> None:
+    monkeypatch.setenv('HF_TOKEN', 'hf_secret')
+    assert_loads(fresh_cache)
+    assert page.headers and not any('secret' in v for headers in page.headers for v in headers.values())
+
+
+def test_without_cache_dir_it_is_kept_under_hf_home(page: ReleasePage) -> None:
+    timm.create_model(NAME, pretrained=True, **SMALL)
+    file = releases.release_file(WEIGHTS[NAME].release, md5(CONTENT))
+    assert file.is_file() and file.parent == Path(os.environ['HF_HOME']) / 'coatnet-zoo'
+    file.unlink()
+
+
+@pytest.mark.parametrize('tag, size', [('kecam_in1k_160', 160), ('kecam_in1k', 224)])
+@torch.inference_mode()
+def test_the_published_network(tag: str, size: int, page: ReleasePage, fresh_cache: Path, monkeypatch) -> None:
+    """Of full size, made of our tensors in that code's names and layouts, which the other tests prove."""
+    name = f'coatnet_0.{tag}'
+    model = randomize_(timm.create_model(name))
+    state_dict = model.state_dict()
+    structure = Structure((64, 64), (96, 192, 384, 768), (2, 3, 5, 2), 'CCTT', None, 32, 3, 1000, (size, size))
+    with h5py.File(fresh_cache / 'served.h5', 'w') as file:
+        for theirs, (ours, layout) in keras_cv._tensor_map(structure).items():
+            source, target = layout.split(' -> ')
+            axes = dict(three=3, d=32) if 'three' in layout else {}
+            tensor = rearrange(state_dict.pop(ours), f'{target} -> {source}', **axes)
+            layer, weight = theirs.split('/')
+            file[f'{layer}/{layer}/{weight}:0'] = tensor.numpy()
+    assert all(k.endswith('num_batches_tracked') for k in state_dict)
+    page.content = (fresh_cache / 'served.h5').read_bytes()
+    (fresh_cache / 'served.h5').unlink()
+    monkeypatch.setitem(WEIGHTS, name, dataclasses.replace(WEIGHTS[name], md5=md5(page.content)))
+    loaded = timm.create_model(name, pretrained=True, cache_dir=fresh_cache).eval()
+    x = random_images(2, 3, size)
+    assert loaded.img_size == (size, size)
+    assert_close(loaded(x), model(x), rel=1e-5)
+    fine_tuned = timm.create_model(name, pretrained=True, cache_dir=fresh_cache, num_classes=5, in_chans=1)
+    assert fine_tuned(x[:, :1]).shape == (2, 5)
+
+
+# Faults.
+
+
+def test_without_a_network(page: ReleasePage, fresh_cache: Path, monkeypatch) -> None:
+    with socket.socket() as unused:
+        unused.bind(('127.0.0.1', 0))
+        url = f'http://127.0.0.1:{unused.getsockname()[1]}'
+    for host in (url, 'http://no-such-host.invalid'):
+        with monkeypatch.context() as m:
+            m.setattr(releases, 'RELEASE_HOST', host)
+            start = time.monotonic()
+            assert_fails(fresh_cache, host, 'cannot be reached', 'connect to a network')
+            assert time.monotonic() - start < 5
+    assert_loads(fresh_cache)
+
+
+def test_a_host_that_says_nothing(page: ReleasePage, fresh_cache: Path, monkeypatch) -> None:
+    with socket.socket() as silent, monkeypatch.context() as m:
+        silent.bind(('127.0.0.1', 0))
+        silent.listen()
+        m.setattr(releases, 'RELEASE_HOST', f'http://127.0.0.1:{silent.getsockname()[1]}')
+        start = time.monotonic()
+        assert_fails(fresh_cache, 'cannot be reached')
+        assert time.monotonic() - start < 5
+    assert_loads(fresh_cache)
+
+
+def test_offline_never_touches_the_network(page: ReleasePage, fresh_cache: Path, monkeypatch) -> None:
+    with monkeypatch.context() as m:
+        m.setattr(constants, 'HF_HUB_OFFLINE', True)
+        assert_fails(fresh_cache, 'HF_HUB_OFFLINE is set')
+    assert page.headers == []
+
+
+def test_without_h5py_nothing_is_downloaded(page: ReleasePage, fresh_cache: Path, monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, 'h5py', None)
+    with pytest.raises(CheckpointError, match=re.escape('pip install coatnet-zoo[keras]')):
+        create(fresh_cache)
+    assert page.headers == []
+
+
+@pytest.mark.parametrize('status', [401, 403, 404, 500, 503])
+def test_errors_of_the_host(status: int, page: ReleasePage, fresh_cache: Path) -> None:
+    page.status = status
+    assert_fails(fresh_cache, page.url, str(status))
+    page.status = None
+    assert_loads(fresh_cache)
+
+
+def test_another_file_is_thrown_away(page: ReleasePage, fresh_cache: Path) -> None:
+    page.content = CONTENT[:-1] + b'?'
+    assert_fails(fresh_cache, md5(page.content), md5(CONTENT), 'thrown away')
+    assert kept(fresh_cache) == []
+    page.content = CONTENT
+    assert_loads(fresh_cache)
+
+
+def test_a_body_that_is_cut_short_is_resumed(page: ReleasePage, fresh_cache: Path) -> None:
+    page.die_after = 100_000
+    assert_loads(fresh_cache)
+    assert page.ranges == [None, 'bytes=100000-']
+
+
+@pytest.mark.parametrize('left', [100_000, len(CONTENT), len(CONTENT) + 7])
+def test_a_download_that_was_killed_is_resumed(left: int, page: ReleasePage, fresh_cache: Path) -> None:
+    """In the middle; at its end, before the conversion; and with more in it than there is."""
+    file = releases.release_file(WEIGHTS[NAME].release, md5(CONTENT), fresh_cache)
+    file.parent.mkdir()
+    incomplete = file.with_suffix('.incomplete.h5')
+    incomplete.write_bytes((CONTENT + bytes(7))[:left])
+    if left > len(CONTENT):
+        assert_fails(fresh_cache, '416')
+        assert kept(fresh_cache) == []
+    assert_loads(fresh_cache)
+    assert page.ranges[-1:] == {100_000: ['bytes=100000-'], len(CONTENT): []}.get(left, [None])
+    assert kept(fresh_cache) == [file.name]
+
+
+SCRIPT = f"""
+import dataclasses, sys, timm, coatnet_zoo
+from coatnet_zoo import releases
+from coatnet_zoo.weights import WEIGHTS
+from huggingface_hub import constants
+constants.DOWNLOAD_CHUNK_SIZE = 10_000
+releases.RELEASE_HOST = sys.argv[1]
+WEIGHTS[{NAME!r}] = dataclasses.replace(WEIGHTS[{NAME!r}], md5={md5(CONTENT)!r})
+print('ready', flush=True)
+timm.create_model({NAME!r}, pretrained=True, cache_dir=sys.argv[2], **{SMALL!r})
+"""
+
+
+def start(page: ReleasePage, cache: Path) -> subprocess.Popen:
+    command = [sys.executable, '-c', SCRIPT, page.url, str(cache)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+
+
+def test_killed_processes_leave_a_usable_cache(page: ReleasePage, fresh_cache: Path) -> None:
+    page.chunk_pause = 0.05  # 4 s for the file
+    for delay in (0.3, 0.8, 1.5):
+        process = start(page, fresh_cache)
+        process.stdout.readline()
+        time.sleep(delay)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        process.stdout.close()
+        assert not list(fresh_cache.rglob('*.safetensors'))
+    page.chunk_pause = 0.0
+    assert_loads(fresh_cache)
+    assert page.ranges[-1] is not None, 'the last one should have gone on where the others ended'
+
+
+def test_a_process_that_is_killed_while_it_converts(page: ReleasePage, fresh_cache: Path, monkeypatch) -> None:
+    def die(tensors, filename, **kwargs) -> None:
+        Path(filename).write_bytes(b'half')
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as m:
+        m.setattr(releases, 'save_file', die)
+        with pytest.raises(KeyboardInterrupt):
+            create(fresh_cache)
+    assert not list(fresh_cache.rglob('*.safetensors'))
+    assert_loads(fresh_cache)
+    assert page.ranges == [None]
+
+
+def test_processes_at_once_download_it_once(page: ReleasePage, fresh_cache: Path) -> None:
+    page.chunk_pause = 0.05
+    processes = [start(page, fresh_cache) for _ in range(3)]
+    assert [p.wait(120) for p in processes] == [0, 0, 0]
+    for p in processes:
+        p.stdout.close()
+    assert page.ranges == [None]
+    assert_loads(fresh_cache)
+
+
+def test_a_full_disk(page: ReleasePage, fresh_cache: Path, monkeypatch) -> None:
+    def full(*args, **kwargs) -> None:
+        raise OSError(28, 'No space left on device')
+
+    for function in ('http_get', 'save_file'):
+        with monkeypatch.context() as m:
+            m.setattr(releases, function, full)
+            assert_fails(fresh_cache, 'No space left on device')
+    assert_loads(fresh_cache)
+
+
+def test_a_folder_that_cannot_be_made(page: ReleasePage, fresh_cache: Path) -> None:
+    (fresh_cache / 'coatnet-zoo').write_text('a file')
+    assert_fails(fresh_cache, 'cannot be fetched into')
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason='root may write to read-only folders')
+def test_a_read_only_cache(page: ReleasePage, fresh_cache: Path) -> None:
+    fresh_cache.chmod(0o555)
+    assert_fails(fresh_cache, 'Permission denied')
+    fresh_cache.chmod(0o755)
+    assert_loads(fresh_cache)
+    (fresh_cache / 'coatnet-zoo').chmod(0o555)
+    assert_loads(fresh_cache)
+    (fresh_cache / 'coatnet-zoo').chmod(0o755)
+
+
+def test_a_file_that_is_handed_over_is_not_downloaded(page: ReleasePage, tmp_path: Path) -> None:
+    shutil.copy(DATA / 'keras_cv_small.h5', tmp_path / 'a.h5')
+    overlay = dict(file=str(tmp_path / 'a.h5'), num_classes=10)
+    model = timm.create_model(NAME, pretrained=True, **{**SMALL, 'pretrained_cfg_overlay': overlay})
+    assert model.pretrained_cfg['file'] == str(tmp_path / 'a.h5')
+    assert page.headers == []
