@@ -19,10 +19,7 @@ ROOT = Path(__file__).parents[1]
 REPO = os.environ.get('TIMM_REPO')
 FULL = os.environ.get('WALKTHROUGH_EPOCHS') == 'full'
 
-pytestmark = [
-    pytest.mark.skipif(not REPO, reason='TIMM_REPO names no checkout of huggingface/pytorch-image-models'),
-    pytest.mark.xdist_group('walkthrough'),
-]
+pytestmark = pytest.mark.skipif(not REPO, reason='TIMM_REPO names no checkout of huggingface/pytorch-image-models')
 
 
 def blocks(language: str) -> list[str]:
