@@ -8,6 +8,7 @@ import dataclasses
 from functools import partial
 from typing import Any
 
+import torch
 from timm.layers import to_2tuple
 from timm.models import (
     PretrainedCfg,
@@ -80,6 +81,15 @@ def _resolve_impl(
     return impl, named
 
 
+def _materialize(model: nn.Module, device: torch.device | str) -> None:
+    """Initialise what a file did not have, such as a new classifier, and bring everything to its device."""
+    for module in model.modules():
+        if any(p.is_meta for p in module.parameters(recurse=False)):
+            module.to_empty(device='cpu', recurse=False)
+            module.reset_parameters()
+    model.to(device)
+
+
 def _create_coatnet(
     size: str,
     pretrained: bool = False,
@@ -135,6 +145,12 @@ def _create_coatnet(
     elif pretrained and str(load_cfg.file).endswith(KERAS_SUFFIXES):
         load_cfg = dataclasses.replace(load_cfg, file=None, state_dict=read_checkpoint(load_cfg.file))
 
+    # Random weights that the file's replace would take longer to draw than the file to read.
+    from_file = pretrained and load_cfg.state_dict is None
+    if from_file:
+        device = kwargs.pop('device', None) or torch.get_default_device()
+        kwargs['device'] = 'meta'
+
     asked_size = 'img_size' in kwargs
     kwargs.setdefault('img_size', load_cfg.input_size[-2:])
     model = build_model_with_cfg(
@@ -149,6 +165,8 @@ def _create_coatnet(
         cache_dir=cache_dir,
         **kwargs,
     )
+    if from_file:
+        _materialize(model, device)
     # What the user sees names the Hub repository or URL, not the file in the cache that it was loaded from.
     features_only = not isinstance(model, CoAtNet)
     model.pretrained_cfg = pretrained_cfg_for_features(public_cfg) if features_only else public_cfg

@@ -195,7 +195,8 @@ class CoAtNet(nn.Module):
         """Load a checkpoint of this package, of timm's CoAtNets or of another code that can be converted.
 
         Arguments are those of `torch.nn.Module.load_state_dict`. Names and layouts are mapped and relative position
-        tables are resized to this model's `img_size`.
+        tables are resized to this model's `img_size`. A model on the meta device takes the tensors themselves, in its
+        own precision.
 
         Raises:
             CheckpointError: If the checkpoint is one of another implementation; the message has the call for it.
@@ -203,6 +204,10 @@ class CoAtNet(nn.Module):
         """
         if strict:
             state_dict = adapt_state_dict(state_dict, self)
+        if next(self.parameters()).is_meta:
+            assign = True
+            own = self.state_dict()
+            state_dict = {k: v.to(own[k].dtype) if k in own else v for k, v in state_dict.items()}
         return super().load_state_dict(state_dict, strict=strict, assign=assign)
 
     @torch.jit.ignore
