@@ -67,8 +67,8 @@ def publish(hub: HubServer, name: str, model: nn.Module, folder: Path) -> None:
 
 def assert_only_safetensors(hub: HubServer, repo_id: str) -> None:
     assert hub.filenames == {SAFE}
-    assert {path for _, path in hub.requests} == {f'/{repo_id}/resolve/main/{SAFE}'}
-    assert [method for method, _ in hub.requests].count('GET') == 1
+    assert all(path.startswith(f'/{repo_id}/resolve/') for _, path in hub.requests)
+    assert hub.count('GET') == 1
 
 
 @contextmanager

@@ -1,13 +1,17 @@
-"""The command line, `coatnet-zoo`."""
+"""The command line, `coatnet-zoo`.
 
+Only what needs torch imports it, inside its function: see `coatnet_zoo_command`.
+"""
+
+import sys
 from pathlib import Path
 
 import click
 
-from .checkpoint import CheckpointError
-from .convert import INTERPOLATIONS, convert_checkpoint
+from .hub_commands import COMMANDS
 from .run import run_script
 from .version import __version__
+from .weights import INTERPOLATIONS
 
 
 class Numbers(click.ParamType):
@@ -31,6 +35,17 @@ def main() -> None:
     """CoAtNet for timm: every implementation, with weights and conversion."""
 
 
+for _command in COMMANDS:
+    main.add_command(_command)
+
+
+def _run_package() -> None:
+    """Run the package's own code, which registers the models, where `coatnet_zoo_command` has put that off."""
+    package = sys.modules[__package__]
+    if not hasattr(package, 'CoAtNet'):
+        package.__spec__.loader.exec_module(package)
+
+
 @main.command()
 @click.argument('src', type=click.Path(path_type=Path))
 @click.argument('dst', type=click.Path(path_type=Path))
@@ -49,6 +64,9 @@ def convert(src: Path, dst: Path, labels: Path | None, **options) -> None:
     SRC is a .pth, .pt, .bin or .safetensors file. DST becomes a folder with model.safetensors and config.json that
     timm.create_model('local-dir:DST', pretrained=True) loads.
     """
+    _run_package()
+    from .convert import CheckpointError, convert_checkpoint
+
     try:
         names = labels.read_text(encoding='utf-8').splitlines() if labels else None
         result = convert_checkpoint(src, dst, labels=names, **options)
@@ -74,6 +92,7 @@ def run(script: Path, args: tuple[str, ...]) -> None:
 
     SCRIPT is a Python file, such as timm's validate.py; ARGS are its own arguments.
     """
+    _run_package()
     run_script(script, args)
 
 

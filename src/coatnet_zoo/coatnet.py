@@ -5,13 +5,16 @@ on whether weights are loaded.
 """
 
 import dataclasses
+from collections.abc import Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from timm.layers import to_2tuple
 from timm.models import (
     PretrainedCfg,
     build_model_with_cfg,
+    generate_default_cfgs,
     get_pretrained_cfg,
     register_model,
     resolve_pretrained_cfg,
@@ -20,14 +23,17 @@ from timm.models._builder import pretrained_cfg_for_features
 from timm.models._input import update_model_args
 from torch import nn
 
+from .checkpoint import CheckpointError, read_checkpoint
 from .configs import STRUCTURE_FIELDS, CoAtNetCfg, list_impls, resolve_cfg
+from .finite import check_finite
 from .hub import fetch_weights
 from .loading import adapt_state_dict
 from .model import CoAtNet
-from .weights import SAFETENSORS, WEIGHTS, default_cfgs, tags_of, untrained_cfg
+from .weights import SAFETENSORS, WEIGHTS, all_cfgs, tags_of, untrained_cfg
 
 __all__ = ['default_cfgs']  # register_model adds the entrypoints
 
+default_cfgs = generate_default_cfgs(all_cfgs())
 _CFG_FIELDS = {f.name for f in dataclasses.fields(CoAtNetCfg)} - {'impl'}
 
 
@@ -77,6 +83,29 @@ def _resolve_impl(
     return impl, named
 
 
+def _weights_file(cfg: PretrainedCfg, cache_dir: str | None) -> Path | None:
+    """The safetensors file that a configuration says to load; None if it says something else, which timm loads.
+
+    timm itself falls back to pickles, and believes what a `config.json` says of other places for its weights.
+    """
+    if cfg.source == 'local-dir':
+        file = Path(cfg.file) / SAFETENSORS
+        if not file.is_file():
+            raise CheckpointError(
+                f'{cfg.file} has no {SAFETENSORS}; pickled weights (.bin, .pth) are not loaded from it.'
+            )
+        return file
+    if cfg.source == 'hf-hub' or (cfg.hf_hub_id and not cfg.file and not cfg.state_dict):
+        return fetch_weights(cfg.hf_hub_id, cfg.hf_hub_filename or SAFETENSORS, cache_dir)
+    return Path(cfg.file) if str(cfg.file).endswith('.safetensors') else None
+
+
+def _adapt_finite(state_dict: Mapping[str, Any], model: nn.Module, img_size: tuple[int, int] | None) -> dict[str, Any]:
+    state_dict = adapt_state_dict(state_dict, model, img_size)
+    check_finite(state_dict, f'The checkpoint for impl={model.cfg.impl!r}')
+    return state_dict
+
+
 def _create_coatnet(
     size: str,
     pretrained: bool = False,
@@ -116,10 +145,9 @@ def _create_coatnet(
 
     load_cfg = resolve_pretrained_cfg(size, pretrained_cfg, pretrained_cfg_overlay)
     public_cfg = load_cfg.to_dict()
-    handed_over = load_cfg.source == 'local-dir' or load_cfg.file or load_cfg.state_dict
-    if pretrained and load_cfg.hf_hub_id and not handed_over:
-        file = fetch_weights(load_cfg.hf_hub_id, load_cfg.hf_hub_filename or SAFETENSORS, cache_dir)
-        load_cfg = dataclasses.replace(load_cfg, file=str(file), source=None)
+    file = _weights_file(load_cfg, cache_dir) if pretrained else None
+    if file is not None:
+        load_cfg = dataclasses.replace(load_cfg, state_dict=read_checkpoint(file), file=None, source=None)
 
     asked_size = 'img_size' in kwargs
     kwargs.setdefault('img_size', load_cfg.input_size[-2:])
@@ -130,7 +158,7 @@ def _create_coatnet(
         pretrained_cfg=load_cfg,
         model_cfg=cfg,
         feature_cfg=dict(flatten_sequential=True),
-        pretrained_filter_fn=partial(adapt_state_dict, img_size=saved_size and to_2tuple(saved_size)),
+        pretrained_filter_fn=partial(_adapt_finite, img_size=saved_size and to_2tuple(saved_size)),
         pretrained_model_args=pretrained_model_args,
         cache_dir=cache_dir,
         **kwargs,

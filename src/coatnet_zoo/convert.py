@@ -17,11 +17,11 @@ from timm.models import save_for_hf
 from . import chinhsuanwu
 from . import coatnet as coatnet  # registers the models that timm.create_model is asked for
 from .checkpoint import CheckpointError, read_checkpoint
+from .finite import check_finite
 from .loading import describe_chinhsuanwu, identify
 from .model import CoAtNet
-from .weights import SAFETENSORS
+from .weights import INTERPOLATIONS, SAFETENSORS
 
-INTERPOLATIONS = ('bicubic', 'bilinear', 'nearest', 'box', 'hamming', 'lanczos')
 _CONFIG = 'config.json'
 _DEFAULT_CROP_PCT = 0.875
 
@@ -87,6 +87,7 @@ def convert_checkpoint(
     state_dict = read_checkpoint(src, ema)
     if not chinhsuanwu.is_chinhsuanwu(state_dict):
         raise CheckpointError(_not_convertible(src, state_dict))
+    check_finite(state_dict, str(src))
     structure = chinhsuanwu.infer_structure(state_dict)
     img_size = _input_size(structure, img_size)
     data_config, assumed = _data_config(structure.in_chans, mean, std, interpolation, crop_pct)
