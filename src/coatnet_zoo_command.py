@@ -9,10 +9,15 @@ import importlib.util
 import sys
 
 
-def main() -> None:
-    """Entry point of the console script."""
+def announce_package() -> None:
+    """Let the modules of `coatnet_zoo` be imported without the package itself being run."""
     spec = importlib.util.find_spec('coatnet_zoo')
     sys.modules['coatnet_zoo'] = importlib.util.module_from_spec(spec)
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    announce_package()
     from coatnet_zoo.cli import main
 
     main()

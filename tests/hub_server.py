@@ -55,6 +55,7 @@ class HubServer:
         rate: If set, bytes per second and download.
         token: If set, what a request needs.
         cdn: Send downloads to another host, as the Hub does for large files.
+        ranges: Answer requests for a part of a file with the part.
     """
 
     def __init__(self) -> None:
@@ -66,6 +67,7 @@ class HubServer:
         self.rate: float | None = None
         self.token: str | None = None
         self.cdn = False
+        self.ranges = True
         self.uploads = Uploads(self)
         self._repos: dict[str, dict[str, Path | bytes]] = {}
         self._speak = threading.Event()
@@ -128,6 +130,7 @@ class HubServer:
         for log in (self._repos, self.requests, self.tokens, self.bodies, self.faults):
             log.clear()
         self.silent = self.cdn = False
+        self.ranges = True
         self.die_after = self.rate = self.token = None
         self.uploads = Uploads(self)
 
@@ -251,7 +254,7 @@ class _Handler(BaseHTTPRequestHandler):
             headers['X-Linked-ETag'], headers['X-Linked-Size'] = headers.pop('ETag'), str(size)
             self._say(302, headers | {'Location': f'http://localhost:{port}/cdn{self.path}'})
             return
-        match = re.fullmatch(r'bytes=(\d+)-', self.headers.get('Range', ''))
+        match = re.fullmatch(r'bytes=(\d+)-', self.headers.get('Range', '') if self.hub.ranges else '')
         start = int(match[1]) if match else 0
         if start >= size > 0:
             self._say(416, {'Content-Range': f'bytes */{size}'})

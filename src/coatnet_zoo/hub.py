@@ -66,15 +66,16 @@ def fetch_weights(hf_hub_id: str, filename: str = SAFETENSORS, cache_dir: str | 
     try:
         cached = cached_weights(hf_hub_id, filename, cache)
         if cached and where['revision'] == cached.parent.name:
-            return _sound(cached)  # a commit never changes
+            return _sound(cached, hf_hub_id)  # a commit never changes
         answer = _ask(hf_hub_url(**where))
         if isinstance(answer, HfHubHTTPError) and not cached:
             # The Hub is there. It may be busy; anything else is raised at once.
             answer = get_hf_file_metadata(hf_hub_url(**where), timeout=_CONNECT_TIMEOUT, retry_on_errors=True)
         if isinstance(answer, HfFileMetadata):
-            return _store(answer, where, cache)
+            stored, checked = _store(answer, where, cache)
+            return stored if checked else _sound(stored, hf_hub_id)
         if cached:
-            return _sound(cached)
+            return _sound(cached, hf_hub_id)
     except HubError:
         raise
     except Exception as e:  # of this client, of the HTTP client below it, of the file system
@@ -114,8 +115,8 @@ def _ask(url: str) -> HfFileMetadata | Exception:
     return answer[0]
 
 
-def _store(file: HfFileMetadata, where: dict[str, Any], cache: Path) -> Path:
-    """Have a file of the Hub in the cache, and its hash checked once."""
+def _store(file: HfFileMetadata, where: dict[str, Any], cache: Path) -> tuple[Path, bool]:
+    """Have a file of the Hub in the cache. Its path, and whether its hash has been checked just now."""
     at_commit = {**where, 'revision': file.commit_hash}
     checked = False
     if not isinstance(try_to_load_from_cache(**at_commit, cache_dir=cache), str):
@@ -133,16 +134,16 @@ def _store(file: HfFileMetadata, where: dict[str, Any], cache: Path) -> Path:
         )
     # Finds the content and adds what else its cache has: the snapshot and the reference.
     stored = Path(hf_hub_download(**where, cache_dir=cache, etag_timeout=_CONNECT_TIMEOUT))
-    return stored if checked and declared_digest(stored) == file.etag else _sound(stored)
+    return stored, checked and declared_digest(stored) == file.etag
 
 
-def _sound(file: Path) -> Path:
+def _sound(file: Path, hf_hub_id: str) -> Path:
     """The file itself, after a look at its hash."""
     declared = declared_digest(file)
     if declared and (actual := digest_of(file, declared)) != declared:
         raise HubError(
-            f'{file} is damaged: its hash is {actual}, but the Hub declared {declared}; delete its content by '
-            f'`rm {blob_of(file)}`, and it is downloaded again when it is next used.'
+            f'The cached {file.name} of {hf_hub_id} is damaged: its hash is {actual}, but the Hub declared {declared}; '
+            f'delete it by `rm {blob_of(file)}`, and it is downloaded again when it is next used.'
         )
     return file
 
