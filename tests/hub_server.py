@@ -195,7 +195,10 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer()
 
     def do_GET(self) -> None:
-        self._answer()
+        if self.path.startswith('/api/'):
+            self._upload()
+        else:
+            self._answer()
 
     def do_POST(self) -> None:
         self._upload()
@@ -215,7 +218,8 @@ class _Handler(BaseHTTPRequestHandler):
         if self.fault.status is not None:
             self._say(self.fault.status, self.fault.headers)
             return False
-        if hub.token is not None and token != f'Bearer {hub.token}' and '/cdn/' not in self.path:
+        is_signed = self.path.startswith(('/cdn/', '/lfs/'))  # addresses that the Hub gave away
+        if hub.token is not None and token != f'Bearer {hub.token}' and not is_signed:
             self._say(401, {'X-Error-Code': 'RepoNotFound', 'X-Error-Message': 'Invalid username or password.'})
             return False
         return True

@@ -18,11 +18,11 @@ class Uploads:
     """Answers to the requests that change something.
 
     Attributes:
-        created: What every repository was asked to be created with.
+        private: Whether the repositories that were created are private.
     """
 
     def __init__(self, hub: _Repos) -> None:
-        self.created: list[dict[str, Any]] = []
+        self.private: dict[str, bool] = {}
         self._hub = hub
         self._objects: dict[str, bytes] = {}
 
@@ -32,12 +32,19 @@ class Uploads:
         if method == 'PUT':
             self._objects[path.rpartition('/')[2]] = body
             return 200, {}, b''
+        if method == 'GET':
+            repo_id = path.removeprefix('/api/models/')
+            if repo_id not in self.private:
+                return 404, {'X-Error-Code': 'RepoNotFound'}, b''
+            return _json(dict(id=repo_id, private=self.private[repo_id]))
         if path.endswith('/commit/main'):
             return _json(self._commit(path.split('/')[3:5], [json.loads(line) for line in body.splitlines()]))
         asked = json.loads(body)
         if path == '/api/repos/create':
-            self.created.append(asked)
             repo_id = f'{asked["organization"]}/{asked["name"]}'
+            if repo_id in self.private:
+                return 409, {}, json.dumps(dict(url=f'{self._hub.url}/{repo_id}')).encode()
+            self.private[repo_id] = asked.get('visibility') == 'private'
             self._hub.add_repo(repo_id, {})
             return _json(dict(url=f'{self._hub.url}/{repo_id}'))
         if path == '/api/validate-yaml':

@@ -3,12 +3,11 @@
 Only what needs torch imports it, inside its function: see `coatnet_zoo_command`.
 """
 
-import sys
 from pathlib import Path
 
 import click
 
-from .hub_commands import COMMANDS
+from .hub_commands import COMMANDS, run_package
 from .run import run_script
 from .version import __version__
 from .weights import INTERPOLATIONS
@@ -39,13 +38,6 @@ for _command in COMMANDS:
     main.add_command(_command)
 
 
-def _run_package() -> None:
-    """Run the package's own code, which registers the models, where `coatnet_zoo_command` has put that off."""
-    package = sys.modules[__package__]
-    if not hasattr(package, 'CoAtNet'):
-        package.__spec__.loader.exec_module(package)
-
-
 @main.command()
 @click.argument('src', type=click.Path(path_type=Path))
 @click.argument('dst', type=click.Path(path_type=Path))
@@ -64,7 +56,7 @@ def convert(src: Path, dst: Path, labels: Path | None, **options) -> None:
     SRC is a .pth, .pt, .bin or .safetensors file. DST becomes a folder with model.safetensors and config.json that
     timm.create_model('local-dir:DST', pretrained=True) loads.
     """
-    _run_package()
+    run_package()
     from .convert import CheckpointError, convert_checkpoint
 
     try:
@@ -92,7 +84,7 @@ def run(script: Path, args: tuple[str, ...]) -> None:
 
     SCRIPT is a Python file, such as timm's validate.py; ARGS are its own arguments.
     """
-    _run_package()
+    run_package()
     run_script(script, args)
 
 

@@ -81,11 +81,11 @@ def fetch_weights(hf_hub_id: str, filename: str = SAFETENSORS, cache_dir: str | 
     except Exception as e:  # of this client, of the HTTP client below it, of the file system
         raise HubError(
             f'{filename} of {hf_hub_id} cannot be fetched from the Hub at {constants.ENDPOINT} into {cache}: '
-            f'{_reason(e)}{_hint(e)}'
+            f'{sentence(e)}'
         ) from e
     raise HubError(
         f'{where["repo_id"]} is not in the cache {cache} and the Hub at {constants.ENDPOINT} cannot be reached '
-        f'({_reason(answer)}); connect to a network, set HF_ENDPOINT to a mirror, or put the file into the cache and '
+        f'({sentence(answer)}); connect to a network, set HF_ENDPOINT to a mirror, or put the file into the cache and '
         'set HF_HUB_OFFLINE=1.'
     ) from answer
 
@@ -148,14 +148,16 @@ def _sound(file: Path, hf_hub_id: str) -> Path:
     return file
 
 
-def _reason(error: BaseException) -> str:
-    """The client's messages have a status line, then what it means, then advice."""
+def sentence(error: BaseException) -> str:
+    """What an error says, in one line.
+
+    The messages of huggingface_hub have a status line, then what it means, then advice; some hide the cause.
+    """
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return ' '.join(lines[:2]) or type(error).__name__
-
-
-def _hint(error: Exception) -> str:
-    status = error.response.status_code if isinstance(error, HfHubHTTPError) else None
-    if status in (401, 403):
-        return ' For a private or gated repository, set HF_TOKEN or log in by `hf auth login`.'
-    return ''
+    said = ' '.join(lines[:2]) or type(error).__name__
+    if not isinstance(error, HfHubHTTPError):
+        cause = sentence(error.__cause__) if error.__cause__ else said
+        return said if cause in said else f'{said} ({cause})'
+    if error.response.status_code in (401, 403):
+        said += ' For a private or gated repository, set HF_TOKEN or log in by `hf auth login`.'
+    return said

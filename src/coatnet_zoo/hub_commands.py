@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import sys
 from pathlib import Path
 
 import click
@@ -12,6 +13,13 @@ from .packs import pack, pull, verify
 from .weights import WEIGHTS, weights_cfg
 
 _HEADER = ('name', 'impl', 'M params', 'G MACs', 'px', 'classes', 'top-1', 'licence', 'source', 'cached')
+
+
+def run_package() -> None:
+    """Run the package's own code, which registers the models, where `coatnet_zoo_command` has put that off."""
+    package = sys.modules[__package__]
+    if not hasattr(package, 'CoAtNet'):
+        package.__spec__.loader.exec_module(package)
 
 
 def _names(ctx: click.Context, param: click.Parameter, names: tuple[str, ...]) -> list[str]:
@@ -126,6 +134,7 @@ def pull_command(names: list[str], everything: bool, dest: Path | None) -> None:
 
     pull(names, done)
     if dest is not None:
+        run_package()
         for name in filter(files.__contains__, names):
             folder = dest if len(names) == 1 else dest / name
             try:
@@ -148,4 +157,34 @@ def verify_command(names: list[str]) -> None:
         raise SystemExit(1)
 
 
-COMMANDS = (list_command, info, pull_command, verify_command)
+@click.command()
+@click.argument('folder', type=click.Path(path_type=Path, exists=True, file_okay=False), metavar='DIR')
+@click.argument('repo_id', metavar='ORG/NAME')
+@click.option('--private', is_flag=True, help='Create a private repository.')
+@click.option('--dry-run', is_flag=True, help='Only check the folder and show what would go.')
+@click.option('--license', help='Identifier of the licence, e.g. apache-2.0. Default: what config.json says.')
+@click.option('--data', help='For the card: what it was trained on.')
+@click.option('--accuracy', type=float, help='For the card: top-1 in percent.')
+@click.option('--source', help='For the card: where the weights come from.')
+def push(folder: Path, repo_id: str, private: bool, dry_run: bool, **facts) -> None:
+    """Publish a folder, converted or fine-tuned, on the Hugging Face Hub.
+
+    DIR has model.safetensors and config.json; its README.md becomes the model card, or one is written.
+    """
+    run_package()
+    from .checkpoint import CheckpointError
+    from .publish import prepare, publish
+
+    try:
+        publication = prepare(folder, repo_id, **facts)
+        url = None if dry_run else publish(publication, private)
+    except (CheckpointError, HubError, OSError, UnicodeDecodeError) as e:
+        raise click.ClickException(str(e)) from e
+    click.echo(f'would publish {repo_id}:' if dry_run else f'published {url}:')
+    for name, size in publication.sizes.items():
+        click.echo(f'  {name}  {size:,} bytes')
+    if dry_run:
+        click.echo(f'\n{publication.card}')
+
+
+COMMANDS = (list_command, info, pull_command, verify_command, push)
