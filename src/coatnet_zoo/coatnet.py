@@ -25,10 +25,10 @@ from torch import nn
 
 from .checkpoint import CheckpointError, read_checkpoint
 from .configs import STRUCTURE_FIELDS, CoAtNetCfg, list_impls, resolve_cfg
-from .finite import check_finite
 from .hub import fetch_weights
 from .loading import adapt_state_dict
 from .model import CoAtNet
+from .values import check_values
 from .weights import SAFETENSORS, WEIGHTS, all_cfgs, tags_of, untrained_cfg
 
 __all__ = ['default_cfgs']  # register_model adds the entrypoints
@@ -100,13 +100,43 @@ def _weights_file(cfg: PretrainedCfg, cache_dir: str | None) -> Path | None:
     return Path(cfg.file) if str(cfg.file).endswith('.safetensors') else None
 
 
-def _adapt_finite(state_dict: Mapping[str, Any], model: nn.Module, img_size: tuple[int, int] | None) -> dict[str, Any]:
+def _adapt_checked(state_dict: Mapping[str, Any], model: nn.Module, img_size: tuple[int, int] | None) -> dict[str, Any]:
     state_dict = adapt_state_dict(state_dict, model, img_size)
-    check_finite(state_dict, f'The checkpoint for impl={model.cfg.impl!r}')
+    check_values(state_dict, model.state_dict(), f'The checkpoint for impl={model.cfg.impl!r}')
     return state_dict
 
 
-def _create_coatnet(
+def _create_coatnet(size: str, pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """Build a registered CoAtNet as `timm.create_model` asks for it.
+
+    Args:
+        size: Registered name without tag.
+        pretrained: Load the weights of the tag.
+        **kwargs: What follows, then fields of `CoAtNetCfg`, then arguments of `CoAtNet` and of
+            `timm.models.build_model_with_cfg`.
+        impl: Implementation; by default the one that the tag needs, or the size's first.
+        pretrained_cfg: A tag, or a whole pretrained configuration.
+        pretrained_cfg_overlay: Replaces fields of it.
+        pretrained_model_args: The arguments recorded with the weights of `local-dir:` and `hf-hub:` models.
+        cache_dir: Cache of huggingface_hub.
+
+    Raises:
+        ValueError: If `impl`, tag and weights contradict each other or do not exist.
+        TypeError: If an argument is unknown.
+        HubError: If the weights cannot be had from the Hub.
+        CheckpointError: If the weights do not fit, or a `config.json` does not describe a network.
+    """
+    cfg = kwargs.get('pretrained_cfg')
+    try:
+        return _build(size, pretrained, **kwargs)
+    except (TypeError, AttributeError, KeyError, IndexError, AssertionError) as e:
+        if isinstance(cfg, dict) and cfg.get('source') in ('local-dir', 'hf-hub'):
+            where = cfg.get('file') if cfg['source'] == 'local-dir' else cfg.get('hf_hub_id')
+            raise CheckpointError(f'{size} cannot be built from the config.json of {where}: {e!r}.') from e
+        raise
+
+
+def _build(
     size: str,
     pretrained: bool = False,
     impl: str | None = None,
@@ -116,24 +146,6 @@ def _create_coatnet(
     cache_dir: str | None = None,
     **kwargs: Any,
 ) -> nn.Module:
-    """Build a registered CoAtNet as `timm.create_model` asks for it.
-
-    Args:
-        size: Registered name without tag.
-        pretrained: Load the weights of the tag.
-        impl: Implementation; by default the one that the tag needs, or the size's first.
-        pretrained_cfg: A tag, or a whole pretrained configuration.
-        pretrained_cfg_overlay: Replaces fields of it.
-        pretrained_model_args: The arguments recorded with the weights of `local-dir:` and `hf-hub:` models.
-        cache_dir: Cache of huggingface_hub.
-        **kwargs: Fields of `CoAtNetCfg`, then arguments of `CoAtNet` and of `timm.models.build_model_with_cfg`.
-
-    Raises:
-        ValueError: If `impl`, tag and weights contradict each other or do not exist.
-        TypeError: If an argument is unknown.
-        HubError: If the weights cannot be had from the Hub.
-        CheckpointError: If the weights do not fit.
-    """
     saved_impl, saved_size = ((pretrained_model_args or {}).get(key) for key in ('impl', 'img_size'))
     if pretrained and saved_impl and impl != saved_impl:
         raise ValueError(
@@ -158,7 +170,7 @@ def _create_coatnet(
         pretrained_cfg=load_cfg,
         model_cfg=cfg,
         feature_cfg=dict(flatten_sequential=True),
-        pretrained_filter_fn=partial(_adapt_finite, img_size=saved_size and to_2tuple(saved_size)),
+        pretrained_filter_fn=partial(_adapt_checked, img_size=saved_size and to_2tuple(saved_size)),
         pretrained_model_args=pretrained_model_args,
         cache_dir=cache_dir,
         **kwargs,

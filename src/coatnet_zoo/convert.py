@@ -17,9 +17,9 @@ from timm.models import save_for_hf
 from . import chinhsuanwu
 from . import coatnet as coatnet  # registers the models that timm.create_model is asked for
 from .checkpoint import CheckpointError, read_checkpoint
-from .finite import check_finite
 from .loading import describe_chinhsuanwu, identify
 from .model import CoAtNet
+from .values import check_finite
 from .weights import INTERPOLATIONS, SAFETENSORS
 
 _CONFIG = 'config.json'
@@ -186,6 +186,11 @@ def _check_shapes(
                 f'The tensor {source_names[key]} of the chinhsuanwu checkpoint has {canonical[key].numel()} values, '
                 f'but the network that its other tensors describe needs {expected.numel()} there '
                 f'(shape {tuple(expected.shape)}, has {tuple(canonical[key].shape)}).'
+            )
+        if canonical[key].is_floating_point() != expected.is_floating_point():
+            raise CheckpointError(
+                f'The tensor {source_names[key]} of the chinhsuanwu checkpoint is of {canonical[key].dtype}, but the '
+                f'network needs {expected.dtype} there.'
             )
 
 

@@ -1,10 +1,29 @@
-"""Refusing weights that have NaN or infinite values: what diverged, or was damaged, must not pass for a model."""
+"""Refusing weights of values that no model has: what diverged, or was damaged, must not pass for one."""
 
 from collections.abc import Mapping
 
 import torch
 
 from .checkpoint import CheckpointError
+
+
+def check_values(state_dict: Mapping[str, torch.Tensor], own: Mapping[str, torch.Tensor], name: str) -> None:
+    """Look whether tensors are floating-point numbers where a model's are, and finite.
+
+    torch would take integers for weights in silence.
+
+    Args:
+        state_dict: Tensors by name.
+        own: Those of the model that they are for.
+        name: What to call the weights in errors.
+
+    Raises:
+        CheckpointError: If one is not; the message has the tensor's name.
+    """
+    for key in state_dict.keys() & own.keys():
+        if state_dict[key].is_floating_point() != own[key].is_floating_point():
+            raise CheckpointError(f'{name} has {key} as {state_dict[key].dtype} instead of {own[key].dtype}.')
+    check_finite(state_dict, name)
 
 
 def check_finite(state_dict: Mapping[str, torch.Tensor], name: str) -> None:
