@@ -46,7 +46,7 @@ def start_fetch(repo: str, cache: Path, largest: int = 0, **env: str) -> subproc
 def result_of(process: subprocess.Popen) -> tuple[str, float]:
     """What it printed, a path or `HubError: ...`, and the seconds that fetching took."""
     out, err = process.communicate(timeout=120)
-    assert process.returncode == 0, err
+    assert process.returncode == 0 and err == '', err
     *lines, last = out.splitlines()
     torch, seconds = last.split()
     assert torch == 'False' and len(lines) == 1, out
