@@ -157,6 +157,15 @@ def test_faults_that_last(case: str, served: HubServer, fresh_cache: Path, monke
     assert_fetched(fresh_cache)
 
 
+@pytest.mark.parametrize('status', [401, 403, 404, 429, 500, 503])
+def test_cached_file_needs_no_sound_hub(status: int, served: HubServer, fresh_cache: Path) -> None:
+    file = assert_fetched(fresh_cache)
+    served.faults.append(Fault('HEAD', status))
+    start = time.monotonic()
+    assert fetch_weights(REPO, cache_dir=fresh_cache) == file
+    assert time.monotonic() - start < 1.0 and served.faults == []
+
+
 def test_connection_refused(served: HubServer, fresh_cache: Path) -> None:
     served.stop()
     start = time.monotonic()

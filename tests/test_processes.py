@@ -5,6 +5,7 @@ import os
 import random
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ from huggingface_hub import constants
 
 from coatnet_zoo import HubError
 from coatnet_zoo.hub import cached_weights, fetch_weights
+from coatnet_zoo.weights import WEIGHTS
 
 REPO = 'timm/anything'
 CONTENT = safetensors.numpy.save({'w': np.random.default_rng(0).standard_normal(1 << 22, dtype=np.float32)})
@@ -96,6 +98,23 @@ def _holds(process: subprocess.Popen, name: str) -> bool:
     if not fds.is_dir():
         pytest.skip('this system has no /proc')
     return any(os.path.realpath(fd).endswith(name) for fd in fds.iterdir())
+
+
+def test_interrupted_pull_ends_at_once(served: HubServer, fresh_cache: Path) -> None:
+    """By Ctrl-C, although threads are still downloading; what has arrived is kept."""
+    name = 'coatnet_0.sw_in1k'
+    served.add_repo(WEIGHTS[name].hf_hub_id, {'model.safetensors': CONTENT})
+    served.rate = 4e6
+    process = subprocess.Popen(
+        [sys.executable, '-m', 'coatnet_zoo_command', 'pull', name],
+        env={**os.environ, 'HF_HUB_CACHE': str(fresh_cache)}, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    until(lambda: bool(served.bodies))
+    process.send_signal(signal.SIGINT)
+    start = time.monotonic()
+    process.communicate()
+    assert process.returncode == 130 and time.monotonic() - start < 2.0
+    assert len(list(fresh_cache.rglob('*.incomplete'))) == 1
 
 
 # Environment
