@@ -55,6 +55,7 @@ class HubServer:
         rate: If set, bytes per second and download.
         token: If set, what a request needs.
         cdn: Send downloads to another host, as the Hub does for large files.
+        most_at_once: How many downloads there were at the same time.
         ranges: Answer requests for a part of a file with the part.
     """
 
@@ -68,6 +69,8 @@ class HubServer:
         self.token: str | None = None
         self.cdn = False
         self.ranges = True
+        self.most_at_once = 0
+        self._at_once = 0
         self.uploads = Uploads(self)
         self._repos: dict[str, dict[str, Path | bytes]] = {}
         self._speak = threading.Event()
@@ -130,6 +133,7 @@ class HubServer:
         for log in (self._repos, self.requests, self.tokens, self.bodies, self.faults):
             log.clear()
         self.silent = self.cdn = False
+        self.most_at_once = 0
         self.ranges = True
         self.die_after = self.rate = self.token = None
         self.uploads = Uploads(self)
@@ -267,7 +271,12 @@ class _Handler(BaseHTTPRequestHandler):
             headers['Content-Range'] = f'bytes {start}-{size - 1}/{size}'
         self._say(206 if match else 200, headers | {'Content-Length': str(size - start)})
         if self.command == 'GET':
-            self._send(file if isinstance(file, bytes) else file.read_bytes(), start)
+            self.hub._at_once += 1
+            self.hub.most_at_once = max(self.hub.most_at_once, self.hub._at_once)
+            try:
+                self._send(file if isinstance(file, bytes) else file.read_bytes(), start)
+            finally:
+                self.hub._at_once -= 1
 
     def _send(self, content: bytes, start: int) -> None:
         hub, fault = self.hub, self.fault
@@ -280,10 +289,10 @@ class _Handler(BaseHTTPRequestHandler):
         hub.bodies.append((start, 0))
         piece = _PIECE if hub.rate else 1 << 20
         for i in range(start, end, piece):
-            self.wfile.write(content[i : min(i + piece, end)])
-            hub.bodies[index] = (start, min(i + piece, end) - start)
             if hub.rate:
                 time.sleep(piece / hub.rate)
+            self.wfile.write(content[i : min(i + piece, end)])
+            hub.bodies[index] = (start, min(i + piece, end) - start)
         if fault.body == 'stall':
             self.wfile.flush()
             time.sleep(3.0)

@@ -44,7 +44,7 @@ class Uploads:
             repo_id = f'{asked["organization"]}/{asked["name"]}'
             if repo_id in self.private:
                 return 409, {}, json.dumps(dict(url=f'{self._hub.url}/{repo_id}')).encode()
-            self.private[repo_id] = asked.get('visibility') == 'private'
+            self.private[repo_id] = asked.get('private') or asked.get('visibility') == 'private'
             self._hub.add_repo(repo_id, {})
             return _json(dict(url=f'{self._hub.url}/{repo_id}'))
         if path == '/api/validate-yaml':

@@ -189,11 +189,9 @@ def test_pull_goes_on_after_an_error(served: HubServer) -> None:
 
 
 def test_pull_downloads_in_parallel(served: HubServer) -> None:
-    served.rate = 1e5  # 0.16 s or more for a file
-    start = time.monotonic()
+    served.rate = 1e5
     output_of('pull', 'coatnet_0', 'coatnet_1', 'coatnet_2', 'coatnet_3')
-    took, one = time.monotonic() - start, 2 * (16 << 10) / 1e5
-    assert took < 3 * one
+    assert served.most_at_once > 1
 
 
 def test_pull_shows_progress(served: HubServer, cache: Path) -> None:
