@@ -155,7 +155,7 @@ def test_hostile_weights(case: str, load: Callable, folder: Path, hub: HubServer
     (folder / SAFE).write_bytes(SAFETENSORS[case])
     with pytest.raises(CheckpointError) as caught:
         load(folder, hub, fresh_cache)
-    one_sentence(caught.value)
+    assert f'{SAFE} is not a whole safetensors file' in one_sentence(caught.value)
 
 
 @WAYS

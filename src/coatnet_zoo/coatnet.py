@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from timm.layers import to_2tuple
 from timm.models import (
     PretrainedCfg,
@@ -23,7 +24,7 @@ from timm.models._builder import pretrained_cfg_for_features
 from timm.models._input import update_model_args
 from torch import nn
 
-from .checkpoint import CheckpointError, read_checkpoint
+from .checkpoint import CheckpointError
 from .configs import STRUCTURE_FIELDS, CoAtNetCfg, list_impls, resolve_cfg
 from .hub import fetch_weights
 from .loading import adapt_state_dict
@@ -159,22 +160,25 @@ def _build(
     public_cfg = load_cfg.to_dict()
     file = _weights_file(load_cfg, cache_dir) if pretrained else None
     if file is not None:
-        load_cfg = dataclasses.replace(load_cfg, state_dict=read_checkpoint(file), file=None, source=None)
+        load_cfg = dataclasses.replace(load_cfg, file=str(file), source=None, state_dict=None, custom_load=False)
 
     asked_size = 'img_size' in kwargs
     kwargs.setdefault('img_size', load_cfg.input_size[-2:])
-    model = build_model_with_cfg(
-        CoAtNet,
-        size,
-        pretrained,
-        pretrained_cfg=load_cfg,
-        model_cfg=cfg,
-        feature_cfg=dict(flatten_sequential=True),
-        pretrained_filter_fn=partial(_adapt_checked, img_size=saved_size and to_2tuple(saved_size)),
-        pretrained_model_args=pretrained_model_args,
-        cache_dir=cache_dir,
-        **kwargs,
-    )
+    try:
+        model = build_model_with_cfg(
+            CoAtNet,
+            size,
+            pretrained,
+            pretrained_cfg=load_cfg,
+            model_cfg=cfg,
+            feature_cfg=dict(flatten_sequential=True),
+            pretrained_filter_fn=partial(_adapt_checked, img_size=saved_size and to_2tuple(saved_size)),
+            pretrained_model_args=pretrained_model_args,
+            cache_dir=cache_dir,
+            **kwargs,
+        )
+    except SafetensorError as e:
+        raise CheckpointError(f'{file} is not a whole safetensors file ({e}); fetch or save it again.') from e
     # What the user sees names the Hub repository, not the file in the cache that it was loaded from.
     features_only = not isinstance(model, CoAtNet)
     model.pretrained_cfg = pretrained_cfg_for_features(public_cfg) if features_only else public_cfg
