@@ -29,6 +29,7 @@ os.environ.update(
     HF_HOME=_hf_home.name,
     HF_HUB_DISABLE_TELEMETRY='1',
     HF_HUB_DISABLE_PROGRESS_BARS='1',
+    HF_HUB_DISABLE_XET='1',  # the loopback server speaks LFS
     NO_PROXY='127.0.0.1',
     no_proxy='127.0.0.1',
 )

@@ -1,19 +1,45 @@
-"""A Hugging Face Hub on the loopback interface, so that the tests download through the real huggingface_hub client.
+"""A Hugging Face Hub on the loopback interface, so that the tests go through the real huggingface_hub client.
 
-It serves whole files at `/{org}/{name}/resolve/{revision}/{filename}` with the headers that the client relies on,
-answers what is missing as the Hub does, and keeps a log of what was asked for.
+It serves files at `/{org}/{name}/resolve/{revision}/{filename}` with the headers that the client relies on, answers
+what is missing as the Hub does, takes uploads (hub_uploads.py), fails as it is told to, and keeps a log.
 """
 
 import contextlib
+import functools
 import hashlib
-import shutil
+import re
 import threading
+import time
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Literal
 from urllib.parse import unquote
 
+from hub_uploads import Uploads
+
 _MAX_SILENCE = 60.0
+_PIECE = 16 << 10
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What is wrong with one answer.
+
+    Attributes:
+        method: Of the request that it strikes.
+        status: Answered instead of the file.
+        headers: With the status.
+        body: What happens to the body, `after` so many bytes: it is cut short, stalls, or has a bit flipped.
+        after: See `body`.
+    """
+
+    method: str = 'GET'
+    status: int | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: Literal['cut', 'stall', 'flip'] | None = None
+    after: int = 0
 
 
 class HubServer:
@@ -21,13 +47,31 @@ class HubServer:
 
     Attributes:
         requests: Every request so far as (method, path).
+        tokens: What every request had in its Authorization header, if it had one.
+        bodies: Every file that was asked for as (first byte, bytes sent).
+        faults: What the next answers suffer from, each once.
         silent: While true, requests are taken but not answered.
         die_after: If set, the next download gets so many bytes; then the port is closed.
+        rate: If set, bytes per second and download.
+        token: If set, what a request needs.
+        cdn: Send downloads to another host, as the Hub does for large files.
+        most_at_once: How many downloads there were at the same time.
+        ranges: Answer requests for a part of a file with the part.
     """
 
     def __init__(self) -> None:
         self.requests: list[tuple[str, str]] = []
+        self.tokens: list[str | None] = []
+        self.bodies: list[tuple[int, int]] = []
+        self.faults: list[Fault] = []
         self.die_after: int | None = None
+        self.rate: float | None = None
+        self.token: str | None = None
+        self.cdn = False
+        self.ranges = True
+        self.most_at_once = 0
+        self._at_once = 0
+        self.uploads = Uploads(self)
         self._repos: dict[str, dict[str, Path | bytes]] = {}
         self._speak = threading.Event()
         self._speak.set()
@@ -56,6 +100,10 @@ class HubServer:
         """The last part of every path that was asked for."""
         return {path.rpartition('/')[2] for _, path in self.requests}
 
+    def count(self, method: str) -> int:
+        """How many requests there were of a method."""
+        return [m for m, _ in self.requests].count(method)
+
     def start(self) -> 'HubServer':
         """Listen; does nothing if it already does."""
         if self._httpd is None:
@@ -81,11 +129,14 @@ class HubServer:
         self.stop()
 
     def clear(self) -> None:
-        """Forget repositories and log, and answer again."""
-        self._repos.clear()
-        self.requests.clear()
-        self.silent = False
-        self.die_after = None
+        """Forget repositories and log, and answer well again."""
+        for log in (self._repos, self.requests, self.tokens, self.bodies, self.faults):
+            log.clear()
+        self.silent = self.cdn = False
+        self.most_at_once = 0
+        self.ranges = True
+        self.die_after = self.rate = self.token = None
+        self.uploads = Uploads(self)
 
     def add_repo(self, repo_id: str, content: Path | Mapping[str, Path | bytes]) -> str:
         """Serve a repository, replacing one of the same name.
@@ -100,13 +151,18 @@ class HubServer:
         if isinstance(content, Path):
             content = {p.relative_to(content).as_posix(): p for p in sorted(content.rglob('*')) if p.is_file()}
         self._repos[repo_id] = dict(content)
-        return self._commit(repo_id)
+        return self.commit(repo_id)
 
-    def _commit(self, repo_id: str) -> str:
-        entries = sorted((name, _etag(file)) for name, file in self._repos[repo_id].items())
+    def files(self, repo_id: str) -> dict[str, Path | bytes]:
+        """What a repository has, by name."""
+        return self._repos[repo_id]
+
+    def commit(self, repo_id: str) -> str:
+        """The commit hash of a repository."""
+        entries = sorted((name, digest(file)) for name, file in self._repos[repo_id].items())
         return hashlib.sha1(repr((repo_id, entries)).encode()).hexdigest()
 
-    def _find(self, path: str) -> tuple[dict[str, str], Path | bytes | None]:
+    def find(self, path: str) -> tuple[dict[str, str], Path | bytes | None]:
         """The headers, and the file unless something is missing."""
         org, _, rest = path.partition('?')[0].lstrip('/').partition('/')
         name, resolve, rest = rest.partition('/resolve/')
@@ -114,66 +170,149 @@ class HubServer:
         repo_id = f'{org}/{name}'
         if not resolve or repo_id not in self._repos:
             return {'X-Error-Code': 'RepoNotFound', 'X-Error-Message': 'Repository not found'}, None
-        commit = self._commit(repo_id)
+        commit = self.commit(repo_id)
         if unquote(revision) not in ('main', commit):
             return {'X-Error-Code': 'RevisionNotFound', 'X-Error-Message': f'Invalid rev id: {revision}'}, None
         headers = {'X-Repo-Commit': commit}
         file = self._repos[repo_id].get(unquote(filename))
         if file is None:
             return headers | {'X-Error-Code': 'EntryNotFound', 'X-Error-Message': 'Entry not found'}, None
-        return headers | {'ETag': f'"{_etag(file)}"'}, file
+        return headers | {'ETag': f'"{digest(file)}"'}, file
+
+    def take_fault(self, method: str) -> Fault:
+        """The fault that the answer to a request of this method is to have, if any."""
+        for i, fault in enumerate(self.faults):
+            if fault.method == method:
+                return self.faults.pop(i)
+        return Fault(method)
 
     def _handler(self) -> type[BaseHTTPRequestHandler]:
-        hub = self
-
-        class Handler(BaseHTTPRequestHandler):
-            # HTTP/1.0 closes every connection, so that none outlives stop().
-
-            def do_HEAD(self) -> None:
-                self._answer(with_body=False)
-
-            def do_GET(self) -> None:
-                self._answer(with_body=True)
-
-            def _answer(self, with_body: bool) -> None:
-                hub.requests.append((self.command, self.path))
-                if not hub._speak.wait(_MAX_SILENCE):
-                    return
-                headers, file = hub._find(self.path)
-                size = 0 if file is None else len(file) if isinstance(file, bytes) else file.stat().st_size
-                self.send_response(404 if file is None else 200)
-                for key, value in headers.items():
-                    self.send_header(key, value)
-                self.send_header('Content-Length', str(size))
-                self.end_headers()
-                if not with_body or file is None:
-                    return
-                if hub.die_after is not None:
-                    self.wfile.write((file if isinstance(file, bytes) else file.read_bytes())[: hub.die_after])
-                    hub.stop()
-                elif isinstance(file, bytes):
-                    self.wfile.write(file)
-                else:
-                    with file.open('rb') as f:
-                        shutil.copyfileobj(f, self.wfile, 1 << 20)
-
-            def handle(self) -> None:
-                # Raised when a client gives up waiting.
-                with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-                    super().handle()
-
-            def log_message(self, format: str, *args: object) -> None:
-                pass
-
-        return Handler
+        return type('Handler', (_Handler,), dict(hub=self))
 
 
-def _etag(file: Path | bytes) -> str:
-    """Changes with the file; of the length of a git blob's hash. Files are not read, which would take seconds."""
-    identity = file if isinstance(file, bytes) else repr((str(file), *_stat(file))).encode()
-    return hashlib.sha1(identity).hexdigest()
+class _Handler(BaseHTTPRequestHandler):
+    """HTTP/1.0 closes every connection, so that none outlives `HubServer.stop`."""
+
+    hub: HubServer
+
+    def do_HEAD(self) -> None:
+        self._answer()
+
+    def do_GET(self) -> None:
+        if self.path.startswith('/api/'):
+            self._upload()
+        else:
+            self._answer()
+
+    def do_POST(self) -> None:
+        self._upload()
+
+    def do_PUT(self) -> None:
+        self._upload()
+
+    def _begin(self) -> bool:
+        """Whether there is anything more to say."""
+        hub = self.hub
+        token = self.headers.get('Authorization')
+        hub.requests.append((self.command, self.path))
+        hub.tokens.append(token)
+        if not hub._speak.wait(_MAX_SILENCE):
+            return False
+        self.fault = hub.take_fault(self.command)
+        if self.fault.status is not None:
+            self._say(self.fault.status, self.fault.headers)
+            return False
+        is_signed = self.path.startswith(('/cdn/', '/lfs/'))  # addresses that the Hub gave away
+        if hub.token is not None and token != f'Bearer {hub.token}' and not is_signed:
+            self._say(401, {'X-Error-Code': 'RepoNotFound', 'X-Error-Message': 'Invalid username or password.'})
+            return False
+        return True
+
+    def _say(self, status: int, headers: Mapping[str, str], body: bytes = b'') -> None:
+        self.send_response(status)
+        for key, value in {'Content-Length': str(len(body)), **headers}.items():
+            self.send_header(key, value)
+        self.end_headers()
+        self.wfile.write(body)
+
+    def _upload(self) -> None:
+        if self._begin():
+            self._say(*self.hub.uploads.answer(self.command, self.path, self._body()))
+
+    def _body(self) -> bytes:
+        if self.headers.get('Transfer-Encoding') != 'chunked':
+            return self.rfile.read(int(self.headers.get('Content-Length', 0)))
+        chunks = []
+        while size := int(self.rfile.readline(), 16):
+            chunks.append(self.rfile.read(size))
+            self.rfile.readline()
+        self.rfile.readline()
+        return b''.join(chunks)
+
+    def _answer(self) -> None:
+        if not self._begin():
+            return
+        headers, file = self.hub.find(self.path.removeprefix('/cdn'))
+        if file is None:
+            self._say(404, headers)
+            return
+        size = len(file) if isinstance(file, bytes) else file.stat().st_size
+        if self.hub.cdn and not self.path.startswith('/cdn'):
+            port = self.server.server_address[1]
+            headers['X-Linked-ETag'], headers['X-Linked-Size'] = headers.pop('ETag'), str(size)
+            self._say(302, headers | {'Location': f'http://localhost:{port}/cdn{self.path}'})
+            return
+        match = re.fullmatch(r'bytes=(\d+)-', self.headers.get('Range', '') if self.hub.ranges else '')
+        start = int(match[1]) if match else 0
+        if start >= size > 0:
+            self._say(416, {'Content-Range': f'bytes */{size}'})
+            return
+        if match:
+            headers['Content-Range'] = f'bytes {start}-{size - 1}/{size}'
+        self._say(206 if match else 200, headers | {'Content-Length': str(size - start)})
+        if self.command == 'GET':
+            self.hub._at_once += 1
+            self.hub.most_at_once = max(self.hub.most_at_once, self.hub._at_once)
+            try:
+                self._send(file if isinstance(file, bytes) else file.read_bytes(), start)
+            finally:
+                self.hub._at_once -= 1
+
+    def _send(self, content: bytes, start: int) -> None:
+        hub, fault = self.hub, self.fault
+        if fault.body == 'flip':
+            at = start + fault.after
+            content = content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :]
+        limit = {'cut': fault.after, 'stall': fault.after, 'flip': None, None: hub.die_after}[fault.body]
+        end = len(content) if limit is None else min(len(content), start + limit)
+        index = len(hub.bodies)
+        hub.bodies.append((start, 0))
+        piece = _PIECE if hub.rate else 1 << 20
+        for i in range(start, end, piece):
+            if hub.rate:
+                time.sleep(piece / hub.rate)
+            self.wfile.write(content[i : min(i + piece, end)])
+            hub.bodies[index] = (start, min(i + piece, end) - start)
+        if fault.body == 'stall':
+            self.wfile.flush()
+            time.sleep(3.0)
+        if hub.die_after is not None:
+            hub.stop()
+
+    def handle(self) -> None:
+        # Raised when a client gives up waiting.
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            super().handle()
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
 
 
-def _stat(file: Path) -> tuple[int, int]:
-    stat = file.stat()
-    return stat.st_size, stat.st_mtime_ns
+def digest(file: Path | bytes) -> str:
+    """The SHA-256, which the Hub declares for large files."""
+    return hashlib.sha256(file).hexdigest() if isinstance(file, bytes) else _file_digest(file, file.stat().st_mtime_ns)
+
+
+@functools.lru_cache
+def _file_digest(file: Path, _changed: int) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()

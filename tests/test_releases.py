@@ -3,9 +3,7 @@
 The server has the small network of `test_keras_cv.py` in place of the published one, so that logits are known.
 """
 
-import contextlib
 import dataclasses
-import hashlib
 import os
 import re
 import shutil
@@ -13,19 +11,19 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.torch
 import timm
 import torch
 from einops import rearrange
 from huggingface_hub import constants
 from peers import assert_close, random_images, randomize_
+from release_page import CONTENT, ReleasePage, md5
 
 from coatnet_zoo import CheckpointError, HubError, keras_cv, releases
 from coatnet_zoo.loading import Structure
@@ -34,7 +32,6 @@ from coatnet_zoo.weights import WEIGHTS
 h5py = pytest.importorskip('h5py')
 
 DATA = Path(__file__).parent / 'data'
-CONTENT = (DATA / 'keras_cv_small_weights_only.h5').read_bytes()
 NAME = 'coatnet_0.kecam_in1k'
 SMALL = dict(
     stem_width=(16, 16),
@@ -43,61 +40,6 @@ SMALL = dict(
     img_size=64,
     pretrained_cfg_overlay=dict(num_classes=10),
 )
-
-
-class ReleasePage:
-    """A server that has one file under every path, and resumes downloads.
-
-    Attributes:
-        content: The file.
-        status: If set, the answer to every GET.
-        die_after: If set, the next GET gets so many bytes; then the connection is closed.
-        chunk_pause: Seconds between two chunks of 16 KiB.
-        ranges: The Range header of every GET so far.
-        headers: The headers of every request so far.
-    """
-
-    def __init__(self) -> None:
-        self.content = CONTENT
-        self.status: int | None = None
-        self.die_after: int | None = None
-        self.chunk_pause = 0.0
-        self.ranges: list[str | None] = []
-        self.headers: list[dict[str, str]] = []
-        page = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_HEAD(self) -> None:
-                page.headers.append(dict(self.headers))
-                self.send_response(302)
-                self.send_header('Location', '/elsewhere')
-                self.end_headers()
-
-            def do_GET(self) -> None:
-                page.headers.append(dict(self.headers))
-                page.ranges.append(self.headers['Range'])
-                begin = int(re.match(r'bytes=(\d+)-', self.headers['Range'] or 'bytes=0-')[1])
-                status = page.status or (206 if begin else 200)
-                status = 416 if begin >= len(page.content) else status
-                body = page.content[begin:] if status < 300 else b''
-                self.send_response(status)
-                self.send_header('Content-Length', str(len(body)))
-                if status == 206:
-                    self.send_header('Content-Range', f'bytes {begin}-{len(page.content) - 1}/{len(page.content)}')
-                self.end_headers()
-                if page.die_after is not None:
-                    body, page.die_after = body[: page.die_after], None
-                with contextlib.suppress(OSError):  # the client was killed
-                    for i in range(0, len(body), 1 << 14):
-                        self.wfile.write(body[i : i + (1 << 14)])
-                        time.sleep(page.chunk_pause)
-
-            def log_message(self, *args) -> None:
-                pass
-
-        self.httpd = ThreadingHTTPServer(('127.0.0.1', 0), Handler)
-        self.url = f'http://127.0.0.1:{self.httpd.server_port}'
-        threading.Thread(target=self.httpd.serve_forever, args=(0.05,), daemon=True).start()
 
 
 @pytest.fixture
@@ -111,10 +53,6 @@ def page(monkeypatch: pytest.MonkeyPatch) -> Iterator[ReleasePage]:
     yield page
     page.httpd.shutdown()
     page.httpd.server_close()
-
-
-def md5(content: bytes) -> str:
-    return hashlib.md5(content).hexdigest()
 
 
 def create(cache: Path) -> torch.nn.Module:
@@ -138,7 +76,20 @@ def assert_fails(cache: Path, *words: str) -> None:
 
 
 def kept(cache: Path) -> list[str]:
-    return sorted(p.name for p in cache.rglob('*') if p.is_file() and p.suffix != '.lock')
+    """The files of the cache besides locks and the notes of hashes."""
+    return sorted(p.name for p in cache.rglob('*') if p.is_file() and p.suffix not in ('.lock', '.sha256'))
+
+
+def test_a_damaged_file_is_never_loaded(page: ReleasePage, fresh_cache: Path) -> None:
+    assert_loads(fresh_cache)
+    file = releases.release_file(WEIGHTS[NAME].release, md5(CONTENT), fresh_cache)
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(HubError, match='is damaged; delete it'):
+        create(fresh_cache)
+    file.unlink()
+    assert_loads(fresh_cache)
 
 
 def test_it_is_downloaded_and_converted_once(page: ReleasePage, fresh_cache: Path, monkeypatch) -> None:
@@ -316,7 +267,7 @@ def test_a_process_that_is_killed_while_it_converts(page: ReleasePage, fresh_cac
         raise KeyboardInterrupt
 
     with monkeypatch.context() as m:
-        m.setattr(releases, 'save_file', die)
+        m.setattr(safetensors.torch, 'save_file', die)
         with pytest.raises(KeyboardInterrupt):
             create(fresh_cache)
     assert not list(fresh_cache.rglob('*.safetensors'))
@@ -338,9 +289,9 @@ def test_a_full_disk(page: ReleasePage, fresh_cache: Path, monkeypatch) -> None:
     def full(*args, **kwargs) -> None:
         raise OSError(28, 'No space left on device')
 
-    for function in ('http_get', 'save_file'):
+    for module, function in ((releases, 'http_get'), (safetensors.torch, 'save_file')):
         with monkeypatch.context() as m:
-            m.setattr(releases, function, full)
+            m.setattr(module, function, full)
             assert_fails(fresh_cache, 'No space left on device')
     assert_loads(fresh_cache)
 

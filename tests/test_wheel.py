@@ -25,9 +25,9 @@ def test_wheel_works_outside_the_checkout(tmp_path: Path) -> None:
         names = archive.namelist()
         archive.extractall(site)
     assert 'coatnet_zoo/weights/coatnet_atto.digits/model.safetensors' in names
-    assert {n.split('/')[0] for n in names if '.dist-info' not in n} == {'coatnet_zoo'}
+    assert {n.split('/')[0] for n in names if '.dist-info' not in n} == {'coatnet_zoo', 'coatnet_zoo_command.py'}
     entry_points = next(site.glob('*.dist-info/entry_points.txt')).read_text()
-    assert 'coatnet-zoo = coatnet_zoo.cli:main' in entry_points
+    assert 'coatnet-zoo = coatnet_zoo_command:main' in entry_points
 
     env = {**os.environ, 'PYTHONPATH': str(site)}
     result = subprocess.run(
@@ -35,3 +35,6 @@ def test_wheel_works_outside_the_checkout(tmp_path: Path) -> None:
     )
     assert result.returncode == 0, result.stderr
     assert result.stdout.split() == [str(site / 'coatnet_zoo' / '__init__.py'), '10']
+    listing = [sys.executable, '-m', 'coatnet_zoo_command', 'info', 'coatnet_atto']
+    result = subprocess.run(listing, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=60)
+    assert str(site / 'coatnet_zoo' / 'weights' / 'coatnet_atto.digits') in result.stdout

@@ -1,13 +1,16 @@
-"""The command line, `coatnet-zoo`."""
+"""The command line, `coatnet-zoo`.
+
+Only what needs torch imports it, inside its function: see `coatnet_zoo_command`.
+"""
 
 from pathlib import Path
 
 import click
 
-from .checkpoint import CheckpointError
-from .convert import INTERPOLATIONS, convert_checkpoint
+from .hub_commands import COMMANDS, run_package
 from .run import run_script
 from .version import __version__
+from .weights import INTERPOLATIONS
 
 
 class Numbers(click.ParamType):
@@ -31,6 +34,10 @@ def main() -> None:
     """CoAtNet for timm: every implementation, with weights and conversion."""
 
 
+for _command in COMMANDS:
+    main.add_command(_command)
+
+
 @main.command()
 @click.argument('src', type=click.Path(path_type=Path))
 @click.argument('dst', type=click.Path(path_type=Path))
@@ -51,6 +58,9 @@ def convert(src: Path, dst: Path, labels: Path | None, **options) -> None:
     SRC is a .pth, .pt, .bin, .safetensors or .h5 file. DST becomes a folder with model.safetensors and config.json that
     timm.create_model('local-dir:DST', pretrained=True) loads.
     """
+    run_package()
+    from .convert import CheckpointError, convert_checkpoint
+
     try:
         names = labels.read_text(encoding='utf-8').splitlines() if labels else None
         result = convert_checkpoint(src, dst, labels=names, **options)
@@ -77,6 +87,7 @@ def run(script: Path, args: tuple[str, ...]) -> None:
 
     SCRIPT is a Python file, such as timm's validate.py; ARGS are its own arguments.
     """
+    run_package()
     run_script(script, args)
 
 

@@ -9,10 +9,12 @@ from functools import partial
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from timm.layers import to_2tuple
 from timm.models import (
     PretrainedCfg,
     build_model_with_cfg,
+    generate_default_cfgs,
     get_pretrained_cfg,
     register_model,
     resolve_pretrained_cfg,
@@ -21,17 +23,15 @@ from timm.models._builder import pretrained_cfg_for_features
 from timm.models._input import update_model_args
 from torch import nn
 
-from .checkpoint import read_checkpoint
 from .configs import STRUCTURE_FIELDS, CoAtNetCfg, list_impls, resolve_cfg
-from .hub import fetch_weights
-from .keras_h5 import SUFFIXES as KERAS_SUFFIXES
-from .loading import adapt_state_dict
+from .errors import CheckpointError
 from .model import CoAtNet
-from .releases import fetch_release
-from .weights import SAFETENSORS, WEIGHTS, default_cfgs, tags_of, untrained_cfg
+from .pretrained import adapt_checked, localize, materialize
+from .weights import WEIGHTS, all_cfgs, tags_of, untrained_cfg
 
 __all__ = ['default_cfgs']  # register_model adds the entrypoints
 
+default_cfgs = generate_default_cfgs(all_cfgs())
 _CFG_FIELDS = {f.name for f in dataclasses.fields(CoAtNetCfg)} - {'impl'}
 
 
@@ -81,16 +81,37 @@ def _resolve_impl(
     return impl, named
 
 
-def _materialize(model: nn.Module, device: torch.device | str) -> None:
-    """Initialise what a file did not have, such as a new classifier, and bring everything to its device."""
-    for module in model.modules():
-        if any(p.is_meta for p in module.parameters(recurse=False)):
-            module.to_empty(device='cpu', recurse=False)
-            module.reset_parameters()
-    model.to(device)
+def _create_coatnet(size: str, pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """Build a registered CoAtNet as `timm.create_model` asks for it.
+
+    Args:
+        size: Registered name without tag.
+        pretrained: Load the weights of the tag.
+        **kwargs: What follows, then fields of `CoAtNetCfg`, then arguments of `CoAtNet` and of
+            `timm.models.build_model_with_cfg`.
+        impl: Implementation; by default the one that the tag needs, or the size's first.
+        pretrained_cfg: A tag, or a whole pretrained configuration.
+        pretrained_cfg_overlay: Replaces fields of it.
+        pretrained_model_args: The arguments recorded with the weights of `local-dir:` and `hf-hub:` models.
+        cache_dir: Cache of huggingface_hub; see `releases.release_file` for weights of a release page.
+
+    Raises:
+        ValueError: If `impl`, tag and weights contradict each other or do not exist.
+        TypeError: If an argument is unknown.
+        HubError: If the weights cannot be had from the Hub or a release page.
+        CheckpointError: If the weights do not fit, or a `config.json` does not describe a network.
+    """
+    cfg = kwargs.get('pretrained_cfg')
+    try:
+        return _build(size, pretrained, **kwargs)
+    except (TypeError, AttributeError, KeyError, IndexError, AssertionError) as e:
+        if isinstance(cfg, dict) and cfg.get('source') in ('local-dir', 'hf-hub'):
+            where = cfg.get('file') if cfg['source'] == 'local-dir' else cfg.get('hf_hub_id')
+            raise CheckpointError(f'{size} cannot be built from the config.json of {where}: {e!r}.') from e
+        raise
 
 
-def _create_coatnet(
+def _build(
     size: str,
     pretrained: bool = False,
     impl: str | None = None,
@@ -100,24 +121,6 @@ def _create_coatnet(
     cache_dir: str | None = None,
     **kwargs: Any,
 ) -> nn.Module:
-    """Build a registered CoAtNet as `timm.create_model` asks for it.
-
-    Args:
-        size: Registered name without tag.
-        pretrained: Load the weights of the tag.
-        impl: Implementation; by default the one that the tag needs, or the size's first.
-        pretrained_cfg: A tag, or a whole pretrained configuration.
-        pretrained_cfg_overlay: Replaces fields of it.
-        pretrained_model_args: The arguments recorded with the weights of `local-dir:` and `hf-hub:` models.
-        cache_dir: Cache of huggingface_hub; see `releases.release_file` for weights of a release page.
-        **kwargs: Fields of `CoAtNetCfg`, then arguments of `CoAtNet` and of `timm.models.build_model_with_cfg`.
-
-    Raises:
-        ValueError: If `impl`, tag and weights contradict each other or do not exist.
-        TypeError: If an argument is unknown.
-        HubError: If the weights cannot be had from the Hub or a release page.
-        CheckpointError: If the weights do not fit.
-    """
     saved_impl, saved_size = ((pretrained_model_args or {}).get(key) for key in ('impl', 'img_size'))
     if pretrained and saved_impl and impl != saved_impl:
         raise ValueError(
@@ -132,19 +135,8 @@ def _create_coatnet(
     if kwargs.get('in_chans') is not None:
         # timm's scripts prepare images for what it says.
         public_cfg['input_size'] = (kwargs['in_chans'], *load_cfg.input_size[1:])
-    handed_over = load_cfg.source == 'local-dir' or load_cfg.file or load_cfg.state_dict
-    if pretrained and load_cfg.hf_hub_id and not handed_over:
-        file = fetch_weights(load_cfg.hf_hub_id, load_cfg.hf_hub_filename or SAFETENSORS, cache_dir)
-        load_cfg = dataclasses.replace(load_cfg, file=str(file), source=None)
-    elif pretrained and load_cfg.url and not handed_over:
-        published = WEIGHTS.get(f'{size}.{load_cfg.tag}')
-        # Another URL is the user's, and timm's to load.
-        if published and published.release and load_cfg.url.endswith(published.release):
-            file = fetch_release(published.release, published.md5, cache_dir)
-            load_cfg = dataclasses.replace(load_cfg, file=str(file), url=None)
-    elif pretrained and str(load_cfg.file).endswith(KERAS_SUFFIXES):
-        load_cfg = dataclasses.replace(load_cfg, file=None, state_dict=read_checkpoint(load_cfg.file))
-
+    if pretrained:
+        load_cfg = localize(load_cfg, size, cache_dir)
     # Random weights that the file's replace would take longer to draw than the file to read.
     from_file = pretrained and load_cfg.state_dict is None
     if from_file:
@@ -153,20 +145,23 @@ def _create_coatnet(
 
     asked_size = 'img_size' in kwargs
     kwargs.setdefault('img_size', load_cfg.input_size[-2:])
-    model = build_model_with_cfg(
-        CoAtNet,
-        size,
-        pretrained,
-        pretrained_cfg=load_cfg,
-        model_cfg=cfg,
-        feature_cfg=dict(flatten_sequential=True),
-        pretrained_filter_fn=partial(adapt_state_dict, img_size=saved_size and to_2tuple(saved_size)),
-        pretrained_model_args=pretrained_model_args,
-        cache_dir=cache_dir,
-        **kwargs,
-    )
+    try:
+        model = build_model_with_cfg(
+            CoAtNet,
+            size,
+            pretrained,
+            pretrained_cfg=load_cfg,
+            model_cfg=cfg,
+            feature_cfg=dict(flatten_sequential=True),
+            pretrained_filter_fn=partial(adapt_checked, img_size=saved_size and to_2tuple(saved_size)),
+            pretrained_model_args=pretrained_model_args,
+            cache_dir=cache_dir,
+            **kwargs,
+        )
+    except SafetensorError as e:
+        raise CheckpointError(f'{load_cfg.file} is not a whole safetensors file ({e}); fetch or save it again.') from e
     if from_file:
-        _materialize(model, device)
+        materialize(model, device)
     # What the user sees names the Hub repository or URL, not the file in the cache that it was loaded from.
     features_only = not isinstance(model, CoAtNet)
     model.pretrained_cfg = pretrained_cfg_for_features(public_cfg) if features_only else public_cfg

@@ -8,8 +8,6 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from timm.layers import to_2tuple
-
 PerBlock = tuple[Any, ...]
 
 
@@ -83,7 +81,8 @@ class CoAtNetCfg:
 
         for name in ('stem_width', 'embed_dim', 'depths', 'block_types'):
             object.__setattr__(self, name, as_tuple(getattr(self, name)))
-        object.__setattr__(self, 'stem_width', to_2tuple(self.stem_width))
+        if isinstance(self.stem_width, int):
+            object.__setattr__(self, 'stem_width', (self.stem_width,) * 2)
         for f in dataclasses.fields(self):
             choices = getattr(f.type, '__args__', ()) if getattr(f.type, '__origin__', None) is Literal else ()
             if choices and getattr(self, f.name) not in choices:

@@ -21,9 +21,9 @@ from .foreign import Structure
 from .loading import describe, identify
 from .model import CoAtNet
 from .sources import SOURCES, Source, find_source
-from .weights import SAFETENSORS
+from .values import check_finite
+from .weights import INTERPOLATIONS, SAFETENSORS
 
-INTERPOLATIONS = ('bicubic', 'bilinear', 'nearest', 'box', 'hamming', 'lanczos')
 _CONFIG = 'config.json'
 
 
@@ -91,6 +91,7 @@ def convert_checkpoint(
     source = find_source(state_dict)
     if source is None:
         raise CheckpointError(_not_convertible(src, state_dict))
+    check_finite(state_dict, str(src))
     structure = source.infer_structure(state_dict)
     img_size = _input_size(structure, img_size)
     data_config, assumed = _data_config(source, structure.in_chans, mean, std, interpolation, crop_pct)
@@ -194,6 +195,11 @@ def _check_shapes(
                 f'The tensor {source_names[key]} of the {source.IMPL} checkpoint has {canonical[key].numel()} values, '
                 f'but the network that its other tensors describe needs {expected.numel()} there '
                 f'(shape {tuple(expected.shape)}, has {tuple(canonical[key].shape)}).'
+            )
+        if canonical[key].is_floating_point() != expected.is_floating_point():
+            raise CheckpointError(
+                f'The tensor {source_names[key]} of the chinhsuanwu checkpoint is of {canonical[key].dtype}, but the '
+                f'network needs {expected.dtype} there.'
             )
 
 

@@ -6,25 +6,17 @@ transfer (progress, resuming, retries) and the lock are huggingface_hub's.
 
 import hashlib
 import os
-import threading
 from pathlib import Path
 
 from huggingface_hub import constants
 from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.file_download import http_get
 from huggingface_hub.utils import WeakFileLock, get_session
-from safetensors.torch import save_file
 
-from .checkpoint import read_checkpoint
 from .errors import CheckpointError
-from .hub import HubError
-from .keras_h5 import require_h5py
-from .sources import find_source
+from .hub import CONNECT_TIMEOUT, HubError, answer_or_error, sentence
+from .integrity import is_damaged, note_digest
 from .weights import RELEASE_HOST
-
-# Seconds. The first bounds a connection, the second also a name look-up, which no HTTP client times out.
-_CONNECT_TIMEOUT = 3.0
-_PROBE_TIMEOUT = 4.0
 
 
 def release_file(release: str, md5: str, cache_dir: str | os.PathLike | None = None) -> Path:
@@ -55,8 +47,13 @@ def fetch_release(release: str, md5: str, cache_dir: str | os.PathLike | None = 
             a network it is raised within 5 seconds.
         CheckpointError: If h5py is missing, or if the file is none that can be converted.
     """
+    # Imported here, because what lists weights asks this module where they are, and needs no torch for that.
+    from .keras_h5 import require_h5py
+
     file = release_file(release, md5, cache_dir)
     if file.is_file():
+        if is_damaged(file):
+            raise HubError(f'{file} is damaged; delete it, and it is downloaded and converted again when next used.')
         return file
     url = f'{RELEASE_HOST}/{release}'
     require_h5py(url)
@@ -74,7 +71,7 @@ def fetch_release(release: str, md5: str, cache_dir: str | os.PathLike | None = 
     except (HubError, CheckpointError):
         raise
     except Exception as e:  # of this client, of the HTTP client below it, of the file system
-        raise HubError(f'{url} cannot be fetched into {file.parent}: {_reason(e)}') from e
+        raise HubError(f'{url} cannot be fetched into {file.parent}: {sentence(e)}') from e
     return file
 
 
@@ -100,6 +97,11 @@ def _download(url: str, md5: str, path: Path) -> None:
 
 def _convert(source_file: Path, file: Path) -> None:
     """Write beside the destination, then rename."""
+    from safetensors.torch import save_file
+
+    from .checkpoint import read_checkpoint
+    from .sources import find_source
+
     state_dict = read_checkpoint(source_file)
     source = find_source(state_dict)
     if source is None:
@@ -110,6 +112,7 @@ def _convert(source_file: Path, file: Path) -> None:
         save_file(tensors, partial, metadata={'format': 'pt'})
         # safetensors makes its files readable by their owner only, which a shared cache must not be.
         partial.chmod(source_file.stat().st_mode)
+        note_digest(file, partial)
         os.replace(partial, file)
     finally:
         partial.unlink(missing_ok=True)
@@ -125,25 +128,9 @@ def _md5(path: Path) -> str:
 
 def _check_reachable(url: str, folder: Path) -> None:
     """Raise a `HubError` unless the host answers, be it with an error, which the download then reports."""
-    failure: list[BaseException] = [TimeoutError(f'no answer within {_PROBE_TIMEOUT:.0f} s')]
-
-    def probe() -> None:
-        try:
-            get_session().head(url, follow_redirects=False, timeout=_CONNECT_TIMEOUT)
-            failure.clear()
-        except Exception as e:
-            failure[0] = e
-
-    thread = threading.Thread(target=probe, daemon=True)
-    thread.start()
-    thread.join(_PROBE_TIMEOUT)
-    if failure:
+    answer = answer_or_error(lambda: get_session().head(url, follow_redirects=False, timeout=CONNECT_TIMEOUT))
+    if isinstance(answer, Exception):
         raise HubError(
-            f'{url} has not been fetched into {folder} yet and cannot be reached ({_reason(failure[0])}); connect to a '
+            f'{url} has not been fetched into {folder} yet and cannot be reached ({sentence(answer)}); connect to a '
             'network, or put the converted file there from a machine that has one.'
-        ) from failure[0]
-
-
-def _reason(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return ' '.join(lines[:2]) or type(error).__name__
+        ) from answer

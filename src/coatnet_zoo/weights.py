@@ -3,20 +3,18 @@
 timm's own checkpoints live on the Hugging Face Hub as `timm/<name>` under Apache-2.0; their preprocessing is that of
 timm's default configurations, their accuracy on ImageNet-1k that of timm's results-imagenet.csv. The digits weights
 are shipped in this package. keras_cv_attention_models' are on its GitHub release page, under MIT, with accuracies from
-its README.
+its README. Like all that `coatnet-zoo list` needs, this imports neither torch nor timm.
 """
 
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
-from timm.models import generate_default_cfgs
-
 from .configs import SIZES
 
 SAFETENSORS = 'model.safetensors'
 RELEASE_HOST = 'https://github.com'
+INTERPOLATIONS = ('bicubic', 'bilinear', 'nearest', 'box', 'hamming', 'lanczos')  # timm's names
 
 
 @dataclass(frozen=True)
@@ -48,7 +46,7 @@ class Weights:
 
 # What keras_cv_attention_models' models (`rescale_mode`) and its evaluation script do; else that is `_DEFAULT_CFG`.
 _KECAM = dict(
-    license='mit', mean=IMAGENET_DEFAULT_MEAN, std=IMAGENET_DEFAULT_STD, crop_pct=0.95, interpolation='bicubic'
+    license='mit', mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), crop_pct=0.95, interpolation='bicubic'
 )
 _KECAM_RELEASE = 'leondgarse/keras_cv_attention_models/releases/download/coatnet'
 _IN12K = dict(num_classes=11821)
@@ -89,7 +87,7 @@ WEIGHTS: dict[str, Weights] = {
         _IN1K_DATA,
         82.394,
         96.194,
-        dict(mean=IMAGENET_DEFAULT_MEAN, std=IMAGENET_DEFAULT_STD),
+        dict(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)),
     ),
     'coatnet_0.kecam_in1k': Weights(
         'keras_cv',
@@ -176,7 +174,9 @@ def shipped_file(name: str) -> Path:
     return folder / name / SAFETENSORS
 
 
-def _pretrained_cfg(name: str, weights: Weights) -> dict[str, Any]:
+def weights_cfg(name: str) -> dict[str, Any]:
+    """The pretrained configuration of weights, e.g. `coatnet_1.sw_in1k`: preprocessing, classes, licence, source."""
+    weights = WEIGHTS[name]
     cfg = {**_DEFAULT_CFG, 'license': 'apache-2.0', **(weights.cfg or {})}
     if weights.release is not None:
         return {**cfg, 'url': f'{RELEASE_HOST}/{weights.release}'}
@@ -186,13 +186,11 @@ def _pretrained_cfg(name: str, weights: Weights) -> dict[str, Any]:
     return {**cfg, 'hf_hub_id': weights.hf_hub_id, 'hf_hub_filename': SAFETENSORS}
 
 
-def _all_cfgs() -> dict[str, dict[str, Any]]:
-    cfgs = {name: _pretrained_cfg(name, weights) for name, weights in WEIGHTS.items()}
+def all_cfgs() -> dict[str, dict[str, Any]]:
+    """The pretrained configurations of all names with tags, for timm's `generate_default_cfgs`."""
+    cfgs = {name: weights_cfg(name) for name in WEIGHTS}
     with_weights = {name.split('.')[0] for name in WEIGHTS}
     return cfgs | {f'{size}.untrained': untrained_cfg() for size in SIZES if size not in with_weights}
-
-
-default_cfgs = generate_default_cfgs(_all_cfgs())
 
 
 def tags_of(size: str) -> dict[str, str]:
