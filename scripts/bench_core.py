@@ -1,0 +1,124 @@
+"""What the parts of benchmark.py share: timing candidates in turn, and reading memory."""
+
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from tqdm import tqdm
+
+
+@dataclass
+class Row:
+    """One line of the result.
+
+    Attributes:
+        part: Which table it belongs to.
+        setting: Batch, size, precision.
+        candidate: What was measured.
+        reference: What it is compared with, in the same rounds.
+        seconds: Median of one call.
+        spread: Half the distance between the quartiles, as a share of the median.
+        ratio: Median over the rounds of the reference's time by this one's; above 1 is faster.
+        difference: Largest difference of the outputs from the reference's, by its largest output.
+        memory: Peak memory in MB, None where it was not measured.
+    """
+
+    part: str
+    setting: str
+    candidate: str
+    reference: str
+    seconds: float
+    spread: float
+    ratio: float
+    difference: float | None = None
+    memory: float | None = None
+
+
+def synchronize() -> None:
+    """Wait for the GPU, if there is one."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def compare(
+    part: str,
+    setting: str,
+    candidates: dict[str, Callable[[], torch.Tensor | None]],
+    rounds: int,
+    tolerance: dict[str, float] | None = None,
+    warmups: int = 2,
+) -> list[Row]:
+    """Time candidates in turn, all of them in every round; the first is the reference.
+
+    Args:
+        part: Goes into the rows.
+        setting: Likewise.
+        candidates: What to call; what they return is compared.
+        rounds: How often.
+        tolerance: Largest `Row.difference` by candidate.
+        warmups: Calls before the first round.
+
+    Raises:
+        ValueError: If a candidate's output differs from the reference's by more than its tolerance.
+    """
+    reference = next(iter(candidates))
+    outputs: dict[str, torch.Tensor | None] = {}
+    memory: dict[str, float | None] = {}
+    for name, call in tqdm(candidates.items(), desc=f'{part} {setting}: warm-up', leave=False):
+        for _ in range(warmups):
+            outputs[name] = call()
+        synchronize()
+        memory[name] = None
+        if torch.cuda.is_available():
+            torch.cuda.reset_peak_memory_stats()
+            call()
+            memory[name] = torch.cuda.max_memory_allocated() / 1e6
+    times: dict[str, list[float]] = {name: [] for name in candidates}
+    for _ in tqdm(range(rounds), desc=f'{part} {setting}', leave=False):
+        for name, call in candidates.items():
+            synchronize()
+            start = time.perf_counter()
+            call()
+            synchronize()
+            times[name].append(time.perf_counter() - start)
+    rows = []
+    for name in candidates:
+        expected, actual = outputs[reference], outputs[name]
+        difference = None
+        if expected is not None and actual is not None:
+            expected = expected.float()
+            difference = ((actual.float() - expected).abs().max() / expected.abs().max()).item()
+            if tolerance and difference > tolerance.get(name, 1e-4):
+                raise ValueError(f'{name} differs from {reference} by {difference:.1e} of the largest output.')
+        median = statistics.median(times[name])
+        low, _, high = statistics.quantiles(times[name], n=4)
+        ratio = statistics.median(a / b for a, b in zip(times[reference], times[name], strict=True))
+        rows.append(
+            Row(part, setting, name, reference, median, (high - low) / 2 / median, ratio, difference, memory[name])
+        )
+    return rows
+
+
+def peak_rss() -> float:
+    """Peak memory of this process in MB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1e-6 if sys.platform == 'darwin' else 1.024e-3)
+
+
+def in_child(code: str) -> dict:
+    """Run Python code in a process of its own, which prints a JSON object last."""
+    prefix = 'import json, sys, time\nfrom bench_core import peak_rss\n'
+    command = [sys.executable, '-c', prefix + code]
+    # A child begins with the peak memory of the process that it was forked from, so a small one forks it.
+    fork = f'import subprocess, sys; sys.exit(subprocess.run({command!r}).returncode)'
+    result = subprocess.run(
+        [sys.executable, '-S', '-c', fork], capture_output=True, text=True, cwd=sys.path[0], check=False
+    )
+    if result.returncode != 0:
+        raise RuntimeError(result.stderr)
+    return json.loads(result.stdout.splitlines()[-1])

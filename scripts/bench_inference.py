@@ -1,0 +1,185 @@
+"""Inference of coatnet_1 and, with a checkout, of chinhsuanwu's coatnet_1, beside what their users run."""
+
+import copy
+import importlib.util
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import timm
+import torch
+import torch._inductor.config
+from bench_core import Row, compare, in_child
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from coatnet_zoo import optimize_for_inference
+
+BFLOAT16 = 0.05
+SIZES = (224, 320, 448, 672, 896)
+
+
+def randomize(model: nn.Module) -> nn.Module:
+    """Random statistics, so that batch norms do something."""
+    generator = torch.Generator().manual_seed(0)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.copy_(0.1 * torch.randn(module.num_features, generator=generator))
+            module.running_var.copy_(0.5 + torch.rand(module.num_features, generator=generator))
+    return model.eval()
+
+
+def load_peer(path: Path) -> ModuleType:
+    """The module of a checkout of chinhsuanwu/coatnet-pytorch."""
+    spec = importlib.util.spec_from_file_location('chinhsuanwu_coatnet', path / 'coatnet.py')
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def freeze(model: nn.Module, device: str) -> Callable:
+    """Compile a model with its weights as constants on the CPU, and as usual on the GPU."""
+    compiled = torch.compile(model)
+
+    def call(images: torch.Tensor) -> torch.Tensor:
+        with torch._inductor.config.patch(freezing=device == 'cpu'):
+            return compiled(images)
+
+    return call
+
+
+def timm_candidates(device: str, batch: int, compiled: bool) -> dict[str, Callable[[], torch.Tensor]]:
+    """timm's coatnet_1_rw_224 and ours with its weights; the first is timm in eager mode, channels last."""
+    torch.manual_seed(0)
+    theirs = randomize(timm.create_model('coatnet_1_rw_224')).to(device)
+    ours = timm.create_model('coatnet_1').eval().to(device)
+    ours.load_state_dict(theirs.state_dict())
+    images = torch.randn(batch, 3, 224, 224, device=device)
+    last = images.to(memory_format=torch.channels_last)
+    half = last.bfloat16()
+    theirs_last = copy.deepcopy(theirs).to(memory_format=torch.channels_last)
+    theirs_half = copy.deepcopy(theirs_last).bfloat16()
+    optimized = optimize_for_inference(ours)
+    optimized_half = optimize_for_inference(ours, dtype=torch.bfloat16)
+    candidates = {
+        'timm eager fp32': lambda: theirs_last(last),
+        'timm eager fp32 NCHW': lambda: theirs(images),
+        'ours eager fp32': lambda: ours(last),
+        'ours optimised fp32': lambda: optimized(last),
+        'timm eager bf16': lambda: theirs_half(half),
+        'ours optimised bf16': lambda: optimized_half(last),
+    }
+    if compiled:
+        theirs_compiled = freeze(theirs_last, device)
+        theirs_half_compiled = freeze(theirs_half, device)
+        ours_compiled = optimize_for_inference(ours, compile=True)
+        ours_half_compiled = optimize_for_inference(ours, dtype=torch.bfloat16, compile=True)
+        candidates |= {
+            'timm compiled fp32': lambda: theirs_compiled(last),
+            'ours compiled fp32': lambda: ours_compiled(last),
+            'timm compiled bf16': lambda: theirs_half_compiled(half),
+            'ours compiled bf16': lambda: ours_half_compiled(last),
+        }
+    return candidates
+
+
+def chinhsuanwu_candidates(
+    peer: ModuleType, device: str, batch: int, compiled: bool
+) -> dict[str, Callable[[], torch.Tensor]]:
+    """chinhsuanwu's coatnet_1 as its users run it (eager, NCHW, fp32), and ours with its weights."""
+    torch.manual_seed(0)
+    theirs = randomize(peer.coatnet_1()).to(device)
+    ours = timm.create_model('coatnet_1', impl='chinhsuanwu').eval().to(device)
+    ours.load_state_dict(theirs.state_dict())
+    images = torch.randn(batch, 3, 224, 224, device=device)
+    optimized = optimize_for_inference(ours)
+    candidates = {'chinhsuanwu eager fp32': lambda: theirs(images), 'ours optimised fp32': lambda: optimized(images)}
+    if compiled:
+        half = optimize_for_inference(ours, dtype=torch.bfloat16, compile=True)
+        candidates['ours compiled bf16'] = lambda: half(images)
+    return candidates
+
+
+def _tolerances(names: list[str]) -> dict[str, float]:
+    return {name: BFLOAT16 if 'bf16' in name else 1e-4 for name in names}
+
+
+@torch.inference_mode()
+def inference(device: str, batches: list[int], rounds: int, peer: Path | None, compiled: bool = True) -> list[Row]:
+    """Time all candidates at 224 pixels."""
+    rows = []
+    for batch in batches:
+        candidates = timm_candidates(device, batch, compiled)
+        rows += compare('inference, timm weights', f'batch {batch}', candidates, rounds, _tolerances([*candidates]))
+        if peer is not None:
+            candidates = chinhsuanwu_candidates(load_peer(peer), device, batch, compiled)
+            tolerances = _tolerances([*candidates])
+            rows += compare('inference, chinhsuanwu weights', f'batch {batch}', candidates, rounds, tolerances)
+    return rows
+
+
+def multiply_adds(batch: int) -> float:
+    """Floating point operations of coatnet_1 at 224 pixels, multiplications and additions counted one by one."""
+    with torch.device('meta'), FlopCounterMode(display=False) as counter:
+        timm.create_model('coatnet_1').eval()(torch.empty(batch, 3, 224, 224))
+    return counter.get_total_flops()
+
+
+@torch.inference_mode()
+def matmul_peak(dtype: torch.dtype, device: str) -> float:
+    """Operations per second of a large matrix product, the best of ten."""
+    size = 2048 if device == 'cpu' else 8192
+    a, b = (torch.randn(size, size, dtype=dtype, device=device) for _ in range(2))
+    seconds = []
+    for _ in range(10):
+        if device == 'cuda':
+            torch.cuda.synchronize()
+        start = time.perf_counter()
+        a @ b
+        if device == 'cuda':
+            torch.cuda.synchronize()
+        seconds.append(time.perf_counter() - start)
+    return 2 * size**3 / min(seconds)
+
+
+_GROWTH = """
+import timm, torch
+import coatnet_zoo
+torch.set_num_threads({threads})
+name, size, ours = {name!r}, {size}, {ours}
+model = timm.create_model(name, img_size=size).eval().to(memory_format=torch.channels_last)
+if ours:
+    model = coatnet_zoo.optimize_for_inference(model)
+x = torch.randn(1, 3, size, size).to(memory_format=torch.channels_last)
+before = peak_rss()
+with torch.inference_mode():
+    for _ in range(2):
+        model(x)
+print(json.dumps(dict(memory=peak_rss() - before)))
+"""
+
+
+@torch.inference_mode()
+def growth(rounds: int, threads: int) -> list[Row]:
+    """Time and peak memory of one image at growing sizes on the CPU."""
+    rows = []
+    for size in SIZES:
+        torch.manual_seed(0)
+        theirs = randomize(timm.create_model('coatnet_1_rw_224', img_size=size)).to(memory_format=torch.channels_last)
+        ours = timm.create_model('coatnet_1', img_size=size).eval()
+        ours.load_state_dict(theirs.state_dict())
+        ours = optimize_for_inference(ours)
+        images = torch.randn(1, 3, size, size).to(memory_format=torch.channels_last)
+        candidates = {
+            'timm eager fp32': lambda m=theirs, x=images: m(x),
+            'ours optimised fp32': lambda m=ours, x=images: m(x),
+        }
+        measured = compare('growth', f'{size} px', candidates, rounds)
+        for row, name in zip(measured, ('coatnet_1_rw_224', 'coatnet_1'), strict=True):
+            code = _GROWTH.format(threads=threads, name=name, size=size, ours=name == 'coatnet_1')
+            row.memory = in_child(code)['memory']
+        rows += measured
+    return rows

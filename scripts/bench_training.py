@@ -1,0 +1,67 @@
+"""Training steps of coatnet_0 beside timm's at equal weights: time, peak memory, loss."""
+
+from collections.abc import Callable
+
+import timm
+import torch
+import torch.nn.functional as F
+from bench_core import Row, compare, in_child
+from torch import nn
+
+_MEMORY = """
+import torch
+from bench_training import build, step
+torch.set_num_threads({threads})
+model, call = build({name!r}, {batch}, {size}, {bfloat16}, False, 'cpu')
+before = peak_rss()
+call()
+call()
+print(json.dumps(dict(memory=peak_rss() - before)))
+"""
+
+
+def build(
+    name: str, batch: int, size: int, bfloat16: bool, compiled: bool, device: str
+) -> tuple[nn.Module, Callable[[], torch.Tensor]]:
+    """A model and a call that makes one training step and returns its loss, at equal weights and images."""
+    torch.manual_seed(0)
+    theirs = timm.create_model('coatnet_0_rw_224', img_size=size).train()
+    model = theirs
+    if name == 'coatnet_0':
+        model = timm.create_model('coatnet_0', img_size=size).train()
+        model.load_state_dict(theirs.state_dict())
+    model = model.to(device, memory_format=torch.channels_last)
+    images = torch.randn(batch, 3, size, size).to(device, memory_format=torch.channels_last)
+    targets = torch.randint(1000, (batch,)).to(device)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-4)
+    run = torch.compile(model) if compiled else model
+
+    def call() -> torch.Tensor:
+        with torch.autocast(device, torch.bfloat16, enabled=bfloat16):
+            loss = F.cross_entropy(run(images), targets)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        return loss.detach()
+
+    return model, call
+
+
+def training(device: str, rounds: int, threads: int, compiled: bool = True) -> list[Row]:
+    """Time steps in float32 and bfloat16 autocast, eager and compiled."""
+    batch, size = (8, 128) if device == 'cpu' else (64, 224)
+    rows = []
+    for bfloat16 in (False, True):
+        for compile_it in (False, True) if compiled else (False,):
+            torch._dynamo.reset()
+            setting = f'{"compiled" if compile_it else "eager"} {"bf16 autocast" if bfloat16 else "fp32"}'
+            names = {'timm': 'coatnet_0_rw_224', 'ours': 'coatnet_0'}
+            calls = {k: build(n, batch, size, bfloat16, compile_it, device)[1] for k, n in names.items()}
+            measured = compare('training', setting, calls, rounds, dict(ours=0.01 if bfloat16 else 1e-3))
+            if device == 'cpu' and not compile_it:
+                for row in measured:
+                    name = names[row.candidate]
+                    code = _MEMORY.format(threads=threads, name=name, batch=batch, size=size, bfloat16=bfloat16)
+                    row.memory = in_child(code)['memory']
+            rows += measured
+    return rows

@@ -1,0 +1,111 @@
+"""Measure this package beside timm and chinhsuanwu's code, and print, write and draw the result.
+
+    python scripts/benchmark.py --coatnet-pytorch /path/to/coatnet-pytorch --out docs/performance
+
+Everything is a ratio of calls made in turn in one run, with equal weights, images and threads, and with outputs that
+are checked to be equal; `--part` picks a part, `--device cuda` measures on a GPU. The whole takes half an hour on two
+CPU cores.
+"""
+
+import argparse
+import csv
+import dataclasses
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import torch
+from bench_core import Row
+from bench_inference import growth, inference, load_peer, matmul_peak, multiply_adds
+from bench_loading import converting, importing, loading
+from bench_training import training
+
+PARTS = ('inference', 'growth', 'loading', 'training')
+
+
+def measure(args: argparse.Namespace) -> list[Row]:
+    """Run the parts that were asked for."""
+    rows: list[Row] = []
+    if 'inference' in args.part:
+        rows += inference(args.device, args.batch, args.rounds, args.coatnet_pytorch, not args.eager)
+    if 'growth' in args.part:
+        rows += growth(args.rounds, args.threads)
+    if 'loading' in args.part:
+        rows += loading(args.rounds)
+        if args.coatnet_pytorch:
+            rows += converting(load_peer(args.coatnet_pytorch), args.rounds)
+        theirs, ours = importing(args.rounds)
+        print(f'import timm takes {theirs:.0f} ms; import coatnet_zoo adds {ours:.0f} ms')
+    if 'training' in args.part:
+        rows += training(args.device, args.rounds, args.threads, not args.eager)
+    return rows
+
+
+def table(rows: list[Row], peaks: dict[str, float], batches: dict[str, float]) -> str:
+    """The rows as a Markdown table, with the share of the machine's matmul peak where that is defined."""
+    lines = [
+        '| part | setting | candidate | ms | ± | against | ratio | difference | peak MB | share of peak |',
+        '|---|---|---|---:|---:|---|---:|---:|---:|---:|',
+    ]
+    for row in rows:
+        share = ''
+        if row.part.startswith('inference, timm'):
+            peak = peaks['bf16' if 'bf16' in row.candidate else 'fp32']
+            share = f'{100 * batches[row.setting] / row.seconds / peak:.0f} %'
+        difference = '' if row.difference is None else f'{row.difference:.0e}'
+        memory = '' if row.memory is None else f'{row.memory:.0f}'
+        lines.append(
+            f'| {row.part} | {row.setting} | {row.candidate} | {1e3 * row.seconds:.1f} | {100 * row.spread:.0f} % | '
+            f'{row.reference} | {row.ratio:.2f} | {difference} | {memory} | {share} |'
+        )
+    return '\n'.join(lines)
+
+
+def draw(rows: list[Row], file: Path) -> None:
+    """One panel a part and setting, a bar a candidate: how many times as fast as the reference."""
+    groups: dict[tuple[str, str], list[Row]] = {}
+    for row in rows:
+        groups.setdefault((row.part, row.setting), []).append(row)
+    heights = [len(group) + 1.5 for group in groups.values()]
+    figure, axes = plt.subplots(
+        len(groups), 1, figsize=(8, 0.28 * sum(heights)), height_ratios=heights, squeeze=False, layout='constrained'
+    )
+    for axis, ((part, setting), group) in zip(axes[:, 0], groups.items(), strict=True):
+        colours = ['tab:blue' if r.candidate.startswith(('ours', 'coatnet_5')) else 'tab:gray' for r in group]
+        colours = ['tab:gray' if r.candidate == r.reference else c for r, c in zip(group, colours, strict=True)]
+        bars = axis.barh([r.candidate for r in group], [r.ratio for r in group], color=colours)
+        axis.bar_label(bars, [f'{r.ratio:.2f}' for r in group], padding=3, fontsize=8)
+        axis.invert_yaxis()
+        axis.axvline(1, color='black', linewidth=0.8)
+        axis.set_title(f'{part}, {setting}: speed against {group[0].reference}', fontsize=9, loc='left')
+        axis.tick_params(labelsize=8)
+        axis.spines[['top', 'right']].set_visible(False)
+        axis.margins(x=0.1)
+    figure.savefig(file, dpi=120)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--part', nargs='+', choices=PARTS, default=PARTS)
+    parser.add_argument('--device', choices=('cpu', 'cuda'), default='cpu')
+    parser.add_argument('--batch', nargs='+', type=int, default=[8], help='batch sizes of the inference part')
+    parser.add_argument('--rounds', type=int, default=7)
+    parser.add_argument('--threads', type=int, default=2)
+    parser.add_argument('--eager', action='store_true', help='leave out what is compiled, which takes minutes')
+    parser.add_argument('--coatnet-pytorch', type=Path, help='checkout of chinhsuanwu/coatnet-pytorch')
+    parser.add_argument('--out', type=Path, required=True, help='path without suffix of the CSV file and the picture')
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    rows = measure(args)
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    with args.out.with_suffix('.csv').open('w', newline='') as f:
+        writer = csv.DictWriter(f, [field.name for field in dataclasses.fields(Row)])
+        writer.writeheader()
+        writer.writerows(dataclasses.asdict(row) for row in rows)
+    draw(rows, args.out.with_suffix('.png'))
+    peaks = {'fp32': matmul_peak(torch.float32, args.device), 'bf16': matmul_peak(torch.bfloat16, args.device)}
+    print(f'matmul peak: {peaks["fp32"] / 1e9:.0f} GFLOP/s in fp32, {peaks["bf16"] / 1e9:.0f} in bf16')
+    print(table(rows, peaks, {f'batch {b}': multiply_adds(b) for b in args.batch}))
+
+
+if __name__ == '__main__':
+    main()
