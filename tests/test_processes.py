@@ -141,6 +141,8 @@ def test_interrupted_pull_ends_at_once(served: HubServer, fresh_cache: Path) -> 
     process = subprocess.Popen(
         [sys.executable, '-m', 'coatnet_zoo_command', 'pull', name],
         env={**os.environ, 'HF_HUB_CACHE': str(fresh_cache)}, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        # Processes that a script runs in the background, maybe these tests, ignore the signal and pass that on.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
     until(lambda: bool(served.bodies))
     process.send_signal(signal.SIGINT)

@@ -25,6 +25,13 @@ from .loading import adapt_state_dict
 from .rel_pos import RelPosBias, feature_sizes
 
 
+def check_size(x: torch.Tensor) -> None:
+    """Refuse images (B, C, H, W) that are too small."""
+    # An assertion of torch's, as Python's would break tracing; one for each side, as tracing has no `and`.
+    torch._assert(x.shape[-2] >= 32, 'CoAtNet needs images of at least 32x32 pixels; resize them.')
+    torch._assert(x.shape[-1] >= 32, 'CoAtNet needs images of at least 32x32 pixels; resize them.')
+
+
 class Stem(nn.Module):
     """S0: 3x3 convolutions, the first with stride 2, with batch norm and activation between them.
 
@@ -50,9 +57,7 @@ class Stem(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, in_chans, H, W) -> (B, stem_width[-1], ceil(H/2), ceil(W/2)), H and W at least 32."""
-        # An assertion of torch's, as Python's would break tracing; one for each side, as tracing has no `and`.
-        torch._assert(x.shape[-2] >= 32, 'CoAtNet needs images of at least 32x32 pixels; resize them.')
-        torch._assert(x.shape[-1] >= 32, 'CoAtNet needs images of at least 32x32 pixels; resize them.')
+        check_size(x)
         for layer in self.children():
             x = layer(x)
         return x

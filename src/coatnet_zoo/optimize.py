@@ -7,6 +7,7 @@ import torch._inductor.config
 from timm.models import reparameterize_model
 from torch import nn
 
+from . import onednn
 from .model import CoAtNet
 from .rel_pos import ExpandedRelPos, feature_sizes
 
@@ -51,6 +52,8 @@ def optimize_for_inference(model: CoAtNet, dtype: torch.dtype | None = None, com
     model.register_forward_hook(lambda _, __, logits: logits.float())
     if compile:
         _compile_frozen(model)
+    elif parameter.device.type == 'cpu' and onednn.is_available():
+        onednn.pack(model)
     return model
 
 
