@@ -9,8 +9,9 @@ from peers import random_images, randomize_
 from timm.models import reparameterize_model
 from torch import nn
 
-from coatnet_zoo import optimize_for_inference
+from coatnet_zoo import microbatch, optimize_for_inference
 from coatnet_zoo.configs import SIZES, list_impls
+from coatnet_zoo.rel_pos import ExpandedRelPos
 
 VARIANTS = [
     (size, impl) for size in ('coatnet_nano', 'coatnet_0', 'coatnet_1', 'coatnet_2') for impl in list_impls(size)
@@ -87,12 +88,34 @@ def test_norms_without_a_scale_stay_where_squeeze_excite_would_divide_by_it() ->
 def test_position_tables_of_the_native_size_are_expanded_once() -> None:
     model = create('coatnet_1', 'paper')
     optimized = optimize_for_inference(model)
-    attn = optimized.stages[2].blocks[1].attn
-    assert attn.rel_pos(4, 4) is attn.rel_pos(4, 4)
-    torch.testing.assert_close(attn.rel_pos(4, 4), model.stages[2].blocks[1].attn.rel_pos(4, 4), rtol=0, atol=0)
+    ours = next(m for m in optimized.modules() if isinstance(m, ExpandedRelPos))
+    assert ours(4, 4) is ours(4, 4)
+    torch.testing.assert_close(ours(4, 4), model.stages[2].blocks[0].attn.rel_pos(4, 4), rtol=0, atol=0)
     huge = optimize_for_inference(create('coatnet_1', 'paper', img_size=1024, depths=(1, 1, 1, 1)))
-    buffers = [m.bias.numel() for m in huge.modules() if hasattr(m, 'size') and hasattr(m, 'rel_pos')]
+    buffers = [m.bias.numel() for m in huge.modules() if isinstance(m, ExpandedRelPos)]
     assert buffers == [24 * 1024**2]  # of the last stage; of the third it would be 12 * 4096**2
+
+
+@pytest.mark.parametrize('compile', [False, True])
+@torch.no_grad()
+def test_large_batches_are_computed_in_parts(compile: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every size of batch, also where the parts cannot be equal."""
+    torch._dynamo.reset()
+    model = create('coatnet_1', 'timm', depths=(1, 1, 1, 1))
+    monkeypatch.setattr(microbatch, '_LARGEST', 3 * 4 * 32 * 32 * 64 * 4)  # three images' largest tensors
+    optimized = optimize_for_inference(model, compile=compile)
+    seen: list[int] = []
+    optimized.stages[0].module.register_forward_hook(lambda _, args, __: seen.append(len(args[0])))
+    for n in (1, 3, 4, 7, 8):
+        x = random_images(n, 3, 64)
+        torch.testing.assert_close(optimized(x), model(x), rtol=0, atol=1e-4)
+    assert seen == ([1, 3, 2, 2, 3, 3, 3, 3, 3, 3] if compile else [1, 3, 2, 2, 3, 3, 1, 3, 3, 2])
+
+
+def test_parts_of_a_batch_are_about_equal() -> None:
+    limit = microbatch._LARGEST
+    assert [microbatch.chunk_size(n, limit / 3) for n in (1, 2, 3, 4, 6, 7, 8)] == [1, 2, 3, 2, 3, 3, 3]
+    assert microbatch.chunk_size(8, 10 * limit) == 1
 
 
 @pytest.mark.parametrize('impl', ['timm', 'paper', 'chinhsuanwu'])

@@ -8,6 +8,7 @@ from timm.models import reparameterize_model
 from torch import nn
 
 from . import onednn
+from .microbatch import MicroBatched, largest_activations
 from .model import CoAtNet
 from .rel_pos import ExpandedRelPos, feature_sizes
 
@@ -42,30 +43,42 @@ def optimize_for_inference(model: CoAtNet, dtype: torch.dtype | None = None, com
             if hasattr(block, 'attn') and size[0] * size[1] <= _MAX_EXPANDED:
                 block.attn.rel_pos = ExpandedRelPos(block.attn.rel_pos, *size)
     model.requires_grad_(False)
+    on_cpu = next(model.parameters()).device.type == 'cpu'
+    elements = largest_activations(model) if on_cpu else []
     model.to(dtype=dtype, memory_format=torch.channels_last)
-    parameter = next(model.parameters())
+    dtype = next(model.parameters()).dtype
 
     def prepare(_: nn.Module, args: tuple[torch.Tensor]) -> tuple[torch.Tensor]:
-        return (args[0].to(dtype=parameter.dtype, memory_format=torch.channels_last),)
+        return (args[0].to(dtype=dtype, memory_format=torch.channels_last),)
 
     model.register_forward_pre_hook(prepare)
     model.register_forward_hook(lambda _, __, logits: logits.float())
-    if compile:
-        _compile_frozen(model)
-    elif parameter.device.type == 'cpu' and onednn.is_available():
-        onednn.pack(model)
+    if on_cpu:
+        _optimize_for_cpu(model, elements, compile)
+    elif compile:
+        model.compile()
     return model
 
 
-def _compile_frozen(model: nn.Module) -> None:
-    """Compile a model in place, so that it stays the model it is, with its weights as constants."""
-    model.compile()
-    compiled = model._compiled_call_impl
+class _Frozen(nn.Module):
+    """A module that is compiled for inference, with its weights as constants."""
 
-    def call(*args: torch.Tensor) -> torch.Tensor:
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.compiled = torch.compile(module)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         # Both halves of the compiler look at this setting, which the `options` of torch.compile show only one of them;
         # and it has no effect where gradients are on.
         with torch._inductor.config.patch(freezing=True), torch.no_grad():
-            return compiled(*args)
+            return self.compiled(x)
 
-    model._compiled_call_impl = call
+
+def _optimize_for_cpu(model: CoAtNet, elements: list[float], compile: bool) -> None:
+    """Compile the stem and the stages, or else pack them; and have them take a few images at a time."""
+    if not compile and onednn.is_available():
+        onednn.pack(model)
+    parts = [_Frozen(part) if compile else part for part in (model.stem, *model.stages)]
+    # The stem's input has the image's resolution, and that of every stage half of the one before.
+    parts = [MicroBatched(part, elements[i] * 4**i, equal=compile) for i, part in enumerate(parts)]
+    model.stem, model.stages = parts[0], nn.Sequential(*parts[1:])
