@@ -25,14 +25,14 @@ def build(
 ) -> tuple[nn.Module, Callable[[], torch.Tensor]]:
     """A model and a call that makes one training step and returns its loss, at equal weights and images."""
     torch.manual_seed(0)
+    images = torch.randn(batch, 3, size, size).to(device, memory_format=torch.channels_last)
+    targets = torch.randint(1000, (batch,)).to(device)
     theirs = timm.create_model('coatnet_0_rw_224', img_size=size).train()
     model = theirs
     if name == 'coatnet_0':
         model = timm.create_model('coatnet_0', img_size=size).train()
         model.load_state_dict(theirs.state_dict())
     model = model.to(device, memory_format=torch.channels_last)
-    images = torch.randn(batch, 3, size, size).to(device, memory_format=torch.channels_last)
-    targets = torch.randint(1000, (batch,)).to(device)
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-4)
     run = torch.compile(model) if compiled else model
 

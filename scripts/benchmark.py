@@ -10,6 +10,7 @@ CPU cores.
 import argparse
 import csv
 import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -22,22 +23,28 @@ from bench_training import training
 PARTS = ('inference', 'growth', 'loading', 'training')
 
 
-def measure(args: argparse.Namespace) -> list[Row]:
-    """Run the parts that were asked for."""
-    rows: list[Row] = []
+def measure(args: argparse.Namespace) -> Iterator[list[Row]]:
+    """Run the parts that were asked for, one by one."""
     if 'inference' in args.part:
-        rows += inference(args.device, args.batch, args.rounds, args.coatnet_pytorch, not args.eager)
+        yield inference(args.device, args.batch, args.rounds, args.coatnet_pytorch, not args.eager)
     if 'growth' in args.part:
-        rows += growth(args.rounds, args.threads)
+        yield growth(args.rounds, args.threads)
     if 'loading' in args.part:
-        rows += loading(args.rounds)
+        yield loading(args.rounds)
         if args.coatnet_pytorch:
-            rows += converting(load_peer(args.coatnet_pytorch), args.rounds)
+            yield converting(load_peer(args.coatnet_pytorch), args.rounds)
         theirs, ours = importing(args.rounds)
         print(f'import timm takes {theirs:.0f} ms; import coatnet_zoo adds {ours:.0f} ms')
     if 'training' in args.part:
-        rows += training(args.device, args.rounds, args.threads, not args.eager)
-    return rows
+        yield training(args.device, args.rounds, args.threads, not args.eager)
+
+
+def write(rows: list[Row], file: Path) -> None:
+    """Write the rows as CSV."""
+    with file.open('w', newline='') as f:
+        writer = csv.DictWriter(f, [field.name for field in dataclasses.fields(Row)])
+        writer.writeheader()
+        writer.writerows(dataclasses.asdict(row) for row in rows)
 
 
 def table(rows: list[Row], peaks: dict[str, float], batches: dict[str, float]) -> str:
@@ -95,12 +102,11 @@ def main() -> None:
     parser.add_argument('--out', type=Path, required=True, help='path without suffix of the CSV file and the picture')
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    rows = measure(args)
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    with args.out.with_suffix('.csv').open('w', newline='') as f:
-        writer = csv.DictWriter(f, [field.name for field in dataclasses.fields(Row)])
-        writer.writeheader()
-        writer.writerows(dataclasses.asdict(row) for row in rows)
+    rows: list[Row] = []
+    for part in measure(args):
+        rows += part
+        write(rows, args.out.with_suffix('.csv'))  # after every part, as the next may take long, and fail
     draw(rows, args.out.with_suffix('.png'))
     peaks = {'fp32': matmul_peak(torch.float32, args.device), 'bf16': matmul_peak(torch.bfloat16, args.device)}
     print(f'matmul peak: {peaks["fp32"] / 1e9:.0f} GFLOP/s in fp32, {peaks["bf16"] / 1e9:.0f} in bf16')

@@ -266,6 +266,15 @@ def test_folders_for_machines_without_a_network(hub: HubServer, tmp_path: Path) 
     assert len(digits.pretrained_cfg['label_names']) == 10
 
 
+def test_folder_of_converted_weights(page: ReleasePage, tmp_path: Path) -> None:
+    name = RELEASED[0]
+    output_of('pull', name, '--dest', tmp_path / 'folder')
+    assert {p.name for p in (tmp_path / 'folder').iterdir()} == {SAFE, 'config.json'}
+    config = json.loads((tmp_path / 'folder' / 'config.json').read_text())
+    assert config['model_args']['impl'] == 'keras_cv' and config['pretrained_cfg']['license'] == 'mit'
+    assert (tmp_path / 'folder' / SAFE).read_bytes() == catalogue.local_file(name).read_bytes()
+
+
 def tuple_of(value: object) -> object:
     return tuple(value) if isinstance(value, list) else value
 

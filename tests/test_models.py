@@ -8,6 +8,7 @@ from timm.models import group_parameters
 from timm.optim import create_optimizer_v2, param_groups_layer_decay
 
 from coatnet_zoo.configs import SIZES
+from coatnet_zoo.weights import WEIGHTS
 
 IMPLS = ['timm', 'timm_rmlp', 'timm_rmlp2', 'paper', 'chinhsuanwu', 'keras_cv']
 STAGES = dict(stem_width=(16, 24), embed_dim=(32, 32, 64, 96), depths=(1, 2, 2, 1), img_size=64, num_classes=10)
@@ -151,3 +152,38 @@ def test_export(impl: str, x: torch.Tensor) -> None:
     exported = torch.export.export(model, (x,), dynamic_shapes=({0: batch},)).module()
     x3 = torch.randn(3, 3, 64, 64)
     torch.testing.assert_close(exported(x3), model(x3), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize('impl', IMPLS)
+def test_fx_backward_and_torchscript_of_the_traced_model(impl: str, x: torch.Tensor) -> None:
+    model = create(impl).train()
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0  # random, and so different in two passes
+    model(x).square().mean().backward()
+    expected = {name: p.grad.clone() for name, p in model.named_parameters()}
+    model.zero_grad()
+    traced = torch.fx.symbolic_trace(model)
+    traced(x).square().mean().backward()
+    for name, p in traced.named_parameters():
+        torch.testing.assert_close(p.grad, expected[name], rtol=1e-4, atol=1e-6)
+
+    model.eval()
+    scripted = torch.jit.script(torch.fx.symbolic_trace(model))
+    torch.testing.assert_close(scripted(x), model(x), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize('name', [*SIZES, *WEIGHTS])
+def test_default_configurations_describe_the_models(name: str) -> None:
+    """As timm's own tests demand of every model: sizes, and the names of the first convolution and the classifier."""
+    model = timm.create_model(name, device='meta').eval()
+    cfg = model.default_cfg
+    assert f'{cfg["first_conv"]}.weight' in model.state_dict()
+    assert model.get_submodule(cfg['classifier']) is model.get_classifier()
+    assert model.num_classes == cfg['num_classes'] == model.get_classifier().out_features
+    features = model.forward_features(torch.empty(2, *cfg['input_size'], device='meta'))
+    assert features.shape == (2, model.num_features, *cfg['pool_size'])
+    assert model.forward_head(features, pre_logits=True).shape == (2, model.head_hidden_size)
+    assert timm.create_model(name, device='meta', num_classes=0, global_pool='').eval()(
+        torch.empty(2, *cfg['input_size'], device='meta')
+    ).shape == (2, model.num_features, *cfg['pool_size'])
