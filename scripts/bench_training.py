@@ -8,9 +8,13 @@ import torch.nn.functional as F
 from bench_core import Row, compare, in_child
 from torch import nn
 
+import coatnet_zoo
+
+assert coatnet_zoo  # imported for its registration of the models
+
 _MEMORY = """
 import torch
-from bench_training import build, step
+from bench_training import build
 torch.set_num_threads({threads})
 model, call = build({name!r}, {batch}, {size}, {bfloat16}, False, 'cpu')
 before = peak_rss()
