@@ -30,7 +30,16 @@ def is_available() -> bool:
     )
 
 
-class PackedConv2d(nn.Module):
+class _Packed(nn.Module):
+    """What packed layers share: the bias, and the activation as oneDNN calls it."""
+
+    def __init__(self, layer: nn.Conv2d | nn.Linear, act: nn.Module | None) -> None:
+        super().__init__()
+        self.bias = None if layer.bias is None else layer.bias.detach()
+        self.act, self.algorithm = _ACTIVATIONS[type(act or nn.Identity())]
+
+
+class PackedConv2d(_Packed):
     """A convolution and the activation after it.
 
     Args:
@@ -39,11 +48,9 @@ class PackedConv2d(nn.Module):
     """
 
     def __init__(self, conv: nn.Conv2d, act: nn.Module | None = None) -> None:
-        super().__init__()
+        super().__init__(conv, act)
         self.geometry = (list(conv.padding), list(conv.stride), list(conv.dilation), conv.groups)
         self.weight = torch.ops.mkldnn._reorder_convolution_weight(conv.weight.detach(), *self.geometry)
-        self.bias = None if conv.bias is None else conv.bias.detach()
-        self.act, self.algorithm = _ACTIVATIONS[type(act or nn.Identity())]
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, C, H, W) -> (B, C_out, H_out, W_out), channels last."""
@@ -58,7 +65,7 @@ class PackedConv2d(nn.Module):
         )
 
 
-class PackedLinear(nn.Module):
+class PackedLinear(_Packed):
     """A linear layer and the activation after it.
 
     Args:
@@ -67,10 +74,8 @@ class PackedLinear(nn.Module):
     """
 
     def __init__(self, linear: nn.Linear, act: nn.Module | None = None) -> None:
-        super().__init__()
+        super().__init__(linear, act)
         self.weight = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach())
-        self.bias = None if linear.bias is None else linear.bias.detach()
-        self.act, self.algorithm = _ACTIVATIONS[type(act or nn.Identity())]
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(..., C) -> (..., C_out)."""

@@ -108,23 +108,24 @@ def pack(name: str, file: Path, folder: Path) -> None:
     import timm
     from timm.models._hub import save_config_for_hf
 
-    weights, config = folder / SAFETENSORS, folder / CONFIG
-    partial = folder / f'.{SAFETENSORS}.{os.getpid()}.partial'
+    weights = folder / SAFETENSORS
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if not weights.exists():
-            try:
-                shutil.copyfile(file, partial)
-                os.replace(partial, weights)
-            finally:
-                partial.unlink(missing_ok=True)
+            _write_whole(weights, lambda partial: shutil.copyfile(file, partial))
         if not filecmp.cmp(weights, file, shallow=False):
             raise HubError(f'{weights} exists already and is not that of {name}; choose another folder.')
-        partial_config = folder / f'.{CONFIG}.{os.getpid()}.partial'
-        try:
-            save_config_for_hf(timm.create_model(name, device='meta'), partial_config)
-            os.replace(partial_config, config)
-        finally:
-            partial_config.unlink(missing_ok=True)
+        model = timm.create_model(name, device='meta')
+        _write_whole(folder / CONFIG, lambda partial: save_config_for_hf(model, partial))
     except OSError as e:
         raise HubError(f'{folder} cannot be written: {e}') from e
+
+
+def _write_whole(file: Path, write: Callable[[Path], object]) -> None:
+    """Write beside the destination, then rename."""
+    partial = file.with_name(f'.{file.name}.{os.getpid()}.partial')
+    try:
+        write(partial)
+        os.replace(partial, file)
+    finally:
+        partial.unlink(missing_ok=True)
