@@ -1,6 +1,7 @@
 """Making a trained model fast for inference without changing what it computes."""
 
 import copy
+from typing import Literal
 
 import torch
 import torch._inductor.config
@@ -10,13 +11,20 @@ from torch import nn
 from . import onednn
 from .microbatch import MicroBatched, largest_activations
 from .model import CoAtNet
+from .quantize import check_calibration, quantize_parts
 from .rel_pos import ExpandedRelPos, feature_sizes
 
 # Larger feature maps keep their tables: expanded, a head takes 4 MB for 1024 positions, and 16 times that for 4096.
 _MAX_EXPANDED = 1024
 
 
-def optimize_for_inference(model: CoAtNet, dtype: torch.dtype | None = None, compile: bool = False) -> nn.Module:
+def optimize_for_inference(
+    model: CoAtNet,
+    dtype: torch.dtype | None = None,
+    compile: bool = False,
+    quantize: Literal['int8'] | None = None,
+    calibration: torch.Tensor | None = None,
+) -> nn.Module:
     """A copy of a model that computes the same faster.
 
     Batch norms and layer scales are folded into the layers beside them, relative position tables are expanded once for
@@ -27,15 +35,24 @@ def optimize_for_inference(model: CoAtNet, dtype: torch.dtype | None = None, com
         dtype: Precision to compute in, e.g. `torch.bfloat16`; the model's unless given. Logits are float32 all the
             same, and images may be.
         compile: Compile for this machine with `torch.compile`, weights frozen; the first call takes a minute or so.
+        quantize: `'int8'` computes convolutions and linear layers with 8-bit integers, on CPUs. This needs torchao
+            (extra `quantize`), compiles in any case, and is for one size of images.
+        calibration: Images (B, in_chans, H, W), prepared like those to come, that `quantize` takes the ranges of
+            values from; a few dozen will do.
 
     Returns:
         A model in evaluation mode: images (B, in_chans, H, W) -> (B, num_classes). It cannot be trained.
 
     Raises:
         TypeError: If the model is no CoAtNet.
+        ValueError: If `quantize` does not exist, or does not go with the other arguments.
+        ImportError: If torchao is needed and not installed.
     """
     if not isinstance(model, CoAtNet):
         raise TypeError(f'optimize_for_inference needs a CoAtNet, not {type(model).__name__}.')
+    on_cpu = next(model.parameters()).device.type == 'cpu'
+    if quantize is not None:
+        calibration = check_calibration(quantize, calibration, model, dtype)
     model = reparameterize_model(copy.deepcopy(model).eval(), inplace=True)
     sizes = feature_sizes(model.img_size, len(model.stages))
     for stage, size in zip(model.stages, sizes, strict=True):
@@ -43,18 +60,20 @@ def optimize_for_inference(model: CoAtNet, dtype: torch.dtype | None = None, com
             if hasattr(block, 'attn') and size[0] * size[1] <= _MAX_EXPANDED:
                 block.attn.rel_pos = ExpandedRelPos(block.attn.rel_pos, *size)
     model.requires_grad_(False)
-    on_cpu = next(model.parameters()).device.type == 'cpu'
     elements = largest_activations(model) if on_cpu else []
     model.to(dtype=dtype, memory_format=torch.channels_last)
     dtype = next(model.parameters()).dtype
 
     def prepare(_: nn.Module, args: tuple[torch.Tensor]) -> tuple[torch.Tensor]:
+        if calibration is not None and args[0].shape[1:] != calibration.shape[1:]:
+            shape, known = tuple(args[0].shape[1:]), tuple(calibration.shape[1:])
+            raise ValueError(f'This model was quantised for images of {known}, got {shape}; resize them.')
         return (args[0].to(dtype=dtype, memory_format=torch.channels_last),)
 
     model.register_forward_pre_hook(prepare)
     model.register_forward_hook(lambda _, __, logits: logits.float())
     if on_cpu:
-        _optimize_for_cpu(model, elements, compile)
+        _optimize_for_cpu(model, elements, compile or quantize is not None, calibration)
     elif compile:
         model.compile()
     return model
@@ -74,11 +93,16 @@ class _Frozen(nn.Module):
             return self.compiled(x)
 
 
-def _optimize_for_cpu(model: CoAtNet, elements: list[float], compile: bool) -> None:
-    """Compile the stem and the stages, or else pack them; and have them take a few images at a time."""
-    if not compile and onednn.is_available():
+def _optimize_for_cpu(model: CoAtNet, elements: list[float], compile: bool, calibration: torch.Tensor | None) -> None:
+    """Quantise and compile the stem and the stages, or else pack them; and have them take a few images at a time."""
+    parts = [model.stem, *model.stages]
+    if calibration is not None:
+        parts = quantize_parts(parts, calibration)
+    if compile:
+        parts = [_Frozen(part) for part in parts]
+    elif onednn.is_available():
         onednn.pack(model)
-    parts = [_Frozen(part) if compile else part for part in (model.stem, *model.stages)]
+        parts = [model.stem, *model.stages]
     # The stem's input has the image's resolution, and that of every stage half of the one before.
     parts = [MicroBatched(part, elements[i] * 4**i, equal=compile) for i, part in enumerate(parts)]
     model.stem, model.stages = parts[0], nn.Sequential(*parts[1:])

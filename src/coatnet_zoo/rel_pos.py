@@ -253,11 +253,12 @@ class ExpandedRelPos(nn.Module):
         self.rel_pos = rel_pos
         self.size = (height, width)
         with torch.no_grad():
-            bias = rel_pos(height, width)
+            bias = rel_pos(height, width)[0]
+        # Of three dimensions, because channels_last would reorder one of four, which attention then copies every time.
         self.register_buffer('bias', bias, persistent=False)
 
     def forward(self, height: int, width: int) -> torch.Tensor:
         """The bias of all pairs of positions, (1, heads, N, N) with N = height * width."""
         if (height, width) == self.size:
-            return self.bias
+            return self.bias.unsqueeze(0)
         return self.rel_pos(height, width)
