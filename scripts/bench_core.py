@@ -1,6 +1,7 @@
 """What the parts of benchmark.py share: timing candidates in turn, and reading memory."""
 
 import json
+import re
 import resource
 import statistics
 import subprocess
@@ -8,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from tqdm import tqdm
@@ -25,8 +27,9 @@ class Row:
         seconds: Median of one call.
         spread: Half the distance between the quartiles, as a share of the median.
         ratio: Median over the rounds of the reference's time by this one's; above 1 is faster.
-        difference: Largest difference of the outputs from the reference's, by its largest output.
+        difference: Largest difference of the outputs from the first candidate's, by its largest output.
         memory: Peak memory in MB, None where it was not measured.
+        profile: What the time is spent on, see `bench_profile`; None where it was not looked at.
     """
 
     part: str
@@ -38,6 +41,7 @@ class Row:
     ratio: float
     difference: float | None = None
     memory: float | None = None
+    profile: str | None = None
 
 
 def synchronize() -> None:
@@ -52,9 +56,9 @@ def compare(
     candidates: dict[str, Callable[[], torch.Tensor | None]],
     rounds: int,
     tolerance: dict[str, float] | None = None,
-    warmups: int = 2,
+    references: dict[str, list[str]] | None = None,
 ) -> list[Row]:
-    """Time candidates in turn, all of them in every round; the first is the reference.
+    """Time candidates in turn, all of them in every round.
 
     Args:
         part: Goes into the rows.
@@ -62,16 +66,17 @@ def compare(
         candidates: What to call; what they return is compared.
         rounds: How often.
         tolerance: Largest `Row.difference` by candidate.
-        warmups: Calls before the first round.
+        references: By candidate, what to compare its time with, the fastest of several; the first candidate if
+            nothing is said.
 
     Raises:
         ValueError: If a candidate's output differs from the reference's by more than its tolerance.
     """
-    reference = next(iter(candidates))
+    first = next(iter(candidates))
     outputs: dict[str, torch.Tensor | None] = {}
     memory: dict[str, float | None] = {}
     for name, call in tqdm(candidates.items(), desc=f'{part} {setting}: warm-up', leave=False):
-        for _ in range(warmups):
+        for _ in range(2):
             outputs[name] = call()
         synchronize()
         memory[name] = None
@@ -87,17 +92,18 @@ def compare(
             call()
             synchronize()
             times[name].append(time.perf_counter() - start)
+    medians = {name: statistics.median(values) for name, values in times.items()}
     rows = []
     for name in candidates:
-        expected, actual = outputs[reference], outputs[name]
+        reference = min((references or {}).get(name, [first]), key=medians.get)
+        expected, actual = outputs[first], outputs[name]
         difference = None
         if expected is not None and actual is not None:
             expected = expected.float()
             difference = ((actual.float() - expected).abs().max() / expected.abs().max()).item()
             if tolerance and difference > tolerance.get(name, 1e-4):
-                raise ValueError(f'{name} differs from {reference} by {difference:.1e} of the largest output.')
-        median = statistics.median(times[name])
-        low, _, high = statistics.quantiles(times[name], n=4)
+                raise ValueError(f'{name} differs from {first} by {difference:.1e} of the largest output.')
+        low, median, high = statistics.quantiles(times[name], n=4, method='inclusive')
         ratio = statistics.median(a / b for a, b in zip(times[reference], times[name], strict=True))
         rows.append(
             Row(part, setting, name, reference, median, (high - low) / 2 / median, ratio, difference, memory[name])
@@ -105,14 +111,24 @@ def compare(
     return rows
 
 
+def reset_peak_rss() -> float:
+    """Have `peak_rss` count from now on, where the system can (Linux); the memory of this process in MB."""
+    if sys.platform == 'linux':
+        Path('/proc/self/clear_refs').write_text('5')
+    return peak_rss()
+
+
 def peak_rss() -> float:
     """Peak memory of this process in MB."""
+    if sys.platform == 'linux':
+        status = Path('/proc/self/status').read_text()
+        return 1.024e-3 * int(re.search(r'VmHWM:\s+(\d+)', status)[1])
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1e-6 if sys.platform == 'darwin' else 1.024e-3)
 
 
 def in_child(code: str) -> dict:
     """Run Python code in a process of its own, which prints a JSON object last."""
-    prefix = 'import json, sys, time\nfrom bench_core import peak_rss\n'
+    prefix = 'import json, sys, time\nfrom bench_core import peak_rss, reset_peak_rss\n'
     command = [sys.executable, '-c', prefix + code]
     # A child begins with the peak memory of the process that it was forked from, so a small one forks it.
     fork = f'import subprocess, sys; sys.exit(subprocess.run({command!r}).returncode)'

@@ -11,13 +11,14 @@ from types import ModuleType
 import timm
 import torch
 import torch._inductor.config
-from bench_core import Row, compare, in_child
+from bench_core import Row, compare, in_child, synchronize
+from bench_profile import shares
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from coatnet_zoo import optimize_for_inference
 
-BFLOAT16 = 0.05
+TOLERANCES = {'fp32': 1e-4, 'bf16': 0.05, 'int8': 0.1}  # of the largest output; of random weights
 SIZES = (224, 320, 448, 672, 896)
 
 
@@ -83,6 +84,9 @@ def timm_candidates(device: str, batch: int, compiled: bool) -> dict[str, Callab
             'timm compiled bf16': lambda: theirs_half_compiled(half),
             'ours compiled bf16': lambda: ours_half_compiled(last),
         }
+        if device == 'cpu':
+            integers = optimize_for_inference(ours, quantize='int8', calibration=images)
+            candidates['ours compiled int8'] = lambda: integers(last)
     return candidates
 
 
@@ -98,13 +102,36 @@ def chinhsuanwu_candidates(
     optimized = optimize_for_inference(ours)
     candidates = {'chinhsuanwu eager fp32': lambda: theirs(images), 'ours optimised fp32': lambda: optimized(images)}
     if compiled:
+        single = optimize_for_inference(ours, compile=True)
         half = optimize_for_inference(ours, dtype=torch.bfloat16, compile=True)
+        candidates['ours compiled fp32'] = lambda: single(images)
         candidates['ours compiled bf16'] = lambda: half(images)
+        if device == 'cpu':
+            integers = optimize_for_inference(ours, quantize='int8', calibration=images)
+            candidates['ours compiled int8'] = lambda: integers(images)
     return candidates
 
 
-def _tolerances(names: list[str]) -> dict[str, float]:
-    return {name: BFLOAT16 if 'bf16' in name else 1e-4 for name in names}
+def _compare(part: str, batch: int, candidates: dict[str, Callable[[], torch.Tensor]], rounds: int) -> list[Row]:
+    tolerances = {name: TOLERANCES[precision_of(name)] for name in candidates}
+    theirs = [name for name in candidates if not name.startswith('ours')]
+    references = {}
+    for name in candidates:
+        mode, precision = ('eager', 'compiled')['compiled' in name], precision_of(name)
+        same = [other for other in theirs if other == f'{other.split()[0]} {mode} {precision}']
+        if name.startswith('ours') and same:
+            references[name] = same
+        elif precision == 'int8':
+            references[name] = theirs
+    rows = compare(part, f'batch {batch}', candidates, rounds, tolerances, references)
+    for row in rows:
+        row.profile = shares(candidates[row.candidate])
+    return rows
+
+
+def precision_of(candidate: str) -> str:
+    """The precision that the name of a candidate says."""
+    return next(precision for precision in TOLERANCES if precision in candidate)
 
 
 @torch.inference_mode()
@@ -112,35 +139,39 @@ def inference(device: str, batches: list[int], rounds: int, peer: Path | None, c
     """Time all candidates at 224 pixels."""
     rows = []
     for batch in batches:
+        torch._dynamo.reset()
         candidates = timm_candidates(device, batch, compiled)
-        rows += compare('inference, timm weights', f'batch {batch}', candidates, rounds, _tolerances([*candidates]))
+        rows += _compare('inference, timm weights', batch, candidates, rounds)
         if peer is not None:
             candidates = chinhsuanwu_candidates(load_peer(peer), device, batch, compiled)
-            tolerances = _tolerances([*candidates])
-            rows += compare('inference, chinhsuanwu weights', f'batch {batch}', candidates, rounds, tolerances)
+            rows += _compare('inference, chinhsuanwu weights', batch, candidates, rounds)
     return rows
 
 
-def multiply_adds(batch: int) -> float:
+def operations(weights: str, batch: int) -> float:
     """Floating point operations of coatnet_1 at 224 pixels, multiplications and additions counted one by one."""
     with torch.device('meta'), FlopCounterMode(display=False) as counter:
-        timm.create_model('coatnet_1').eval()(torch.empty(batch, 3, 224, 224))
+        timm.create_model('coatnet_1', impl=weights).eval()(torch.empty(batch, 3, 224, 224))
     return counter.get_total_flops()
 
 
 @torch.inference_mode()
-def matmul_peak(dtype: torch.dtype, device: str) -> float:
-    """Operations per second of a large matrix product, the best of ten."""
+def matmul_peak(precision: str, device: str) -> float:
+    """Operations per second of a large matrix product, the best of thirty."""
     size = 2048 if device == 'cpu' else 8192
-    a, b = (torch.randn(size, size, dtype=dtype, device=device) for _ in range(2))
+    if precision == 'int8':
+        a, b = (torch.randint(-128, 128, (size, size), dtype=torch.int8, device=device) for _ in range(2))
+        product = torch._int_mm
+    else:
+        dtype = {'fp32': torch.float32, 'bf16': torch.bfloat16}[precision]
+        a, b = (torch.randn(size, size, dtype=dtype, device=device) for _ in range(2))
+        product = torch.mm
     seconds = []
-    for _ in range(10):
-        if device == 'cuda':
-            torch.cuda.synchronize()
+    for _ in range(30):
+        synchronize()
         start = time.perf_counter()
-        a @ b
-        if device == 'cuda':
-            torch.cuda.synchronize()
+        product(a, b)
+        synchronize()
         seconds.append(time.perf_counter() - start)
     return 2 * size**3 / min(seconds)
 
@@ -154,7 +185,7 @@ model = timm.create_model(name, img_size=size).eval().to(memory_format=torch.cha
 if ours:
     model = coatnet_zoo.optimize_for_inference(model)
 x = torch.randn(1, 3, size, size).to(memory_format=torch.channels_last)
-before = peak_rss()
+before = reset_peak_rss()
 with torch.inference_mode():
     for _ in range(2):
         model(x)

@@ -14,7 +14,7 @@ from tqdm import tqdm
 _LOAD = """
 import timm, torch
 import coatnet_zoo
-before = peak_rss()
+before = reset_peak_rss()
 start = time.perf_counter()
 model = timm.create_model({name!r}, pretrained=True, pretrained_cfg_overlay=dict(file={file!r}))
 seconds = time.perf_counter() - start
@@ -30,16 +30,22 @@ import coatnet_zoo
 print(json.dumps(dict(timm=middle - start, ours=time.perf_counter() - middle)))
 """
 _CONVERT = """
+import os
 import shutil
 from pathlib import Path
 from types import ModuleType
 import coatnet_zoo
 src, dst = Path({src!r}), Path({dst!r})
-with src.open('rb') as f, (dst.parent / 'copy').open('wb') as g:
+copied = dst.parent / 'copy'
+os.sync()
+with src.open('rb') as f, copied.open('wb') as g:
     start = time.perf_counter()
     shutil.copyfileobj(f, g, 1 << 24)
     copy = time.perf_counter() - start
-before = peak_rss()
+# What the system has not written yet would slow down the next that writes.
+copied.unlink()
+os.sync()
+before = reset_peak_rss()
 start = time.perf_counter()
 coatnet_zoo.convert_checkpoint(src, dst)
 print(json.dumps(dict(seconds=time.perf_counter() - start, copy=copy, memory=peak_rss() - before)))

@@ -16,9 +16,9 @@ _MEMORY = """
 import torch
 from bench_training import build
 torch.set_num_threads({threads})
-model, call = build({name!r}, {batch}, {size}, {bfloat16}, False, 'cpu')
-before = peak_rss()
+model, call = build({name!r}, {batch}, {size}, {bfloat16}, {compiled}, 'cpu')
 call()
+before = reset_peak_rss()
 call()
 print(json.dumps(dict(memory=peak_rss() - before)))
 """
@@ -62,10 +62,9 @@ def training(device: str, rounds: int, threads: int, compiled: bool = True) -> l
             names = {'timm': 'coatnet_0_rw_224', 'ours': 'coatnet_0'}
             calls = {k: build(n, batch, size, bfloat16, compile_it, device)[1] for k, n in names.items()}
             measured = compare('training', setting, calls, rounds, dict(ours=0.01 if bfloat16 else 1e-3))
-            if device == 'cpu' and not compile_it:
+            if device == 'cpu':
+                options = dict(threads=threads, batch=batch, size=size, bfloat16=bfloat16, compiled=compile_it)
                 for row in measured:
-                    name = names[row.candidate]
-                    code = _MEMORY.format(threads=threads, name=name, batch=batch, size=size, bfloat16=bfloat16)
-                    row.memory = in_child(code)['memory']
+                    row.memory = in_child(_MEMORY.format(name=names[row.candidate], **options))['memory']
             rows += measured
     return rows

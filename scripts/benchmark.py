@@ -10,13 +10,14 @@ CPU cores.
 import argparse
 import csv
 import dataclasses
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import torch
 from bench_core import Row
-from bench_inference import growth, inference, load_peer, matmul_peak, multiply_adds
+from bench_inference import TOLERANCES, growth, inference, load_peer, matmul_peak, operations, precision_of
 from bench_loading import converting, importing, loading
 from bench_training import training
 
@@ -47,22 +48,22 @@ def write(rows: list[Row], file: Path) -> None:
         writer.writerows(dataclasses.asdict(row) for row in rows)
 
 
-def table(rows: list[Row], peaks: dict[str, float], batches: dict[str, float]) -> str:
+def table(rows: list[Row], peaks: dict[str, float]) -> str:
     """The rows as a Markdown table, with the share of the machine's matmul peak where that is defined."""
-    lines = [
-        '| part | setting | candidate | ms | ± | against | ratio | difference | peak MB | share of peak |',
-        '|---|---|---|---:|---:|---|---:|---:|---:|---:|',
-    ]
+    heads = 'part', 'setting', 'candidate', 'ms', '±', 'against', 'ratio', 'difference', 'peak MB', 'share of peak'
+    lines = [f'| {" | ".join(heads)} | time goes to |', '|---|---|---|---:|---:|---|---:|---:|---:|---:|---|']
     for row in rows:
         share = ''
-        if row.part.startswith('inference, timm'):
-            peak = peaks['bf16' if 'bf16' in row.candidate else 'fp32']
-            share = f'{100 * batches[row.setting] / row.seconds / peak:.0f} %'
+        if row.part.startswith('inference'):
+            weights, batch = re.match(r'inference, (\w+) weights, batch (\d+)', f'{row.part}, {row.setting}').groups()
+            speed = operations(weights, int(batch)) / row.seconds
+            share = f'{100 * speed / peaks[precision_of(row.candidate)]:.0f} %'
         difference = '' if row.difference is None else f'{row.difference:.0e}'
         memory = '' if row.memory is None else f'{row.memory:.0f}'
         lines.append(
             f'| {row.part} | {row.setting} | {row.candidate} | {1e3 * row.seconds:.1f} | {100 * row.spread:.0f} % | '
-            f'{row.reference} | {row.ratio:.2f} | {difference} | {memory} | {share} |'
+            f'{row.reference} | {row.ratio:.2f} | {difference} | {memory} | {share} | '
+            f'{row.profile or ""} |'
         )
     return '\n'.join(lines)
 
@@ -78,12 +79,12 @@ def draw(rows: list[Row], file: Path) -> None:
     )
     for axis, ((part, setting), group) in zip(axes[:, 0], groups.items(), strict=True):
         colours = ['tab:blue' if r.candidate.startswith(('ours', 'coatnet_5')) else 'tab:gray' for r in group]
-        colours = ['tab:gray' if r.candidate == r.reference else c for r, c in zip(group, colours, strict=True)]
-        bars = axis.barh([r.candidate for r in group], [r.ratio for r in group], color=colours)
-        axis.bar_label(bars, [f'{r.ratio:.2f}' for r in group], padding=3, fontsize=8)
+        speeds = [group[0].seconds / r.seconds for r in group]
+        bars = axis.barh([r.candidate for r in group], speeds, color=colours)
+        axis.bar_label(bars, [f'{speed:.2f}' for speed in speeds], padding=3, fontsize=8)
         axis.invert_yaxis()
         axis.axvline(1, color='black', linewidth=0.8)
-        axis.set_title(f'{part}, {setting}: speed against {group[0].reference}', fontsize=9, loc='left')
+        axis.set_title(f'{part}, {setting}: speed against {group[0].candidate}', fontsize=9, loc='left')
         axis.tick_params(labelsize=8)
         axis.spines[['top', 'right']].set_visible(False)
         axis.margins(x=0.1)
@@ -103,14 +104,14 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     args.out.parent.mkdir(parents=True, exist_ok=True)
+    peaks = {precision: matmul_peak(precision, args.device) for precision in TOLERANCES}
     rows: list[Row] = []
     for part in measure(args):
         rows += part
         write(rows, args.out.with_suffix('.csv'))  # after every part, as the next may take long, and fail
     draw(rows, args.out.with_suffix('.png'))
-    peaks = {'fp32': matmul_peak(torch.float32, args.device), 'bf16': matmul_peak(torch.bfloat16, args.device)}
-    print(f'matmul peak: {peaks["fp32"] / 1e9:.0f} GFLOP/s in fp32, {peaks["bf16"] / 1e9:.0f} in bf16')
-    print(table(rows, peaks, {f'batch {b}': multiply_adds(b) for b in args.batch}))
+    print('matmul peak: ' + ', '.join(f'{peak / 1e9:.0f} GOP/s in {name}' for name, peak in peaks.items()))
+    print(table(rows, peaks))
 
 
 if __name__ == '__main__':
