@@ -126,13 +126,18 @@ def load_model(name: str) -> CoAtNet:
     try:
         architecture = resolve_model_input_args(name)['model_name']
         if not is_model_in_modules(architecture, 'coatnet'):
-            raise ExplainError(f'{name} is a {architecture}, not a CoAtNet; `coatnet-zoo list` has those there are.')
+            raise ExplainError(
+                f'{name} is not one of this package, but of the architecture {architecture}; see `coatnet-zoo list`.'
+            )
         # Only the image's gradient is wanted; those of the parameters would double the memory.
         return timm.create_model(name, pretrained=True).requires_grad_(False).eval()
     except (ExplainError, HubError, CheckpointError):
         raise
     except Exception as e:  # whatever timm makes of a name or of a bad configuration
-        raise ExplainError(f'There is no model {name!r} to load: {sentence(e)}') from e
+        raise ExplainError(
+            f'The model {name!r} cannot be loaded ({sentence(e)}); give a name from `coatnet-zoo list`, '
+            'local-dir:FOLDER or hf-hub:ORG/NAME.'
+        ) from e
 
 
 def explain_image(image: Image.Image, model: CoAtNet, target: int | None = None) -> Explanation:
@@ -167,12 +172,10 @@ def explain_image(image: Image.Image, model: CoAtNet, target: int | None = None)
             f'{config["std"]}; put those of its training there (pretrained_cfg in config.json).'
         )
     batch = create_transform(**config)(_to_channels(image, model.in_chans))[None].requires_grad_()
-    with contextlib.ExitStack() as stack, torch.enable_grad():
-        sizes = stack.enter_context(_recorded_sizes(model))
+    with _recorded_sizes(model) as sizes, torch.enable_grad():
         layer = model.stages[-1]
         cam = grad_cam.GradCAM(model, [layer])
         hooks = cam.activations_and_grads
-        stack.callback(hooks.release)
         # What this returns is stretched until its extremes are 0 and 1: next to no evidence would look like much.
         cam(batch, None if target is None else [grad_cam.utils.model_targets.ClassifierOutputTarget(target)])
         activations, gradients = hooks.activations[0].numpy(), hooks.gradients[0].numpy()

@@ -3,6 +3,7 @@
 Needs the extra `explain` (matplotlib). No window is opened and pyplot's state is not touched.
 """
 
+import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,7 @@ from .packs import write_whole
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.image import AxesImage
 
 NO_TABLES = 'The model has no relative position bias, so there are no tables.'
 _SUFFIX = '.png'
@@ -35,7 +37,7 @@ def draw_explanation(explanation: Explanation, title: str) -> 'Figure':
     """
     tables = explanation.tables
     figure = require_extra('matplotlib.figure').Figure(figsize=(12, 8 if tables else 4.4), layout='constrained')
-    figure.suptitle(title, fontsize='x-large', parse_math=False)
+    figure.suptitle(textwrap.fill(title, 100), fontsize='x-large', parse_math=False)
     rows = np.atleast_1d(figure.subfigures(2 if tables else 1, 1, hspace=0.05))
     image, evidence, classes = rows[0].subplots(1, 3, width_ratios=(1, 1.25, 0.95))
     image.imshow(explanation.image, cmap='gray', vmin=0, vmax=1)
@@ -93,10 +95,11 @@ def _draw_evidence(axes: 'Axes', explanation: Explanation) -> None:
     axes.imshow(grey, cmap='gray', vmin=-1, vmax=1)
     axes.set_axis_off()
     # Clear where there is no evidence, so that the image shows.
+    blue, red = (0.1, 0.35, 0.8), (0.85, 0.1, 0.1)
     see_through = colors.LinearSegmentedColormap.from_list(
-        'evidence', [(0.1, 0.35, 0.8, 0.8), (0.1, 0.35, 0.8, 0), (0.85, 0.1, 0.1, 0), (0.85, 0.1, 0.1, 0.8)]
+        'evidence', [(0, (*blue, 0.8)), (0.5, (*blue, 0)), (0.5, (*red, 0)), (1, (*red, 0.8))]
     )
-    largest = np.abs(explanation.evidence).max() or 1.0
+    largest = np.abs(explanation.evidence).max()
     overlay = axes.imshow(
         explanation.evidence,
         cmap=see_through,
@@ -105,7 +108,7 @@ def _draw_evidence(axes: 'Axes', explanation: Explanation) -> None:
         extent=(-0.5, width - 0.5, height - 0.5, -0.5),
         interpolation='nearest',
     )
-    axes.figure.colorbar(overlay, ax=axes, label='against   <   evidence (logits)   >   for')
+    _add_colour_bar(axes, overlay, 'against   <   evidence (logits)   >   for')
     rows, columns = explanation.evidence.shape
     target = explanation.target
     axes.set_title(
@@ -133,7 +136,7 @@ def _draw_classes(axes: 'Axes', explanation: Explanation) -> None:
 
 def _draw_table(axes: 'Axes', table: BiasTable) -> None:
     rows, columns = table.values.shape
-    largest = np.abs(table.values).max() or 1.0
+    largest = np.abs(table.values).max()
     image = axes.imshow(
         table.values,
         cmap='RdBu_r',
@@ -142,11 +145,16 @@ def _draw_table(axes: 'Axes', table: BiasTable) -> None:
         extent=(-columns / 2, columns / 2, rows / 2, -rows / 2),
         interpolation='nearest',
     )
-    axes.figure.colorbar(image, ax=axes, label='added before softmax')
+    _add_colour_bar(axes, image, 'added before softmax')
     axes.locator_params(integer=True, nbins=5)
     axes.set_xlabel('dx = query - key')
     axes.set_ylabel('dy = query - key')
-    axes.set_title(f'Stage {table.stage}, block {table.block}, head {table.head} of {table.num_heads}')
+    axes.set_title(f'Stage {table.stage}, block {table.block}\nhead {table.head} of {table.num_heads}')
+
+
+def _add_colour_bar(axes: 'Axes', image: 'AxesImage', label: str) -> None:
+    """Beside the axes and as high as they are, whatever their shape."""
+    axes.figure.colorbar(image, cax=axes.inset_axes((1.04, 0, 0.05, 1)), label=label)
 
 
 def _short(label: str) -> str:
