@@ -129,13 +129,13 @@ def test_info() -> None:
 
 @pytest.mark.parametrize('args', [['list', '--json'], ['info', 'coatnet_0'], ['verify', 'coatnet_0']])
 def test_offline_and_at_once(args: list[str], hub: HubServer) -> None:
-    """Under 3 seconds, and without torch, timm or a network."""
+    """Under 3 seconds, and without torch, timm, matplotlib or a network."""
     code = (
         'import sys, coatnet_zoo_command\n'
         'try:\n'
         '    coatnet_zoo_command.main()\n'
         'finally:\n'
-        "    print({'torch', 'timm'} & set(sys.modules), file=sys.stderr)\n"
+        "    print({'torch', 'timm', 'matplotlib'} & set(sys.modules), file=sys.stderr)\n"
     )
     start = time.monotonic()
     process = subprocess.run([sys.executable, '-c', code, *args], capture_output=True, text=True, timeout=60)

@@ -79,6 +79,39 @@ def convert(src: Path, dst: Path, labels: Path | None, **options) -> None:
     click.echo(f"wrote {dst}; load it by timm.create_model('local-dir:{dst}', pretrained=True)")
 
 
+@main.command()
+@click.argument('image', type=click.Path(path_type=Path))
+@click.option('--model', 'name', required=True, help='Name with or without a tag, local-dir:FOLDER or hf-hub:ORG/NAME.')
+@click.option('--out', required=True, type=click.Path(path_type=Path), help='PNG file to write.')
+@click.option('--target', type=int, metavar='CLASS', help='Number of the class. Default: the most probable one.')
+def explain(image: Path, name: str, out: Path, target: int | None) -> None:
+    """Draw what a model makes of IMAGE, and where in it the evidence is.
+
+    The picture has the image, a class activation map, the most probable classes, and of each stage with attention the
+    learned relative position bias of a head. Needs the extra: pip install 'coatnet-zoo[explain]'.
+    """
+    run_package()
+    from .errors import CheckpointError
+    from .explain import ExplainError, explain_image, load_model, open_image, require_extra
+    from .hub import HubError
+    from .picture import NO_TABLES, check_out, draw_explanation, write_picture
+
+    try:
+        check_out(out, image)
+        require_extra('matplotlib.figure')
+        require_extra('pytorch_grad_cam')
+        opened = open_image(image)
+        explanation = explain_image(opened, load_model(name), target)
+        write_picture(draw_explanation(explanation, f'{image.name}, as seen by {name}'), out)
+    except (ExplainError, CheckpointError, HubError) as e:
+        raise click.ClickException(str(e)) from e
+    for guess in explanation.top:
+        click.echo(f'{guess.probability:7.2%}  {guess.index:5}  {guess.label}')
+    if not explanation.tables:
+        click.echo(NO_TABLES)
+    click.echo(f'wrote {out}, with the evidence for class {explanation.target.index}, {explanation.target.label}')
+
+
 @main.command(context_settings=dict(ignore_unknown_options=True, allow_interspersed_args=False))
 @click.argument('script', type=click.Path(path_type=Path))
 @click.argument('args', nargs=-1, type=click.UNPROCESSED)

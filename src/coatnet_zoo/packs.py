@@ -112,17 +112,22 @@ def pack(name: str, file: Path, folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if not weights.exists():
-            _write_whole(weights, lambda partial: shutil.copyfile(file, partial))
+            write_whole(weights, lambda partial: shutil.copyfile(file, partial))
         if not filecmp.cmp(weights, file, shallow=False):
             raise HubError(f'{weights} exists already and is not that of {name}; choose another folder.')
         model = timm.create_model(name, device='meta')
-        _write_whole(folder / CONFIG, lambda partial: save_config_for_hf(model, partial))
+        write_whole(folder / CONFIG, lambda partial: save_config_for_hf(model, partial))
     except OSError as e:
         raise HubError(f'{folder} cannot be written: {e}') from e
 
 
-def _write_whole(file: Path, write: Callable[[Path], object]) -> None:
-    """Write beside the destination, then rename."""
+def write_whole(file: Path, write: Callable[[Path], object]) -> None:
+    """Write beside the destination, then rename: what is there is whole at any time.
+
+    Args:
+        file: The destination.
+        write: Writes what it is given the path of.
+    """
     partial = file.with_name(f'.{file.name}.{os.getpid()}.partial')
     try:
         write(partial)
