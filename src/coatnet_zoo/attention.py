@@ -63,10 +63,18 @@ def linear_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch
     return q.to(v.dtype) @ (k.to(v.dtype).transpose(-2, -1) @ v)
 
 
+def _windows(side: int, window: int) -> tuple[int, int]:
+    """How many windows there are along a feature map's side, and how long they are: not longer than that."""
+    # Not by min(), whose symbolic sizes take compilers minutes.
+    if side <= window:
+        return 1, side
+    return (side + window - 1) // window, window
+
+
 @torch.fx.wrap
 def window_side(side: int, window: int) -> int:
-    """Side of the windows on a feature map's side: not larger than that."""
-    return min(side, window)
+    """Side of the windows on a feature map's side."""
+    return _windows(side, window)[1]
 
 
 @torch.fx.wrap
@@ -83,19 +91,20 @@ def to_windows(qkv: torch.Tensor, height: int, width: int, window: int, num_head
     Returns:
         (B, windows * heads, positions of a window, C / heads), windows row by row.
     """
-    h, w = min(height, window), min(width, window)
-    rows, cols = (height + h - 1) // h, (width + w - 1) // w
+    rows, h = _windows(height, window)
+    cols, w = _windows(width, window)
     batch, _, dim = qkv.shape
     qkv = F.pad(qkv.reshape(batch, height, width, dim), (0, 0, 0, cols * w - width, 0, rows * h - height))
-    qkv = qkv.reshape(batch, rows, h, cols, w, num_heads, dim // num_heads).permute(0, 1, 3, 5, 2, 4, 6)
+    qkv = qkv.unflatten(3, (num_heads, dim // num_heads)).unflatten(2, (cols, w)).unflatten(1, (rows, h))
+    qkv = qkv.permute(0, 1, 3, 5, 2, 4, 6)
     return qkv.reshape(batch, rows * cols * num_heads, h * w, dim // num_heads)
 
 
 @torch.fx.wrap
 def from_windows(x: torch.Tensor, height: int, width: int, window: int, num_heads: int) -> torch.Tensor:
     """The inverse of `to_windows`: (B, windows * heads, positions of a window, d) -> (B, height * width, heads * d)."""
-    h, w = min(height, window), min(width, window)
-    rows, cols = (height + h - 1) // h, (width + w - 1) // w
+    rows, h = _windows(height, window)
+    cols, w = _windows(width, window)
     batch, dim = x.shape[0], x.shape[3]
     x = x.reshape(batch, rows, cols, num_heads, h, w, dim).permute(0, 1, 4, 2, 5, 3, 6)
     x = x.reshape(batch, rows * h, cols * w, num_heads * dim)[:, :height, :width]
@@ -115,8 +124,8 @@ def padding_mask(height: int, width: int, window: int, like: torch.Tensor) -> to
     Returns:
         (windows, 1, 1, positions of a window).
     """
-    h, w = min(height, window), min(width, window)
-    rows, cols = (height + h - 1) // h, (width + w - 1) // w
+    rows, h = _windows(height, window)
+    cols, w = _windows(width, window)
     outside_y = torch.arange(rows * h, device=like.device) >= height
     outside_x = torch.arange(cols * w, device=like.device) >= width
     outside = outside_y.reshape(rows, 1, h, 1) | outside_x.reshape(1, cols, 1, w)

@@ -243,6 +243,8 @@ class RelPosBias(nn.Module):
         Args:
             window_size: (height, width).
         """
+        if window_size == self.window_size:  # resizing would not leave it as it is
+            return
         table = self.relative_position_bias_table
         with torch.no_grad():
             resized = _resize(table, self.window_size, window_size[0], window_size[1]).to(table.dtype)
