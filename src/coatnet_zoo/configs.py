@@ -103,7 +103,8 @@ class CoAtNetCfg:
                 f'got {len(self.embed_dim)}, {len(self.depths)} and {len(self.block_types)}.'
             )
         self._check_patches()
-        self._check_blocks()
+        self._check_layout()
+        self._check_heads()
         self._check_attention()
 
     def _check_patches(self) -> None:
@@ -117,9 +118,8 @@ class CoAtNetCfg:
                 'have one width, and stem_norm_last must be False.'
             )
 
-    def _check_blocks(self) -> None:
-        dim = self.stem_width[-1]
-        after_transformer = False
+    def _check_layout(self) -> None:
+        before = 'C'
         for stage, (types, widths) in enumerate(zip(self.stage_types, self.stage_widths, strict=True)):
             depth = self.depths[stage]
             if depth < 1 or len(types) != depth or len(widths) != depth or set(types) - set('CT'):
@@ -127,13 +127,18 @@ class CoAtNetCfg:
                     f'Stage {stage} has depth {depth}, block types {types} and widths {widths}: '
                     "give it at least one block, types from 'C' and 'T', and one value or one a block."
                 )
-            for kind, width in zip(types, widths, strict=True):
-                if kind == 'C' and after_transformer:
+            for kind in types:
+                if before + kind == 'TC':
                     raise ValueError(
-                        f'Stage {stage} has a convolutional block (C) after a Transformer block (T); give layouts '
+                        f'Stage {stage} has a convolutional block (C) after a Transformer block (T); give a layout '
                         'whose C come first, such as CCCC, CCCT, CCTT or CTTT.'
                     )
-                after_transformer = kind == 'T'
+                before = kind
+
+    def _check_heads(self) -> None:
+        dim = self.stem_width[-1]
+        for stage, (types, widths) in enumerate(zip(self.stage_types, self.stage_widths, strict=True)):
+            for kind, width in zip(types, widths, strict=True):
                 if kind == 'T' and self.num_heads is None:
                     if width % self.dim_head and not self.heads_round_down:
                         raise ValueError(
