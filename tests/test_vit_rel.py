@@ -13,6 +13,7 @@ from torch import nn
 from torch._dynamo.testing import CompileCounter
 
 from coatnet_zoo import optimize_for_inference
+from coatnet_zoo.rel_pos import ExpandedRelPos
 
 SMALL = dict(stem_width=64, embed_dim=(64, 64, 64, 64), depths=(1, 2, 1, 1), dim_head=32, img_size=96, num_classes=10)
 
@@ -123,6 +124,8 @@ def test_traced_optimised_and_reduced_in_precision() -> None:
         'optimised': (optimize_for_inference(model), 1e-5),
         'optimised bf16': (optimize_for_inference(model, dtype=torch.bfloat16), 0.05),
     }
+    optimised, _ = candidates['optimised']
+    assert {m.size for m in optimised.modules() if isinstance(m, ExpandedRelPos)} == {(6, 6)}
     for size in (96, (50, 120)):
         x = random_images(3, 3, size)
         expected = model(x)
