@@ -20,7 +20,7 @@ DATA = Path(__file__).parents[1] / 'tests' / 'data'
 
 def list_models() -> None:
     """Print the registered models, and the weights that can be had for them."""
-    print('Models:', ', '.join(timm.list_models('coatnet_*', module='coatnet')))
+    print('Models:', ', '.join(timm.list_models(module='coatnet')))
     print('Weights:')
     for name in timm.list_pretrained('coatnet_*'):
         if is_model_in_modules(name, 'coatnet'):

@@ -372,7 +372,7 @@ SAVED = {
             stem_width=8,
             embed_dim=(8, 16, 32, 64),
             depths=(1, 1, 1, 1),
-            block_types='CTCT',
+            block_types='CTTT',
         ),
     ),
 }

@@ -1,4 +1,4 @@
-"""CoAtNet's two blocks, MBConv and Transformer with relative attention, in every implementation's flavour.
+"""CoAtNet's two blocks, MBConv and Transformer, in every implementation's flavour.
 
 The flavour is data (`configs.CoAtNetCfg`). A detail that a flavour lacks is an `nn.Identity`, so that `forward`
 has no branches and parameter names stay those of timm's MaxxVit.
@@ -9,7 +9,6 @@ from collections.abc import Callable
 from functools import partial
 
 import torch
-import torch.nn.functional as F
 from timm.layers import (
     BatchNormAct2d,
     DropPath,
@@ -22,10 +21,10 @@ from timm.layers import (
 )
 from torch import nn
 
+from .attention import attention_layer
 from .configs import CoAtNetCfg
 from .fusion import fold_across_se, fold_after, fold_before, fold_layer_scale
 from .layers import Downsample, create_pool, init_conv_weights, init_transformer_weights
-from .rel_pos import RelPosBias, RelPosMlp
 
 
 def get_norm_2d(cfg: CoAtNetCfg) -> Callable[..., nn.Module]:
@@ -104,65 +103,8 @@ class MBConv(nn.Module):
         self.norm3 = fold_after(self.conv3_1x1, self.norm3)
 
 
-class Attention(nn.Module):
-    """Global self-attention with a relative bias inside the softmax, the 'pre' form of CoAtNet paper section 2.1.
-
-    y_i = sum_j softmax_j(x_i . x_j + w_{i-j}) x_j over all positions j of the feature map.
-
-    Args:
-        cfg: Flavour of the block.
-        dim: Input channels.
-        dim_out: Output channels.
-        feat_size: (height, width) of the feature map that learned position tables are for.
-        attn_drop: Dropout of the attention weights.
-        proj_drop: Dropout of the output.
-    """
-
-    def __init__(
-        self,
-        cfg: CoAtNetCfg,
-        dim: int,
-        dim_out: int,
-        feat_size: tuple[int, int],
-        attn_drop: float = 0.0,
-        proj_drop: float = 0.0,
-        device=None,
-        dtype=None,
-    ) -> None:
-        super().__init__()
-        dd = {'device': device, 'dtype': dtype}
-        self.num_heads = cfg.num_heads or (dim if cfg.attn_base == 'in' else dim_out) // cfg.dim_head
-        self.dim_head = cfg.dim_head
-        self.attn_drop = attn_drop
-        dim_attn = self.num_heads * self.dim_head
-        # Rows of qkv are ordered (head, q|k|v, dim), as in timm's MaxxVit.
-        self.qkv = nn.Linear(dim, dim_attn * 3, bias=cfg.qkv_bias, **dd)
-        if cfg.rel_pos_type == 'mlp':
-            self.rel_pos = RelPosMlp(self.num_heads, cfg.rel_pos_dim, **dd)
-        else:
-            self.rel_pos = RelPosBias(feat_size, self.num_heads, **dd)
-        self.proj = nn.Linear(dim_attn, dim_out, bias=cfg.proj_bias, **dd)
-        self.proj_drop = nn.Dropout(proj_drop)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(B, dim, H, W) -> (B, dim_out, H, W)."""
-        batch, _, height, width = x.shape
-        qkv = self.qkv(x.flatten(2).transpose(1, 2))
-        qkv = qkv.reshape(batch, -1, self.num_heads, 3 * self.dim_head).transpose(1, 2)
-        q, k, v = qkv.chunk(3, dim=-1)
-        x = F.scaled_dot_product_attention(
-            q,
-            k,
-            v,
-            attn_mask=self.rel_pos(height, width).to(q.dtype),
-            dropout_p=self.attn_drop if self.training else 0.0,
-        )
-        x = self.proj_drop(self.proj(x.transpose(1, 2).flatten(2)))
-        return x.transpose(1, 2).reshape(batch, -1, height, width)
-
-
 class TransformerBlock(nn.Module):
-    """Relative attention and a feed-forward network, both pre-norm, CoAtNet paper sections 2.2 and A.1.
+    """Attention and a feed-forward network, both pre-norm, CoAtNet paper sections 2.2 and A.1.
 
     x <- Shortcut(x) + Attention(Pool(Norm(x))), then x <- x + FFN(Norm(x)).
 
@@ -206,7 +148,7 @@ class TransformerBlock(nn.Module):
             )
         else:
             self.shortcut = nn.Identity()
-        self.attn = Attention(cfg, dim, dim_out, feat_size, attn_drop, proj_drop, **dd)
+        self.attn = attention_layer(cfg)(cfg, dim, dim_out, feat_size, attn_drop, proj_drop, **dd)
         self.ls1 = LayerScale2d(dim_out, cfg.init_values, **dd) if cfg.init_values else nn.Identity()
         self.drop_path1 = DropPath(drop_path) if drop_path > 0.0 else nn.Identity()
 

@@ -67,7 +67,7 @@ def _resolve_impl(
     # A configuration that names other weights than those of `impl` is of no use; timm's scripts pass the default one.
     given = pretrained_cfg if tag_impl in (None, impl) else None
     own_tags = [t for t, i in tags.items() if i == impl]
-    unnamed = None if impl == impls[0] else untrained_cfg()
+    unnamed = None if impl == impls[0] else untrained_cfg(size)
     named = given or (own_tags[0] if own_tags else unnamed)
 
     sources = ('file', 'url', 'state_dict', 'hf_hub_id')
@@ -231,3 +231,21 @@ def coatnet_6(pretrained: bool = False, **kwargs: Any) -> nn.Module:
 def coatnet_7(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     """CoAtNet-7, 2.44 B parameters."""
     return _create_coatnet('coatnet_7', pretrained, **kwargs)
+
+
+@register_model
+def vit_rel_tiny(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """ViT_REL of the size of timm's `vit_tiny_patch16_224`."""
+    return _create_coatnet('vit_rel_tiny', pretrained, **kwargs)
+
+
+@register_model
+def vit_rel_small(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """ViT_REL of the size of timm's `vit_small_patch16_224`."""
+    return _create_coatnet('vit_rel_small', pretrained, **kwargs)
+
+
+@register_model
+def vit_rel_base(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """ViT_REL of the size of timm's `vit_base_patch16_224`."""
+    return _create_coatnet('vit_rel_base', pretrained, **kwargs)

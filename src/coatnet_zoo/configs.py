@@ -27,9 +27,10 @@ class CoAtNetCfg:
     stem_width: tuple[int, ...] = (64, 64)  # one convolution each, the first with stride 2
     embed_dim: tuple[int | tuple[int, ...], ...] = (96, 192, 384, 768)
     depths: tuple[int, ...] = (2, 3, 5, 2)
-    block_types: str | PerBlock = 'CCTT'  # C: MBConv, T: Transformer
+    block_types: str | PerBlock = 'CCTT'  # C: MBConv, T: Transformer, which no C may follow
 
     # Stem and head
+    patch_size: int | None = None  # the stem is one convolution of patches of this size, and stages do not stride
     stem_bias: bool = False
     stem_norm_last: bool = False  # norm and activation after the last stem convolution, too
     final_norm: bool = True
@@ -65,6 +66,9 @@ class CoAtNetCfg:
     proj_bias: bool = True
     rel_pos_type: Literal['bias', 'mlp'] = 'bias'
     rel_pos_dim: int = 512  # hidden width of rel_pos_type='mlp'
+    rel_attn: Literal['pre', 'post', 'none'] = 'pre'  # the relative bias is inside the softmax, after it, or left out
+    attn_window: int | None = None  # attend within windows of this side
+    attn_type: Literal['softmax', 'linear'] = 'softmax'
     mlp_ratio: float = 4.0
     mlp_base: Literal['in', 'out'] = 'out'  # which width the ratio multiplies
     mlp_bias: bool = True
@@ -82,7 +86,7 @@ class CoAtNetCfg:
         for name in ('stem_width', 'embed_dim', 'depths', 'block_types'):
             object.__setattr__(self, name, as_tuple(getattr(self, name)))
         if isinstance(self.stem_width, int):
-            object.__setattr__(self, 'stem_width', (self.stem_width,) * 2)
+            object.__setattr__(self, 'stem_width', (self.stem_width,) * (2 if self.patch_size is None else 1))
         for f in dataclasses.fields(self):
             choices = getattr(f.type, '__args__', ()) if getattr(f.type, '__origin__', None) is Literal else ()
             if choices and getattr(self, f.name) not in choices:
@@ -98,7 +102,24 @@ class CoAtNetCfg:
                 'embed_dim, depths and block_types must have one entry a stage, '
                 f'got {len(self.embed_dim)}, {len(self.depths)} and {len(self.block_types)}.'
             )
-        dim = self.stem_width[-1]
+        self._check_patches()
+        self._check_layout()
+        self._check_heads()
+        self._check_attention()
+
+    def _check_patches(self) -> None:
+        if self.patch_size is None:
+            return
+        if not _is_positive(self.patch_size):
+            raise ValueError(f'patch_size={self.patch_size!r} must be a positive whole number, or None.')
+        if len(self.stem_width) > 1 or self.stem_norm_last:
+            raise ValueError(
+                f'With patch_size={self.patch_size} the stem is one convolution: stem_width={self.stem_width} must '
+                'have one width, and stem_norm_last must be False.'
+            )
+
+    def _check_layout(self) -> None:
+        before = 'C'
         for stage, (types, widths) in enumerate(zip(self.stage_types, self.stage_widths, strict=True)):
             depth = self.depths[stage]
             if depth < 1 or len(types) != depth or len(widths) != depth or set(types) - set('CT'):
@@ -106,6 +127,17 @@ class CoAtNetCfg:
                     f'Stage {stage} has depth {depth}, block types {types} and widths {widths}: '
                     "give it at least one block, types from 'C' and 'T', and one value or one a block."
                 )
+            for kind in types:
+                if before + kind == 'TC':
+                    raise ValueError(
+                        f'Stage {stage} has a convolutional block (C) after a Transformer block (T); give a layout '
+                        'whose C come first, such as CCCC, CCCT, CCTT or CTTT.'
+                    )
+                before = kind
+
+    def _check_heads(self) -> None:
+        dim = self.stem_width[-1]
+        for stage, (types, widths) in enumerate(zip(self.stage_types, self.stage_widths, strict=True)):
             for kind, width in zip(types, widths, strict=True):
                 if kind == 'T' and self.num_heads is None:
                     if width % self.dim_head and not self.heads_round_down:
@@ -121,6 +153,30 @@ class CoAtNetCfg:
                         )
                 dim = width
 
+    def _check_attention(self) -> None:
+        if self.attn_type == 'linear' and (self.rel_attn != 'none' or self.attn_window is not None):
+            raise ValueError(
+                "attn_type='linear' has neither a relative bias nor windows; it needs rel_attn='none' and "
+                f'attn_window=None, got rel_attn={self.rel_attn!r} and attn_window={self.attn_window!r}.'
+            )
+        if self.attn_window is None:
+            return
+        if not _is_positive(self.attn_window):
+            raise ValueError(
+                f'attn_window={self.attn_window!r} must be a positive whole number, the side of a window in positions, '
+                'or None for attention over the whole feature map.'
+            )
+        if not any('T' in types for types in self.stage_types):
+            raise ValueError(
+                f'attn_window={self.attn_window} is for Transformer blocks (T), of which block_types has none; leave '
+                'out one of them.'
+            )
+
+    @property
+    def stage_stride(self) -> int:
+        """Stride of a stage's first block."""
+        return 2 if self.patch_size is None else 1
+
     @property
     def stage_types(self) -> list[PerBlock]:
         """Block type of every block, a tuple a stage."""
@@ -130,6 +186,10 @@ class CoAtNetCfg:
     def stage_widths(self) -> list[PerBlock]:
         """Output width of every block, a tuple a stage."""
         return [_per_block(entry, depth) for entry, depth in zip(self.embed_dim, self.depths, strict=True)]
+
+
+def _is_positive(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
 
 
 def _per_block(entry: Any, depth: int) -> PerBlock:
@@ -199,6 +259,21 @@ IMPLS: dict[str, dict[str, Any]] = {
     'chinhsuanwu': _CHINHSUANWU,
     'keras_cv': _KERAS_CV,
 }
+
+
+# ViT_REL as large as timm's vit_*_patch16, in four parts as all the others: patches for convolutions, a ViT's head.
+def _vit_rel(width: int) -> dict[str, Any]:
+    return dict(
+        stem_width=(width,),
+        embed_dim=(width,) * 4,
+        depths=(3, 3, 3, 3),
+        block_types='TTTT',
+        patch_size=16,
+        stem_bias=True,
+        head_hidden=False,
+        dim_head=64,
+    )
+
 
 # timm changed details between trainings; these sets recur below.
 _TIMM_EARLY = dict(se_early=True, attn_shortcut_bias=False)
@@ -289,6 +364,9 @@ SIZES: dict[str, tuple[dict[str, Any], dict[str, dict[str, Any]]]] = {
         ),
         {'paper': {}, 'keras_cv': {}},
     ),
+    'vit_rel_tiny': (_vit_rel(192), {'paper': {}}),
+    'vit_rel_small': (_vit_rel(384), {'paper': {}}),
+    'vit_rel_base': (_vit_rel(768), {'paper': {}}),
 }
 
 

@@ -12,11 +12,12 @@ import torch
 from timm.layers import resize_rel_pos_bias_table
 from torch import nn
 
+from .attention import PreAttention
 from .checkpoint import find_state_dict
 from .configs import SIZES, CoAtNetCfg, list_impls, resolve_cfg
 from .errors import CheckpointError
 from .foreign import Structure
-from .rel_pos import RelPosBias, feature_sizes
+from .rel_pos import crop_rel_pos_table, feature_sizes, num_offsets
 from .sources import Source, find_source
 
 _TABLE = 'relative_position_bias_table'
@@ -55,6 +56,7 @@ def adapt_state_dict(
     else:
         state_dict = {k: _as_linear(v, own.get(k)) for k, v in state_dict.items()}
         _check_same_network(state_dict, own, model)
+    _check_has_positions(state_dict, model)
     return _resize_tables(state_dict, model, img_size)
 
 
@@ -68,19 +70,38 @@ def _as_linear(tensor: torch.Tensor, own: torch.Tensor | None) -> torch.Tensor:
 def _resize_tables(
     state_dict: dict[str, torch.Tensor], model: nn.Module, img_size: tuple[int, int] | None
 ) -> dict[str, torch.Tensor]:
-    """Resize relative position tables that were trained at another input size, as timm does."""
-    if img_size == model.img_size:
-        return state_dict
-    modules = {f'{name}.{_TABLE}': m for name, m in model.named_modules() if isinstance(m, RelPosBias)}
+    """Resize relative position tables that were trained at another input size, as timm does.
+
+    For windows, tables of a whole feature map are first cut down to the offsets inside a window.
+    """
     out = dict(state_dict)
-    for name in modules.keys() & state_dict.keys():
-        rel_pos, table = modules[name], state_dict[name]
-        shape = rel_pos.relative_position_bias_table.shape
+    for name, attn in model.named_modules():
+        key = f'{name}.rel_pos.{_TABLE}'
+        if key not in state_dict or not isinstance(attn, PreAttention):
+            continue
+        table, own = state_dict[key], attn.rel_pos
         stage = int(name.split('.')[1])
-        old_size = feature_sizes(img_size, stage + 1)[stage] if img_size else None
-        if old_size or table.shape != shape:
-            out[name] = resize_rel_pos_bias_table(table, rel_pos.window_size, shape, old_size)
+        whole = feature_sizes(img_size or model.img_size, stage + 1, model.cfg.patch_size)[stage]
+        trained = attn.table_size(whole)
+        if attn.window and len(table) == num_offsets(whole):
+            table = crop_rel_pos_table(table, whole, trained)
+        shape = own.relative_position_bias_table.shape
+        if (img_size and trained != own.window_size) or table.shape != shape:
+            table = resize_rel_pos_bias_table(table, own.window_size, shape, trained if img_size else None)
+        out[key] = table
     return out
+
+
+def _check_has_positions(state_dict: Mapping[str, torch.Tensor], model: nn.Module) -> None:
+    if model.cfg.rel_attn != 'none':
+        return
+    left_over = next((name for name in state_dict if '.rel_pos.' in name), None)
+    if left_over is not None:
+        raise CheckpointError(
+            f"The checkpoint was trained with a relative bias ({left_over}), which this model of rel_attn='none' has "
+            "not; build it with the checkpoint's rel_attn ('pre' is the default), or leave the bias out knowingly, by "
+            'load_state_dict(..., strict=False).'
+        )
 
 
 def _check_structure(structure: Structure, source: Source, model: nn.Module) -> None:

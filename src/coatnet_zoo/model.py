@@ -4,74 +4,23 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from timm.layers import (
-    BatchNormAct2d,
-    NormMlpClassifierHead,
-    calculate_drop_path_rates,
-    get_act_layer,
-    get_device_dtype,
-    to_2tuple,
-)
+from timm.layers import NormMlpClassifierHead, calculate_drop_path_rates, get_device_dtype, to_2tuple
 from timm.models import checkpoint_seq
 from timm.models._features import feature_take_indices
 from timm.models._input import update_model_input_size
 from torch import nn
 
+from .attention import Attention
 from .blocks import MBConv, TransformerBlock, get_norm_2d
 from .configs import CoAtNetCfg
-from .fusion import fold_after
 from .layers import ClassifierHead, init_conv_weights, init_transformer_weights
 from .loading import adapt_state_dict
-from .rel_pos import RelPosBias, feature_sizes
-
-
-def check_size(x: torch.Tensor) -> None:
-    """Refuse images (B, C, H, W) that are too small."""
-    # An assertion of torch's, as Python's would break tracing; one for each side, as tracing has no `and`.
-    torch._assert(x.shape[-2] >= 32, 'CoAtNet needs images of at least 32x32 pixels; resize them.')
-    torch._assert(x.shape[-1] >= 32, 'CoAtNet needs images of at least 32x32 pixels; resize them.')
-
-
-class Stem(nn.Module):
-    """S0: 3x3 convolutions, the first with stride 2, with batch norm and activation between them.
-
-    Args:
-        cfg: `stem_width` says how many convolutions and how wide; `stem_norm_last` adds norm and activation at the end.
-        in_chans: Channels of the image.
-    """
-
-    def __init__(self, cfg: CoAtNetCfg, in_chans: int, device=None, dtype=None) -> None:
-        super().__init__()
-        dd = {'device': device, 'dtype': dtype}
-        act_layer = get_act_layer(cfg.conv_act)
-        # Modules are named conv1, norm1, conv2, ... as in timm's MaxxVit.
-        for i, width in enumerate(cfg.stem_width, start=1):
-            conv = nn.Conv2d(in_chans, width, 3, stride=2 if i == 1 else 1, padding=1, bias=cfg.stem_bias, **dd)
-            self.add_module(f'conv{i}', conv)
-            if i < len(cfg.stem_width) or cfg.stem_norm_last:
-                norm = BatchNormAct2d(width, eps=cfg.conv_norm_eps, act_layer=act_layer, **dd)
-                self.add_module(f'norm{i}', norm)
-            in_chans = width
-        self.stride = 2
-        init_conv_weights(self)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(B, in_chans, H, W) -> (B, stem_width[-1], ceil(H/2), ceil(W/2)), H and W at least 32."""
-        check_size(x)
-        for layer in self.children():
-            x = layer(x)
-        return x
-
-    @torch.jit.ignore
-    def reparameterize(self) -> None:
-        """Fold the batch norms into the convolutions, for inference: the outputs stay the same."""
-        for name, norm in list(self.named_children()):
-            if name.startswith('norm'):
-                setattr(self, name, fold_after(getattr(self, name.replace('norm', 'conv')), norm))
+from .rel_pos import feature_sizes
+from .stem import PatchStem, Stem
 
 
 class Stage(nn.Module):
-    """A stage: the first block halves the resolution, the others keep it.
+    """A stage: the first block halves the resolution (not after a stem that patchifies), the others keep it.
 
     Args:
         cfg: Flavour of the blocks.
@@ -100,7 +49,7 @@ class Stage(nn.Module):
         self.grad_checkpointing = False
         blocks: list[nn.Module] = []
         for i, (kind, width) in enumerate(zip(cfg.stage_types[index], cfg.stage_widths[index], strict=True)):
-            stride = 2 if i == 0 else 1
+            stride = cfg.stage_stride if i == 0 else 1
             if kind == 'C':
                 block = MBConv(cfg, dim, width, stride, drop_path[i], **dd)
             else:
@@ -110,7 +59,7 @@ class Stage(nn.Module):
         self.blocks = nn.Sequential(*blocks)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(B, dim, H, W) -> (B, width of the last block, ceil(H/2), ceil(W/2))."""
+        """(B, dim, H, W) -> (B, width of the last block, ceil(H/stride), ceil(W/stride)), stride 2 or 1."""
         if self.grad_checkpointing and not torch.jit.is_scripting():
             return checkpoint_seq(self.blocks, x)
         return self.blocks(x)
@@ -132,6 +81,9 @@ class CoAtNet(nn.Module):
         drop_path_rate: Stochastic depth rate of the last block; it grows linearly from 0, stage by stage.
         attn_drop_rate: Dropout of attention weights.
         proj_drop_rate: Dropout in Transformer blocks.
+
+    Raises:
+        ValueError: If `cfg.attn_window` is too large to have an effect at `img_size`.
     """
 
     def __init__(
@@ -158,17 +110,17 @@ class CoAtNet(nn.Module):
         self.drop_rate = drop_rate
         self.grad_checkpointing = False
 
-        self.stem = Stem(cfg, in_chans, **dd)
+        self.stem = (Stem if cfg.patch_size is None else PatchStem)(cfg, in_chans, **dd)
         dim = cfg.stem_width[-1]
         reduction = self.stem.stride
         self.feature_info = [dict(num_chs=dim, reduction=reduction, module='stem')]
-        feat_sizes = feature_sizes(self.img_size, len(cfg.depths))
+        feat_sizes = self._feature_sizes(self.img_size)
         stages: list[nn.Module] = []
         drop_path = calculate_drop_path_rates(drop_path_rate, list(cfg.depths), stagewise=True)
         for i, widths in enumerate(cfg.stage_widths):
             stages.append(Stage(cfg, i, dim, feat_sizes[i], drop_path[i], attn_drop_rate, proj_drop_rate, **dd))
             dim = widths[-1]
-            reduction *= 2
+            reduction *= cfg.stage_stride
             self.feature_info.append(dict(num_chs=dim, reduction=reduction, module=f'stages.{i}'))
         self.stages = nn.Sequential(*stages)
 
@@ -185,6 +137,20 @@ class CoAtNet(nn.Module):
         self.head_hidden_size = self.head.num_features
 
     @torch.jit.ignore
+    def _feature_sizes(self, img_size: tuple[int, int]) -> list[tuple[int, int]]:
+        """(height, width) after every stage; raises a ValueError for a window that none of them is larger than."""
+        cfg = self.cfg
+        sizes = feature_sizes(img_size, len(cfg.depths), cfg.patch_size)
+        if cfg.attn_window is not None:
+            seen = [size for size, types in zip(sizes, cfg.stage_types, strict=True) if 'T' in types]
+            if cfg.attn_window > max(map(max, seen)):
+                raise ValueError(
+                    f'attn_window={cfg.attn_window} has no effect at img_size={img_size}, where Transformer blocks see '
+                    f'at most {seen[0][0]}x{seen[0][1]} positions; choose a smaller window or a larger image.'
+                )
+        return sizes
+
+    @torch.jit.ignore
     def init_weights(self) -> None:
         """Initialise parameters and statistics afresh: for models made on the meta device, after `to_empty`."""
         for module in self.modules():
@@ -195,6 +161,8 @@ class CoAtNet(nn.Module):
                 init_conv_weights(module)
             elif isinstance(module, TransformerBlock):
                 init_transformer_weights(module)
+            elif isinstance(module, PatchStem):
+                module.init_weights()
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
         """Load a checkpoint of this package, of timm's CoAtNets or of another code that can be converted.
@@ -225,13 +193,16 @@ class CoAtNet(nn.Module):
 
         Args:
             img_size: Height and width in pixels, or one number for both.
+
+        Raises:
+            ValueError: If `cfg.attn_window` is too large to have an effect at this size.
         """
+        sizes = self._feature_sizes(to_2tuple(img_size))
         self.img_size = to_2tuple(img_size)
-        sizes = feature_sizes(self.img_size, len(self.stages))
-        for stage, size in zip(self.stages, sizes, strict=True):
+        for stage, size in zip(self.stages, sizes, strict=False):  # stages may have been pruned
             for module in stage.modules():
-                if isinstance(module, RelPosBias):
-                    module.set_window_size(size)
+                if isinstance(module, Attention):
+                    module.set_feat_size(size)
         update_model_input_size(self, self.img_size)
 
     @torch.jit.ignore
@@ -291,7 +262,7 @@ class CoAtNet(nn.Module):
             intermediates_only: Return only the list.
 
         Returns:
-            The final features and the list of intermediates, each (B, C, H/2^(i+1), W/2^(i+1))
+            The final features and the list of intermediates, each (B, C, H, W) over its reduction in `feature_info`,
             rounded up; or only the list.
         """
         if output_fmt != 'NCHW':
@@ -338,7 +309,7 @@ class CoAtNet(nn.Module):
         return take_indices
 
     def forward_features(self, x: torch.Tensor) -> torch.Tensor:
-        """(B, in_chans, H, W) -> (B, num_features, ceil(H/32), ceil(W/32)).
+        """(B, in_chans, H, W) -> (B, num_features, ceil(H/r), ceil(W/r)); r is 32, or the size of patches.
 
         Raises:
             AssertionError: If H or W is below 32.
@@ -346,7 +317,7 @@ class CoAtNet(nn.Module):
         return self.norm(self.stages(self.stem(x)))
 
     def forward_head(self, x: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
-        """(B, num_features, H/32, W/32) -> (B, num_classes), or (B, num_features) with `pre_logits`."""
+        """(B, num_features, H', W') -> (B, num_classes), or (B, num_features) with `pre_logits`."""
         return self.head(x, pre_logits=pre_logits)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

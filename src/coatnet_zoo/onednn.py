@@ -5,12 +5,12 @@ layers do that they replace.
 """
 
 import torch
-import torch.nn.functional as F
 from timm.layers import GELU
 from torch import nn
 
 from .blocks import MBConv, TransformerBlock
-from .model import CoAtNet, Stem, check_size
+from .model import CoAtNet
+from .stem import Stem, check_size
 
 # oneDNN's names of activations, and of the algorithm where there are several.
 _ACTIVATIONS = {
@@ -140,19 +140,16 @@ class PackedTransformerBlock(nn.Module):
         super().__init__()
         self.shortcut = block.shortcut
         _pack_layers(self.shortcut)
-        self.norm1, self.norm2, self.rel_pos = block.norm1, block.norm2, block.attn.rel_pos
-        self.num_heads, self.dim_head = block.attn.num_heads, block.attn.dim_head
-        self.qkv, self.proj = PackedLinear(block.attn.qkv), PackedLinear(block.attn.proj)
+        self.norm1, self.norm2, self.attn = block.norm1, block.norm2, block.attn
+        self.attn.qkv, self.attn.proj = PackedLinear(block.attn.qkv), PackedLinear(block.attn.proj)
         self.fc1, self.fc2 = PackedLinear(block.mlp.fc1, block.mlp.act), PackedLinear(block.mlp.fc2)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """As `TransformerBlock`."""
         shortcut = self.shortcut(x)
         batch, dim, height, width = shortcut.shape
-        qkv = self.qkv(self.norm1(x).flatten(2).transpose(1, 2))
-        q, k, v = qkv.reshape(batch, -1, self.num_heads, 3 * self.dim_head).transpose(1, 2).chunk(3, dim=-1)
-        x = F.scaled_dot_product_attention(q, k, v, attn_mask=self.rel_pos(height, width).to(q.dtype))
-        x = self.proj.add(x.transpose(1, 2).flatten(2), shortcut.flatten(2).transpose(1, 2))
+        x = self.attn.attend(self.attn.qkv(self.norm1(x).flatten(2).transpose(1, 2)), height, width)
+        x = self.attn.proj.add(x, shortcut.flatten(2).transpose(1, 2))
         normed = self.norm2(x.transpose(1, 2).reshape(batch, dim, height, width))
         x = self.fc2.add(self.fc1(normed.flatten(2).transpose(1, 2)), x)
         return x.transpose(1, 2).reshape(batch, dim, height, width)
@@ -164,7 +161,10 @@ def pack(model: CoAtNet) -> None:
     Args:
         model: On the CPU, in evaluation mode, reparameterised.
     """
-    model.stem = PackedStem(model.stem)
+    if isinstance(model.stem, Stem):
+        model.stem = PackedStem(model.stem)
+    else:
+        _pack_layers(model.stem)
     for stage in model.stages:
         for i, block in enumerate(stage.blocks):
             packed = PackedMBConv(block) if isinstance(block, MBConv) else PackedTransformerBlock(block)

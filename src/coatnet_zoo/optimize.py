@@ -9,6 +9,7 @@ from timm.models import reparameterize_model
 from torch import nn
 
 from . import onednn
+from .attention import PreAttention
 from .microbatch import MicroBatched, largest_activations
 from .model import CoAtNet
 from .quantize import check_calibration, quantize_parts
@@ -54,11 +55,12 @@ def optimize_for_inference(
     if quantize is not None:
         calibration = check_calibration(quantize, calibration, model, dtype)
     model = reparameterize_model(copy.deepcopy(model).eval(), inplace=True)
-    sizes = feature_sizes(model.img_size, len(model.stages))
+    sizes = feature_sizes(model.img_size, len(model.stages), model.cfg.patch_size)
     for stage, size in zip(model.stages, sizes, strict=True):
-        for block in stage.blocks:
-            if hasattr(block, 'attn') and size[0] * size[1] <= _MAX_EXPANDED:
-                block.attn.rel_pos = ExpandedRelPos(block.attn.rel_pos, *size)
+        for attn in (m for m in stage.modules() if isinstance(m, PreAttention)):
+            height, width = attn.table_size(size)
+            if height * width <= _MAX_EXPANDED:
+                attn.rel_pos = ExpandedRelPos(attn.rel_pos, height, width)
     model.requires_grad_(False)
     elements = largest_activations(model) if on_cpu else []
     model.to(dtype=dtype, memory_format=torch.channels_last)
@@ -103,6 +105,7 @@ def _optimize_for_cpu(model: CoAtNet, elements: list[float], compile: bool, cali
     elif onednn.is_available():
         onednn.pack(model)
         parts = [model.stem, *model.stages]
-    # The stem's input has the image's resolution, and that of every stage half of the one before.
-    parts = [MicroBatched(part, elements[i] * 4**i, equal=compile) for i, part in enumerate(parts)]
+    # The stem's input has the image's resolution, and that of every stage the one that the part before gives.
+    reductions = [1, *(info['reduction'] for info in model.feature_info)]
+    parts = [MicroBatched(part, elements[i] * reductions[i] ** 2, equal=compile) for i, part in enumerate(parts)]
     model.stem, model.stages = parts[0], nn.Sequential(*parts[1:])

@@ -18,13 +18,27 @@ _MAX_SIZES = 32
 _RESIZED = WeakTensorKeyDictionary()
 
 
-def feature_sizes(img_size: tuple[int, int], num_stages: int) -> list[tuple[int, int]]:
-    """(height, width) after every stage for an image size; the stem halves it before. Halves are rounded up."""
+def feature_sizes(img_size: tuple[int, int], num_stages: int, patch_size: int | None = None) -> list[tuple[int, int]]:
+    """(height, width) after every stage for an image size, rounded up.
+
+    Args:
+        img_size: (height, width) in pixels.
+        num_stages: Number of stages.
+        patch_size: Stride of a stem that patchifies, whose stages keep the resolution; with None the stem halves it,
+            and so does every stage.
+    """
+    if patch_size is not None:
+        return [(-(-img_size[0] // patch_size), -(-img_size[1] // patch_size))] * num_stages
     sizes = [img_size]
     for _ in range(num_stages + 1):
         height, width = sizes[-1]
         sizes.append(((height + 1) // 2, (width + 1) // 2))
     return sizes[2:]
+
+
+def num_offsets(size: tuple[int, int]) -> int:
+    """How many relative offsets a (height, width) grid has: the length of its table."""
+    return (2 * size[0] - 1) * (2 * size[1] - 1)
 
 
 def _lerp_offsets(src: int, dst: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -159,6 +173,22 @@ def resize_rel_pos_table(table: torch.Tensor, src_size: tuple[int, int], height:
         return _resize_cached(table, src_size, height, width)
 
 
+def crop_rel_pos_table(table: torch.Tensor, src_size: tuple[int, int], size: tuple[int, int]) -> torch.Tensor:
+    """Cut a relative position table down to the offsets that a smaller grid has.
+
+    Args:
+        table: ((2 * src_size[0] - 1) * (2 * src_size[1] - 1), heads).
+        src_size: (height, width) that the table is for.
+        size: (height, width) of the smaller grid.
+
+    Returns:
+        ((2 * size[0] - 1) * (2 * size[1] - 1), heads).
+    """
+    grid = table.reshape(2 * src_size[0] - 1, 2 * src_size[1] - 1, -1)
+    y, x = src_size[0] - size[0], src_size[1] - size[1]
+    return grid[y : y + 2 * size[0] - 1, x : x + 2 * size[1] - 1].flatten(0, 1)
+
+
 @torch.fx.wrap
 def log_offsets(height: int, width: int, like: torch.Tensor) -> torch.Tensor:
     """All relative offsets of a grid on a signed logarithmic scale.
@@ -188,9 +218,8 @@ class RelPosBias(nn.Module):
     def __init__(self, window_size: tuple[int, int], num_heads: int, device=None, dtype=None) -> None:
         super().__init__()
         self.window_size = window_size
-        num_offsets = (2 * window_size[0] - 1) * (2 * window_size[1] - 1)
         self.relative_position_bias_table = nn.Parameter(
-            torch.empty(num_offsets, num_heads, device=device, dtype=dtype)
+            torch.empty(num_offsets(window_size), num_heads, device=device, dtype=dtype)
         )
         self.reset_parameters()
 
@@ -214,6 +243,8 @@ class RelPosBias(nn.Module):
         Args:
             window_size: (height, width).
         """
+        if window_size == self.window_size:  # resizing would not leave it as it is
+            return
         table = self.relative_position_bias_table
         with torch.no_grad():
             resized = _resize(table, self.window_size, window_size[0], window_size[1]).to(table.dtype)

@@ -159,9 +159,14 @@ _DEFAULT_CFG: dict[str, Any] = dict(
 )
 
 
-def untrained_cfg() -> dict[str, Any]:
-    """The pretrained configuration, without weights, of a model that none are published for."""
-    return dict(_DEFAULT_CFG)
+def untrained_cfg(size: str) -> dict[str, Any]:
+    """The pretrained configuration, without weights, of a model that none are published for.
+
+    Args:
+        size: Registered name without tag, e.g. `coatnet_4`.
+    """
+    patch_size = SIZES[size][0].get('patch_size')
+    return {**_DEFAULT_CFG, **(dict(pool_size=(224 // patch_size,) * 2) if patch_size else {})}
 
 
 def shipped_file(name: str) -> Path:
@@ -190,7 +195,7 @@ def all_cfgs() -> dict[str, dict[str, Any]]:
     """The pretrained configurations of all names with tags, for timm's `generate_default_cfgs`."""
     cfgs = {name: weights_cfg(name) for name in WEIGHTS}
     with_weights = {name.split('.')[0] for name in WEIGHTS}
-    return cfgs | {f'{size}.untrained': untrained_cfg() for size in SIZES if size not in with_weights}
+    return cfgs | {f'{size}.untrained': untrained_cfg(size) for size in SIZES if size not in with_weights}
 
 
 def tags_of(size: str) -> dict[str, str]:

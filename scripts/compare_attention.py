@@ -1,0 +1,118 @@
+"""Time and memory of the ways to afford attention at growing image sizes, beside global attention.
+
+    python scripts/compare_attention.py --out docs/attention
+
+writes docs/attention.csv and docs/attention.png and prints a table. Every candidate is `coatnet_0` of `impl='paper'` in
+eager mode on the CPU, one image, without gradients. Time is measured in turn in this process, memory in a process for
+each candidate: by how much its peak grows in two forward passes.
+"""
+
+import argparse
+import csv
+import dataclasses
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import timm
+import torch
+from bench_core import Row, compare, in_child
+
+import coatnet_zoo  # noqa: F401
+
+CANDIDATES = {
+    'global': {},
+    'windows': dict(attn_window=14),
+    'linear': dict(rel_attn='none', attn_type='linear'),
+}
+
+_MEMORY = """
+import timm, torch
+import coatnet_zoo
+torch.set_num_threads({threads})
+model = timm.create_model({name!r}, impl='paper', img_size={size}, **{options!r}).eval()
+x = torch.randn(1, 3, {size}, {size})
+before = peak_rss()
+with torch.no_grad():
+    for _ in range(2):
+        model(x)
+print(json.dumps(dict(memory=peak_rss() - before)))
+"""
+
+
+@torch.no_grad()
+def measure(name: str, size: int, rounds: int, threads: int) -> list[Row]:
+    """One row a candidate at one image size."""
+    images = torch.randn(1, 3, size, size)
+    calls = {}
+    for candidate, options in CANDIDATES.items():
+        model = timm.create_model(name, impl='paper', img_size=size, **options).eval()
+
+        def call(model=model) -> None:
+            model(images)  # not returned, as candidates are different networks
+
+        calls[candidate] = call
+    rows = compare('attention', f'{size} px', calls, rounds)
+    for row in rows:
+        code = _MEMORY.format(threads=threads, name=name, size=size, options=CANDIDATES[row.candidate])
+        row.memory = in_child(code)['memory']
+    return rows
+
+
+def table(rows: list[Row]) -> str:
+    """As Markdown: a line a size, two columns a candidate."""
+    lines = [
+        '| size | ' + ' | '.join(f'{c}, ms | {c}, MB' for c in CANDIDATES) + ' |',
+        '|---|' + '---:|---:|' * len(CANDIDATES),
+    ]
+    for setting in dict.fromkeys(row.setting for row in rows):
+        cells = [f'{1e3 * r.seconds:.0f} | {r.memory:.0f}' for r in rows if r.setting == setting]
+        lines.append(f'| {setting} | ' + ' | '.join(cells) + ' |')
+    return '\n'.join(lines)
+
+
+def write(rows: list[Row], file: Path) -> None:
+    """All rows with everything that was measured."""
+    with file.open('w', newline='') as f:
+        writer = csv.writer(f)
+        writer.writerow([field.name for field in dataclasses.fields(Row)])
+        writer.writerows(dataclasses.astuple(row) for row in rows)
+
+
+def draw(rows: list[Row], file: Path) -> None:
+    """Time and memory by image size, a line a candidate."""
+    figure, axes = plt.subplots(1, 2, figsize=(9, 3.5), layout='constrained')
+    for candidate in CANDIDATES:
+        own = [row for row in rows if row.candidate == candidate]
+        sizes = [int(row.setting.split()[0]) for row in own]
+        axes[0].plot(sizes, [row.seconds for row in own], marker='o', label=candidate)
+        axes[1].plot(sizes, [row.memory for row in own], marker='o', label=candidate)
+    for axis, label in zip(axes, ('seconds per image', 'growth of peak memory, MB'), strict=True):
+        axis.set(xlabel='image size, pixels', ylabel=label, xscale='log', yscale='log')
+        axis.set_xticks(sizes, sizes)
+        axis.minorticks_off()
+        axis.grid(alpha=0.3)
+        axis.spines[['top', 'right']].set_visible(False)
+    axes[0].legend()
+    figure.savefig(file, dpi=120)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--model', default='coatnet_0')
+    parser.add_argument('--size', nargs='+', type=int, default=[224, 320, 448, 672, 896])
+    parser.add_argument('--rounds', type=int, default=7)
+    parser.add_argument('--threads', type=int, default=2)
+    parser.add_argument('--out', type=Path, required=True, help='path without suffix of the CSV file and the picture')
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    rows: list[Row] = []
+    for size in args.size:
+        rows += measure(args.model, size, args.rounds, args.threads)
+        write(rows, args.out.with_suffix('.csv'))  # after every size, as the next may take long, and fail
+    draw(rows, args.out.with_suffix('.png'))
+    print(table(rows))
+
+
+if __name__ == '__main__':
+    main()
