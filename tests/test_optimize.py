@@ -92,9 +92,6 @@ def test_position_tables_of_the_native_size_are_expanded_once() -> None:
     assert ours(4, 4).data_ptr() == ours(4, 4).data_ptr()
     assert ours(4, 4).is_contiguous()  # or attention would copy it
     torch.testing.assert_close(ours(4, 4), model.stages[2].blocks[0].attn.rel_pos(4, 4), rtol=0, atol=0)
-    huge = optimize_for_inference(create('coatnet_1', 'paper', img_size=1024, depths=(1, 1, 1, 1)))
-    buffers = [m.bias.numel() for m in huge.modules() if isinstance(m, ExpandedRelPos)]
-    assert buffers == [24 * 1024**2]  # of the last stage; of the third it would be 12 * 4096**2
 
 
 @pytest.mark.parametrize('compile', [False, True])

@@ -227,10 +227,13 @@ class RelPosBias(nn.Module):
         """Initialise the table as ViTs initialise positions: truncated normal of standard deviation 0.02."""
         trunc_normal_(self.relative_position_bias_table, std=0.02)
 
+    def table(self, height: int, width: int) -> torch.Tensor:
+        """The bias of all offsets, ((2 * height - 1) * (2 * width - 1), heads)."""
+        return resize_rel_pos_table(self.relative_position_bias_table, self.window_size, height, width)
+
     def forward(self, height: int, width: int) -> torch.Tensor:
         """The bias of all pairs of positions, (1, heads, N, N) with N = height * width."""
-        table = resize_rel_pos_table(self.relative_position_bias_table, self.window_size, height, width)
-        return expand_rel_pos_table(table, height, width)
+        return expand_rel_pos_table(self.table(height, width), height, width)
 
     def train(self, mode: bool = True) -> 'RelPosBias':
         """Forget resized tables, because weights may have been changed behind torch's back (`p.data.copy_`)."""
@@ -265,9 +268,13 @@ class RelPosMlp(nn.Module):
         # 0.125 is timm's dropout on the hidden layer while training.
         self.mlp = Mlp(2, hidden_dim, num_heads, act_layer=nn.ReLU, drop=(0.125, 0.0), device=device, dtype=dtype)
 
+    def table(self, height: int, width: int) -> torch.Tensor:
+        """The bias of all offsets, ((2 * height - 1) * (2 * width - 1), heads)."""
+        return self.mlp(log_offsets(height, width, self.mlp.fc1.weight))
+
     def forward(self, height: int, width: int) -> torch.Tensor:
         """The bias of all pairs of positions, (1, heads, N, N) with N = height * width."""
-        return expand_rel_pos_table(self.mlp(log_offsets(height, width, self.mlp.fc1.weight)), height, width)
+        return expand_rel_pos_table(self.table(height, width), height, width)
 
 
 class ExpandedRelPos(nn.Module):
@@ -287,6 +294,10 @@ class ExpandedRelPos(nn.Module):
             bias = rel_pos(height, width)[0]
         # Of three dimensions, because channels_last would reorder one of four, which attention then copies every time.
         self.register_buffer('bias', bias, persistent=False)
+
+    def table(self, height: int, width: int) -> torch.Tensor:
+        """The bias of all offsets, ((2 * height - 1) * (2 * width - 1), heads)."""
+        return self.rel_pos.table(height, width)
 
     def forward(self, height: int, width: int) -> torch.Tensor:
         """The bias of all pairs of positions, (1, heads, N, N) with N = height * width."""
