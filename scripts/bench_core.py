@@ -27,6 +27,7 @@ class Row:
         seconds: Median of one call.
         spread: Half the distance between the quartiles, as a share of the median.
         ratio: Median over the rounds of the reference's time by this one's; above 1 is faster.
+        speed: The same with the time of the first candidate of the table.
         difference: Largest difference of the outputs from the first candidate's, by its largest output.
         memory: Peak memory in MB, None where it was not measured.
         profile: What the time is spent on, see `bench_profile`; None where it was not looked at.
@@ -39,6 +40,7 @@ class Row:
     seconds: float
     spread: float
     ratio: float
+    speed: float
     difference: float | None = None
     memory: float | None = None
     profile: str | None = None
@@ -65,7 +67,7 @@ def compare(
         setting: Likewise.
         candidates: What to call; what they return is compared.
         rounds: How often.
-        tolerance: Largest `Row.difference` by candidate.
+        tolerance: Largest `Row.difference` by candidate; 1e-4 if nothing is said.
         references: By candidate, what to compare its time with, the fastest of several; the first candidate if
             nothing is said.
 
@@ -101,13 +103,15 @@ def compare(
         if expected is not None and actual is not None:
             expected = expected.float()
             difference = ((actual.float() - expected).abs().max() / expected.abs().max()).item()
-            if tolerance and difference > tolerance.get(name, 1e-4):
+            if difference > (tolerance or {}).get(name, 1e-4):
                 raise ValueError(f'{name} differs from {first} by {difference:.1e} of the largest output.')
         low, median, high = statistics.quantiles(times[name], n=4, method='inclusive')
-        ratio = statistics.median(a / b for a, b in zip(times[reference], times[name], strict=True))
-        rows.append(
-            Row(part, setting, name, reference, median, (high - low) / 2 / median, ratio, difference, memory[name])
+        ratio, speed = (
+            statistics.median(a / b for a, b in zip(times[other], times[name], strict=True))
+            for other in (reference, first)
         )
+        spread = (high - low) / 2 / median
+        rows.append(Row(part, setting, name, reference, median, spread, ratio, speed, difference, memory[name]))
     return rows
 
 

@@ -69,7 +69,7 @@ def _rows(part: str, runs: list[dict[str, dict]], names: tuple[str, str], file_s
         ratio = statistics.median(run[names[0]]['seconds'] / run[name]['seconds'] for run in runs)
         memory = max(run[name]['memory'] for run in runs)
         setting = f'file {file_size / 1e6:.0f} MB'
-        rows.append(Row(part, setting, name, names[0], median, (high - low) / 2 / median, ratio, None, memory))
+        rows.append(Row(part, setting, name, names[0], median, (high - low) / 2 / median, ratio, ratio, None, memory))
     return rows
 
 

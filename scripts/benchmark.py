@@ -79,9 +79,8 @@ def draw(rows: list[Row], file: Path) -> None:
     )
     for axis, ((part, setting), group) in zip(axes[:, 0], groups.items(), strict=True):
         colours = ['tab:blue' if r.candidate.startswith(('ours', 'coatnet_5')) else 'tab:gray' for r in group]
-        speeds = [group[0].seconds / r.seconds for r in group]
-        bars = axis.barh([r.candidate for r in group], speeds, color=colours)
-        axis.bar_label(bars, [f'{speed:.2f}' for speed in speeds], padding=3, fontsize=8)
+        bars = axis.barh([r.candidate for r in group], [r.speed for r in group], color=colours)
+        axis.bar_label(bars, [f'{r.speed:.2f}' for r in group], padding=3, fontsize=8)
         axis.invert_yaxis()
         axis.axvline(1, color='black', linewidth=0.8)
         axis.set_title(f'{part}, {setting}: speed against {group[0].candidate}', fontsize=9, loc='left')
@@ -102,6 +101,8 @@ def main() -> None:
     parser.add_argument('--coatnet-pytorch', type=Path, help='checkout of chinhsuanwu/coatnet-pytorch')
     parser.add_argument('--out', type=Path, required=True, help='path without suffix of the CSV file and the picture')
     args = parser.parse_args()
+    if args.rounds < 2:
+        parser.error('--rounds must be at least 2, as the spread is shown, too')
     torch.set_num_threads(args.threads)
     args.out.parent.mkdir(parents=True, exist_ok=True)
     peaks = {precision: matmul_peak(precision, args.device) for precision in TOLERANCES}

@@ -31,7 +31,7 @@ import coatnet_zoo
 torch.set_num_threads({threads})
 model = timm.create_model({name!r}, impl='paper', img_size={size}, **{options!r}).eval()
 x = torch.randn(1, 3, {size}, {size})
-before = peak_rss()
+before = reset_peak_rss()
 with torch.no_grad():
     for _ in range(2):
         model(x)

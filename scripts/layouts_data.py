@@ -20,7 +20,7 @@ class Images:
     """All images, in memory.
 
     Attributes:
-        x: (N, C, 64, 64) in [-1, 1].
+        x: (N, 3, 64, 64) in [-1, 1].
         y: Classes (N,).
     """
 
@@ -31,11 +31,6 @@ class Images:
     def size(self) -> int:
         """Height and width in pixels."""
         return self.x.shape[-1]
-
-    @property
-    def in_chans(self) -> int:
-        """Channels."""
-        return self.x.shape[1]
 
     @property
     def num_classes(self) -> int:
@@ -74,7 +69,7 @@ def load_images(folder: Path | None) -> Images:
         digits = load_digits()
         x = torch.tensor(digits.images, dtype=torch.float32)[:, None] / 16
         x = F.interpolate(x, size=(SIZE, SIZE), mode='bilinear', align_corners=False)
-        return Images((x - 0.5) / 0.5, torch.tensor(digits.target))
+        return Images(((x - 0.5) / 0.5).repeat(1, 3, 1, 1), torch.tensor(digits.target))
     dataset = ImageFolder(str(folder), transform=_square)
     pictures, classes = zip(*tqdm(dataset, desc='reading', unit='image'), strict=True)
     return Images(torch.stack(pictures) / 127.5 - 1, torch.tensor(classes))

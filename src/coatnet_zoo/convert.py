@@ -198,7 +198,7 @@ def _check_shapes(
             )
         if canonical[key].is_floating_point() != expected.is_floating_point():
             raise CheckpointError(
-                f'The tensor {source_names[key]} of the chinhsuanwu checkpoint is of {canonical[key].dtype}, but the '
+                f'The tensor {source_names[key]} of the {source.IMPL} checkpoint is of {canonical[key].dtype}, but the '
                 f'network needs {expected.dtype} there.'
             )
 

@@ -1,0 +1,93 @@
+"""The scripts that measure: what they compare is comparable, and they write what they say."""
+
+import csv
+import runpy
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+SCRIPTS = Path(__file__).parents[1] / 'scripts'
+sys.path.insert(0, str(SCRIPTS))
+
+import bench_core  # noqa: E402
+import bench_profile  # noqa: E402
+import benchmark  # noqa: E402
+import compare_layouts  # noqa: E402
+from layouts_data import load_images  # noqa: E402
+from layouts_picture import interval  # noqa: E402
+
+
+def test_layouts_cost_the_same() -> None:
+    images = load_images(None)
+    compare_layouts.check_costs(images)
+    wide = dict(compare_layouts.LAYOUTS['CTTT'], embed_dim=(32, 64, 160, 192))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(compare_layouts.LAYOUTS, 'CTTT', wide)
+        with pytest.raises(ValueError, match='CTTT costs more than 5 % more or less than CCTT at 64 pixels'):
+            compare_layouts.check_costs(images)
+
+
+def test_layouts_are_compared_on_a_folder_of_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for colour in ('red', 'green'):
+        (tmp_path / 'images' / colour).mkdir(parents=True)
+        for i in range(4):
+            Image.new('RGB', (40 + i, 50), colour).save(tmp_path / 'images' / colour / f'{i}.png')
+    args = f'--data {tmp_path}/images --train-images 4 --seeds 2 --epochs 1 --batch-size 2 --out {tmp_path}/out/layouts'
+    monkeypatch.setattr(sys, 'argv', ['compare_layouts.py', *args.split()])
+    runpy.run_path(str(SCRIPTS / 'compare_layouts.py'), run_name='__main__')
+    with (tmp_path / 'out' / 'layouts.csv').open() as f:
+        rows = list(csv.DictReader(f))
+    expected = {('ViT_REL', 'pre'), ('CCCC', 'pre'), ('CCCT', 'pre'), ('CCTT', 'pre'), ('CTTT', 'pre')}
+    expected |= {('CCTT', 'post'), ('CCTT', 'none')}
+    assert {(row['layout'], row['rel_attn']) for row in rows} == expected
+    assert len(rows) == 2 * len(expected)
+    assert all(0 <= float(row['held_out']) <= 100 for row in rows)
+    assert Image.open(tmp_path / 'out' / 'layouts.png').width > 1000
+
+
+def test_confidence_intervals() -> None:
+    mean, half = interval([1.0, 2.0, 3.0])
+    assert mean == 2
+    assert half == pytest.approx(4.303 / 3**0.5, abs=1e-3)  # Student's t of two degrees of freedom, table value
+
+
+def test_ratios_are_those_of_time_and_unequal_outputs_are_refused(tmp_path: Path) -> None:
+    def sleeper(seconds: float, value: float):
+        def call() -> torch.Tensor:
+            time.sleep(seconds)
+            return torch.tensor([1.0, value])
+
+        return call
+
+    calls = {'timm eager fp32': sleeper(0.04, 2.0), 'ours eager fp32': sleeper(0.02, 2.0)}
+    rows = bench_core.compare('training', 'a', calls, rounds=3)
+    assert [row.difference for row in rows] == [0, 0]
+    assert rows[1].ratio == rows[1].speed == pytest.approx(2, rel=0.2)
+    benchmark.write(rows, tmp_path / 'rows.csv')
+    benchmark.draw(rows, tmp_path / 'rows.png')
+    assert 'ours eager fp32' in (tmp_path / 'rows.csv').read_text()
+    assert '| ours eager fp32 |' in benchmark.table(rows, {})
+    calls['ours eager fp32'] = sleeper(0.02, 2.001)
+    with pytest.raises(ValueError, match='ours eager fp32 differs from timm eager fp32 by 5'):
+        bench_core.compare('training', 'a', calls, rounds=2)
+
+
+def test_the_fastest_of_several_is_the_reference() -> None:
+    calls = {name: (lambda s=s: time.sleep(s)) for name, s in (('slow', 0.06), ('fast', 0.03), ('ours', 0.015))}
+    rows = bench_core.compare('a', 'b', calls, rounds=3, references=dict(ours=['slow', 'fast']))
+    assert rows[2].reference == 'fast'
+    assert rows[2].ratio == pytest.approx(2, rel=0.2)
+    assert rows[2].speed == pytest.approx(4, rel=0.2)
+
+
+def test_profiles_tell_operators_apart() -> None:
+    layers = torch.nn.Sequential(torch.nn.Conv2d(64, 64, 1), torch.nn.Conv2d(64, 64, 3, groups=64)).eval()
+    x = torch.randn(16, 64, 64, 64)
+    for layer, kind in zip(layers, (bench_profile.PRODUCTS, bench_profile.DEPTHWISE), strict=True):
+        layer(x)
+        shares = bench_profile.shares(lambda layer=layer: layer(x))
+        assert int(shares.split(kind)[1].split()[0]) > 50
