@@ -14,7 +14,6 @@ from .microbatch import MicroBatched, largest_activations
 from .model import CoAtNet
 from .quantize import check_calibration, quantize_parts
 from .rel_pos import ExpandedRelPos, feature_sizes
-from .row_attention import RowAttention
 
 # Positions of a feature map of 384 pixels, the largest published size. Expanded, the tables of coatnet_1 take 240 MB
 # there, and 16 times that at twice the size; not to expand them costs a tenth of the time.
@@ -53,6 +52,8 @@ def optimize_for_inference(
     """
     if not isinstance(model, CoAtNet):
         raise TypeError(f'optimize_for_inference needs a CoAtNet, not {type(model).__name__}.')
+    from .row_attention import RowAttention  # defines an operator, which takes longer than all other imports here
+
     on_cpu = next(model.parameters()).device.type == 'cpu'
     if quantize is not None:
         calibration = check_calibration(quantize, calibration, model, dtype)
