@@ -78,7 +78,8 @@ def draw(rows: list[Row], file: Path) -> None:
         len(groups), 1, figsize=(8, 0.28 * sum(heights)), height_ratios=heights, squeeze=False, layout='constrained'
     )
     for axis, ((part, setting), group) in zip(axes[:, 0], groups.items(), strict=True):
-        colours = ['tab:blue' if r.candidate.startswith(('ours', 'coatnet_5')) else 'tab:gray' for r in group]
+        ours = [r.candidate.startswith('ours') or r.candidate in ('coatnet_5', 'converting') for r in group]
+        colours = ['tab:blue' if own else 'tab:gray' for own in ours]
         bars = axis.barh([r.candidate for r in group], [r.speed for r in group], color=colours)
         axis.bar_label(bars, [f'{r.speed:.2f}' for r in group], padding=3, fontsize=8)
         axis.invert_yaxis()
