@@ -1,5 +1,7 @@
 """What the parts of benchmark.py share: timing candidates in turn, and reading memory."""
 
+import csv
+import dataclasses
 import json
 import re
 import resource
@@ -8,14 +10,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from tqdm import tqdm
 
 
-@dataclass
+@dataclasses.dataclass
 class Row:
     """One line of the result.
 
@@ -113,6 +114,14 @@ def compare(
         spread = (high - low) / 2 / median
         rows.append(Row(part, setting, name, reference, median, spread, ratio, speed, difference, memory[name]))
     return rows
+
+
+def write(rows: list[Row], file: Path) -> None:
+    """Write the rows as CSV."""
+    with file.open('w', newline='') as f:
+        writer = csv.DictWriter(f, [field.name for field in dataclasses.fields(Row)])
+        writer.writeheader()
+        writer.writerows(dataclasses.asdict(row) for row in rows)
 
 
 def reset_peak_rss() -> float:

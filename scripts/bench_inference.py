@@ -1,6 +1,7 @@
 """Inference of coatnet_1 and, with a checkout, of chinhsuanwu's coatnet_1, beside what their users run."""
 
 import copy
+import functools
 import importlib.util
 import sys
 import time
@@ -148,6 +149,7 @@ def inference(device: str, batches: list[int], rounds: int, peer: Path | None, c
     return rows
 
 
+@functools.cache
 def operations(weights: str, batch: int) -> float:
     """Floating point operations of coatnet_1 at 224 pixels, multiplications and additions counted one by one."""
     with torch.device('meta'), FlopCounterMode(display=False) as counter:

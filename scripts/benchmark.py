@@ -8,15 +8,13 @@ CPU cores.
 """
 
 import argparse
-import csv
-import dataclasses
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import torch
-from bench_core import Row
+from bench_core import Row, write
 from bench_inference import TOLERANCES, growth, inference, load_peer, matmul_peak, operations, precision_of
 from bench_loading import converting, importing, loading
 from bench_training import training
@@ -38,14 +36,6 @@ def measure(args: argparse.Namespace) -> Iterator[list[Row]]:
         print(f'import timm takes {theirs:.0f} ms; import coatnet_zoo adds {ours:.0f} ms')
     if 'training' in args.part:
         yield training(args.device, args.rounds, args.threads, not args.eager)
-
-
-def write(rows: list[Row], file: Path) -> None:
-    """Write the rows as CSV."""
-    with file.open('w', newline='') as f:
-        writer = csv.DictWriter(f, [field.name for field in dataclasses.fields(Row)])
-        writer.writeheader()
-        writer.writerows(dataclasses.asdict(row) for row in rows)
 
 
 def table(rows: list[Row], peaks: dict[str, float]) -> str:

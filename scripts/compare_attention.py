@@ -9,14 +9,12 @@ before the model.
 """
 
 import argparse
-import csv
-import dataclasses
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import timm
 import torch
-from bench_core import Row, compare, in_child
+from bench_core import Row, compare, in_child, write
 from torch import nn
 
 from coatnet_zoo import optimize_for_inference
@@ -77,14 +75,6 @@ def table(rows: list[Row]) -> str:
         cells = [f'{1e3 * r.seconds:.0f} | {r.memory:.0f}' for r in rows if r.setting == setting]
         lines.append(f'| {setting} | ' + ' | '.join(cells) + ' |')
     return '\n'.join(lines)
-
-
-def write(rows: list[Row], file: Path) -> None:
-    """All rows with everything that was measured."""
-    with file.open('w', newline='') as f:
-        writer = csv.writer(f)
-        writer.writerow([field.name for field in dataclasses.fields(Row)])
-        writer.writerows(dataclasses.astuple(row) for row in rows)
 
 
 def draw(rows: list[Row], file: Path) -> None:

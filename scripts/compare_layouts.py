@@ -25,6 +25,7 @@ from timm.scheduler import create_scheduler_v2
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
+from train_digits import accuracy
 
 from coatnet_zoo import optimize_for_inference
 
@@ -80,13 +81,6 @@ def check_costs(images: Images) -> None:
         print(f'{layout:8} {params / 1e3:7.0f} k parameters, {adds / 1e6:7.1f} M multiply-adds')
         if any(abs(a / b - 1) > 0.05 for a, b in zip((params, adds), reference, strict=True)):
             raise ValueError(f'{layout} costs more than 5 % more or less than CCTT at {images.size} pixels.')
-
-
-@torch.no_grad()
-def accuracy(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> float:
-    """Top-1 accuracy in percent."""
-    right = sum((model(xs).argmax(1) == ys).sum().item() for xs, ys in zip(x.split(128), y.split(128), strict=True))
-    return 100 * right / len(y)
 
 
 def train(layout: str, rel_attn: str, seed: int, images: Images, args: argparse.Namespace) -> Iterator[Epoch]:

@@ -4,15 +4,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from PIL import Image
-from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from torchvision.datasets import ImageFolder
 from torchvision.transforms.v2.functional import pil_to_tensor
 from tqdm import tqdm
-
-SIZE = 64
+from train_digits import IMG_SIZE, scaled_digits
 
 
 @dataclass(frozen=True)
@@ -50,9 +47,9 @@ class Images:
 def _square(image: Image.Image) -> torch.Tensor:
     """Scaled to fit, on white; transparency becomes white, too."""
     image = image.convert('RGBA')
-    image.thumbnail((SIZE, SIZE), Image.Resampling.BICUBIC)
-    canvas = Image.new('RGBA', (SIZE, SIZE), 'white')
-    canvas.alpha_composite(image, ((SIZE - image.width) // 2, (SIZE - image.height) // 2))
+    image.thumbnail((IMG_SIZE, IMG_SIZE), Image.Resampling.BICUBIC)
+    canvas = Image.new('RGBA', (IMG_SIZE, IMG_SIZE), 'white')
+    canvas.alpha_composite(image, ((IMG_SIZE - image.width) // 2, (IMG_SIZE - image.height) // 2))
     return pil_to_tensor(canvas.convert('RGB'))
 
 
@@ -66,10 +63,8 @@ def load_images(folder: Path | None) -> Images:
         FileNotFoundError: If there are no images.
     """
     if folder is None:
-        digits = load_digits()
-        x = torch.tensor(digits.images, dtype=torch.float32)[:, None] / 16
-        x = F.interpolate(x, size=(SIZE, SIZE), mode='bilinear', align_corners=False)
-        return Images(((x - 0.5) / 0.5).repeat(1, 3, 1, 1), torch.tensor(digits.target))
+        x, y = scaled_digits()
+        return Images(x.repeat(1, 3, 1, 1), y)
     dataset = ImageFolder(str(folder), transform=_square)
     pictures, classes = zip(*tqdm(dataset, desc='reading', unit='image'), strict=True)
     return Images(torch.stack(pictures) / 127.5 - 1, torch.tensor(classes))

@@ -30,19 +30,28 @@ IMG_SIZE = 64
 CARD = Path(__file__).with_name('digits_model_card.md')
 
 
+def scaled_digits() -> tuple[torch.Tensor, torch.Tensor]:
+    """All digits.
+
+    Returns:
+        Images (1797, 1, 64, 64) in [-1, 1], and classes (1797,).
+    """
+    data = load_digits()
+    x = torch.tensor(data.images, dtype=torch.float32)[:, None] / 16
+    x = F.interpolate(x, size=(IMG_SIZE, IMG_SIZE), mode='bilinear', align_corners=False)
+    return (x - 0.5) / 0.5, torch.tensor(data.target)
+
+
 def digits(train: bool) -> tuple[torch.Tensor, torch.Tensor]:
     """The training or the held-out part of the digits.
 
     Returns:
         Images (N, 1, 64, 64) in [-1, 1], and classes (N,).
     """
-    data = load_digits()
-    rows = range(len(data.target))
-    parts = train_test_split(rows, test_size=0.2, random_state=0, stratify=data.target)
+    x, y = scaled_digits()
+    parts = train_test_split(range(len(y)), test_size=0.2, random_state=0, stratify=y)
     part = parts[0] if train else parts[1]
-    x = torch.tensor(data.images[part], dtype=torch.float32)[:, None] / 16
-    x = F.interpolate(x, size=(IMG_SIZE, IMG_SIZE), mode='bilinear', align_corners=False)
-    return (x - 0.5) / 0.5, torch.tensor(data.target[part])
+    return x[part], y[part]
 
 
 def augment(x: torch.Tensor) -> torch.Tensor:

@@ -15,6 +15,7 @@ import pytest
 import timm
 import torch
 from click.testing import CliRunner
+from digits import scaled_digits
 from hub_server import HubServer
 from peers import assert_close, randomize_
 from safetensors.torch import save_file
@@ -61,16 +62,13 @@ def test_fixture_gives_the_logits_of_the_original_code(tmp_path: Path, expected:
 
 
 def test_fixture_reads_all_held_out_digits(tmp_path: Path, expected: dict[str, torch.Tensor]) -> None:
-    datasets = pytest.importorskip('sklearn.datasets')
-    digits = datasets.load_digits()
-    rows = expected['test_index'].numpy()
-    x = torch.tensor(digits.images[rows], dtype=torch.float32)[:, None] / 16
-    x = torch.nn.functional.interpolate(x, size=(64, 64), mode='bilinear', align_corners=False)
+    x, classes = scaled_digits()
+    rows = expected['test_index']
     convert_checkpoint(FIXTURE, tmp_path / 'out')
     with torch.inference_mode():
-        predicted = load(tmp_path / 'out')((x - 0.5) / 0.5).argmax(1)
+        predicted = load(tmp_path / 'out')(x[rows]).argmax(1)
     assert len(rows) == 360
-    assert (predicted == torch.tensor(digits.target[rows])).all()
+    assert (predicted == classes[rows]).all()
 
 
 def test_raw_checkpoint_loads_directly(expected: dict[str, torch.Tensor]) -> None:

@@ -6,8 +6,8 @@ import sys
 import pytest
 import timm
 import torch
-from sklearn.datasets import load_digits
-from sklearn.model_selection import train_test_split
+from digits import scaled_digits, split
+from peers import relative_error
 from torch import nn
 
 from coatnet_zoo import optimize_for_inference
@@ -16,18 +16,15 @@ pytest.importorskip('torchao', reason='needs the extra quantize')
 
 
 def digits() -> tuple[torch.Tensor, torch.Tensor]:
-    """Images of the training part and of the held-out part, as `coatnet_atto.digits` takes them."""
-    data = load_digits()
-    rows = train_test_split(range(len(data.target)), test_size=0.2, random_state=0, stratify=data.target)
-    x = torch.tensor(data.images, dtype=torch.float32)[:, None] / 16
-    x = (nn.functional.interpolate(x, size=(64, 64), mode='bilinear', align_corners=False) - 0.5) / 0.5
-    return x[rows[0]], x[rows[1]]
+    """Images of the training part and of the held-out part."""
+    x, classes = scaled_digits()
+    train, held_out = split(classes)
+    return x[train], x[held_out]
 
 
 def agreement(ours: torch.Tensor, theirs: torch.Tensor) -> tuple[float, float]:
     """Share of equal answers, and the largest difference of logits by the largest logit."""
-    same = (ours.argmax(1) == theirs.argmax(1)).float().mean().item()
-    return same, ((ours - theirs).abs().max() / theirs.abs().max()).item()
+    return (ours.argmax(1) == theirs.argmax(1)).float().mean().item(), relative_error(ours, theirs)
 
 
 @pytest.fixture(scope='module')

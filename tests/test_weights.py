@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+from digits import scaled_digits, split
 from PIL import Image
 from timm.data import create_transform, resolve_model_data_config
 from timm.models import get_pretrained_cfg
@@ -47,17 +48,11 @@ def test_readme_has_the_weights(name: str) -> None:
 
 def test_shipped_weights_read_the_held_out_digits() -> None:
     """The accuracy that the model card and the table state, from the shipped file; at least 98.5 %."""
-    datasets = pytest.importorskip('sklearn.datasets')
-    selection = pytest.importorskip('sklearn.model_selection')
-    digits = datasets.load_digits()
-    _, rows = selection.train_test_split(
-        range(len(digits.target)), test_size=0.2, random_state=0, stratify=digits.target
-    )
-    x = torch.tensor(digits.images[rows], dtype=torch.float32)[:, None] / 16
-    x = torch.nn.functional.interpolate(x, size=(64, 64), mode='bilinear', align_corners=False)
+    x, classes = scaled_digits()
+    _, rows = split(classes)
     model = timm.create_model('coatnet_atto.digits', pretrained=True).eval()
     with torch.inference_mode():
-        correct = (model((x - 0.5) / 0.5).argmax(1) == torch.tensor(digits.target[rows])).sum().item()
+        correct = (model(x[rows]).argmax(1) == classes[rows]).sum().item()
     top1 = 100 * correct / len(rows)
     assert len(rows) == 360
     assert top1 >= 98.5

@@ -21,7 +21,7 @@ from torch import nn
 from .errors import CheckpointError
 from .hub import HubError, sentence
 from .model import CoAtNet
-from .rel_pos import RelPosBias, RelPosMlp, log_offsets, resize_rel_pos_table
+from .rel_pos import RelPosBias, RelPosMlp
 
 _TOP = 5
 
@@ -254,8 +254,4 @@ def _tables(model: CoAtNet, sizes: dict[nn.Module, tuple[int, int]]) -> tuple[Bi
 @torch.no_grad()
 def _table(module: nn.Module, height: int, width: int) -> np.ndarray:
     """(heads, 2 * height - 1, 2 * width - 1)."""
-    if isinstance(module, RelPosMlp):
-        table = module.mlp(log_offsets(height, width, module.mlp.fc1.weight))
-    else:
-        table = resize_rel_pos_table(module.relative_position_bias_table, module.window_size, height, width)
-    return table.T.reshape(-1, 2 * height - 1, 2 * width - 1).cpu().numpy()
+    return module.table(height, width).T.reshape(-1, 2 * height - 1, 2 * width - 1).cpu().numpy()
