@@ -1,4 +1,4 @@
-"""What a forward pass spends its time on: matrix products, depthwise convolutions, attention and the rest."""
+"""What torch's profiler says of a call: which kinds of operators take its time, and how much memory it needs."""
 
 from collections.abc import Callable
 
@@ -33,3 +33,22 @@ def shares(call: Callable[[], object]) -> str:
         times[_kind(event.key, event.input_shapes)] += event.self_cpu_time_total
     total = sum(times.values())
     return ', '.join(f'{name} {100 * time / total:.0f} %' for name, time in times.items())
+
+
+def allocated_peak(call: Callable[[], object]) -> float:
+    """Most memory that a call has allocated at one time on the CPU, in MB, beside what there was before.
+
+    It is counted from what torch's allocator is asked for, as on GPUs. A process' memory has the gaps between blocks,
+    too, which differ by some percent from run to run.
+
+    Args:
+        call: Has been called before.
+    """
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
+        call()
+    events = (event for event in record.profiler.kineto_results.events() if event.name() == '[memory]')
+    total = peak = 0
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        total += event.nbytes()
+        peak = max(peak, total)
+    return peak / 1e6

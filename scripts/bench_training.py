@@ -5,24 +5,12 @@ from collections.abc import Callable, Mapping
 import timm
 import torch
 import torch.nn.functional as F
-from bench_core import Row, compare, in_child
-from torch import nn
+from bench_core import Row, compare
+from bench_profile import allocated_peak
 
 import coatnet_zoo
 
 assert coatnet_zoo  # imported for its registration of the models
-
-_MEMORY = """
-import torch
-from bench_training import build
-torch.set_num_threads({threads})
-before = reset_peak_rss()
-model, call = build({name!r}, {batch}, {size}, {bfloat16}, {compiled}, 'cpu')
-call()
-reset_peak_rss()  # what building and compiling took is not of interest, but what it left
-call()
-print(json.dumps(dict(memory=peak_rss() - before)))
-"""
 
 
 def build(
@@ -32,15 +20,14 @@ def build(
     bfloat16: bool,
     compiled: bool,
     device: str,
-    weights: Mapping[str, torch.Tensor] | None = None,
-) -> tuple[nn.Module, Callable[[], torch.Tensor]]:
-    """A model and a call that makes one training step and returns its loss, always with the same images."""
+    weights: Mapping[str, torch.Tensor],
+) -> Callable[[], torch.Tensor]:
+    """A call that makes one training step and returns its loss, always with the same images."""
     torch.manual_seed(0)
     images = torch.randn(batch, 3, size, size).to(device, memory_format=torch.channels_last)
     targets = torch.randint(1000, (batch,)).to(device)
     model = timm.create_model(name, img_size=size).train()
-    if weights is not None:
-        model.load_state_dict(weights)
+    model.load_state_dict(weights)
     model = model.to(device, memory_format=torch.channels_last)
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-4)
     run = torch.compile(model) if compiled else model
@@ -53,10 +40,10 @@ def build(
         optimizer.zero_grad()
         return loss.detach()
 
-    return model, call
+    return call
 
 
-def training(device: str, rounds: int, threads: int, compiled: bool = True) -> list[Row]:
+def training(device: str, rounds: int, compiled: bool = True) -> list[Row]:
     """Time steps in float32 and bfloat16 autocast, eager and compiled."""
     batch, size = (8, 128) if device == 'cpu' else (64, 224)
     names = {'timm': 'coatnet_0_rw_224', 'ours': 'coatnet_0'}
@@ -66,11 +53,10 @@ def training(device: str, rounds: int, threads: int, compiled: bool = True) -> l
         for compile_it in (False, True) if compiled else (False,):
             torch._dynamo.reset()
             setting = f'{"compiled" if compile_it else "eager"} {"bf16 autocast" if bfloat16 else "fp32"}'
-            calls = {k: build(n, batch, size, bfloat16, compile_it, device, weights)[1] for k, n in names.items()}
+            calls = {k: build(n, batch, size, bfloat16, compile_it, device, weights) for k, n in names.items()}
             measured = compare('training', setting, calls, rounds, dict(ours=0.01 if bfloat16 else 1e-3))
             if device == 'cpu':
-                options = dict(threads=threads, batch=batch, size=size, bfloat16=bfloat16, compiled=compile_it)
                 for row in measured:
-                    row.memory = in_child(_MEMORY.format(name=names[row.candidate], **options))['memory']
+                    row.memory = allocated_peak(calls[row.candidate])
             rows += measured
     return rows

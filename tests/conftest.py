@@ -63,3 +63,9 @@ def fresh_cache() -> Iterator[Path]:
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def fast_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have `optimize_for_inference` compute in the precision it is asked for, also on CPUs where that is slow."""
+    monkeypatch.setattr('coatnet_zoo.optimize.multiplies_faster', lambda _: True)

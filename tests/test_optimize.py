@@ -1,6 +1,7 @@
 """Models optimised for inference compute what they did before."""
 
 import copy
+import functools
 
 import pytest
 import timm
@@ -9,7 +10,7 @@ from peers import random_images, randomize_
 from timm.models import reparameterize_model
 from torch import nn
 
-from coatnet_zoo import microbatch, optimize_for_inference
+from coatnet_zoo import microbatch, optimize_for_inference, precision
 from coatnet_zoo.configs import SIZES, list_impls
 from coatnet_zoo.rel_pos import ExpandedRelPos
 
@@ -116,7 +117,22 @@ def test_parts_of_a_batch_are_about_equal() -> None:
     assert microbatch.chunk_size(8, 10 * limit) == 1
 
 
+@torch.no_grad()
+def test_every_part_is_compiled_once_however_many_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Parts of one class, of several models: none counts as another one with changed sizes."""
+    torch._dynamo.reset()
+    monkeypatch.setattr(torch, 'compile', functools.partial(torch.compile, backend='eager'))
+    model = create('coatnet_1', 'timm')
+    for n in (2, 3, 2):
+        optimized = optimize_for_inference(model, compile=True)
+        x = random_images(n, 3, 64)
+        with torch._dynamo.config.patch(error_on_recompile=True):
+            torch.testing.assert_close(optimized(x), model(x), rtol=0, atol=1e-4)
+            optimized(x)
+
+
 @pytest.mark.parametrize('impl', ['timm', 'paper', 'chinhsuanwu'])
+@pytest.mark.usefixtures('fast_bfloat16')
 @torch.inference_mode()
 def test_lower_precision_takes_and_gives_float32(impl: str) -> None:
     model = create('coatnet_1', impl)
@@ -125,7 +141,35 @@ def test_lower_precision_takes_and_gives_float32(impl: str) -> None:
     x = random_images(2, 3, 64)
     logits = optimized(x)
     assert logits.dtype == torch.float32
-    assert (logits - model(x)).abs().max() < 0.05 * model(x).abs().max()
+    assert 1e-4 < (logits - model(x)).abs().max() / model(x).abs().max() < 0.05
+
+
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
+@torch.inference_mode()
+def test_lower_precision_is_left_out_where_it_is_slower(
+    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Asked for by argument, or by a model that has it."""
+    monkeypatch.setattr('coatnet_zoo.optimize.multiplies_faster', lambda dtype: False)
+    rounded = create('coatnet_1', 'timm').to(dtype).float()
+    models = [optimize_for_inference(rounded, dtype), optimize_for_inference(copy.deepcopy(rounded).to(dtype))]
+    assert caplog.messages == [f'This CPU multiplies matrices faster in float32 than in {dtype}, so float32 it is.'] * 2
+    x = random_images(2, 3, 64)
+    for optimized in models:
+        torch.testing.assert_close(optimized(x), rounded(x), rtol=0, atol=1e-4)
+    caplog.clear()
+    optimize_for_inference(rounded)
+    assert not caplog.messages
+
+
+def test_what_is_faster_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    for seconds, faster in ((0.5, True), (2.0, False)):
+        precision.multiplies_faster.cache_clear()
+        with monkeypatch.context() as patch:
+            patch.setattr(precision, '_seconds', lambda dtype, s=seconds: s if dtype == torch.bfloat16 else 1.0)
+            assert precision.multiplies_faster(torch.bfloat16) is faster
+    precision.multiplies_faster.cache_clear()
+    assert 0 < precision._seconds(torch.bfloat16) < 10
 
 
 def test_other_models_are_refused() -> None:

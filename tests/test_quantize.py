@@ -32,6 +32,7 @@ def model() -> nn.Module:
     return timm.create_model('coatnet_atto.digits', pretrained=True).eval()
 
 
+@pytest.mark.usefixtures('fast_bfloat16')
 @torch.inference_mode()
 def test_bfloat16_agrees_on_held_out_digits(model: nn.Module) -> None:
     _, images = digits()

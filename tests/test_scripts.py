@@ -91,3 +91,14 @@ def test_profiles_tell_operators_apart() -> None:
         layer(x)
         shares = bench_profile.shares(lambda layer=layer: layer(x))
         assert int(shares.split(kind)[1].split()[0]) > 50
+
+
+def test_memory_is_the_most_that_is_allocated_at_one_time() -> None:
+    def call() -> None:
+        a = torch.ones(3_000_000)
+        b = a + 1
+        del a
+        b.sqrt()
+
+    call()
+    assert bench_profile.allocated_peak(call) == pytest.approx(24, rel=0.01)

@@ -1,6 +1,8 @@
 """Making a trained model fast for inference without changing what it computes."""
 
 import copy
+import itertools
+import logging
 from typing import Literal
 
 import torch
@@ -12,8 +14,11 @@ from . import onednn
 from .attention import PreAttention
 from .microbatch import MicroBatched, largest_activations
 from .model import CoAtNet
+from .precision import multiplies_faster
 from .quantize import check_calibration, quantize_parts
 from .rel_pos import ExpandedRelPos, feature_sizes
+
+_logger = logging.getLogger(__name__)
 
 # Positions of a feature map of 384 pixels, the largest published size. Expanded, the tables of coatnet_1 take 240 MB
 # there, and 16 times that at twice the size; not to expand them costs a tenth of the time.
@@ -34,8 +39,9 @@ def optimize_for_inference(
 
     Args:
         model: A CoAtNet, on any device.
-        dtype: Precision to compute in, e.g. `torch.bfloat16`; the model's unless given. Logits are float32 all the
-            same, and images may be.
+        dtype: Precision that is enough, e.g. `torch.bfloat16`; the model's unless given. It is computed in float32 on
+            CPUs that multiply matrices faster that way, which a line in the log says. Logits are float32 all the same,
+            and images may be.
         compile: Compile for this machine with `torch.compile`, weights frozen; the first call takes a minute or so.
         quantize: `'int8'` computes convolutions and linear layers with 8-bit integers, on CPUs. This needs torchao
             (extra `quantize`), compiles in any case, and is for one size of images.
@@ -54,10 +60,16 @@ def optimize_for_inference(
         raise TypeError(f'optimize_for_inference needs a CoAtNet, not {type(model).__name__}.')
     from .row_attention import RowAttention  # defines an operator, which takes longer than all other imports here
 
-    on_cpu = next(model.parameters()).device.type == 'cpu'
+    weight = next(model.parameters())
+    on_cpu = weight.device.type == 'cpu'
     if quantize is not None:
         calibration = check_calibration(quantize, calibration, model, dtype)
-    model = reparameterize_model(copy.deepcopy(model).eval(), inplace=True)
+    dtype = dtype or weight.dtype
+    if on_cpu and dtype in (torch.bfloat16, torch.float16) and not multiplies_faster(dtype):
+        _logger.warning('This CPU multiplies matrices faster in float32 than in %s, so float32 it is.', dtype)
+        dtype = torch.float32
+    model = copy.deepcopy(model).eval().to(torch.promote_types(weight.dtype, torch.float32))
+    model = reparameterize_model(model, inplace=True)
     sizes = feature_sizes(model.img_size, len(model.stages), model.cfg.patch_size)
     for stage, size in zip(model.stages, sizes, strict=True):
         for block in stage.blocks:
@@ -71,7 +83,6 @@ def optimize_for_inference(
     model.requires_grad_(False)
     elements = largest_activations(model) if on_cpu else []
     model.to(dtype=dtype, memory_format=torch.channels_last)
-    dtype = next(model.parameters()).dtype
 
     def prepare(_: nn.Module, args: tuple[torch.Tensor]) -> tuple[torch.Tensor]:
         if calibration is not None and args[0].shape[1:] != calibration.shape[1:]:
@@ -91,9 +102,19 @@ def optimize_for_inference(
 class _Frozen(nn.Module):
     """A module that is compiled for inference, with its weights as constants."""
 
+    _numbers = itertools.count()
+
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
-        self.compiled = torch.compile(module)
+        self.module = module
+
+        def call(x: torch.Tensor) -> torch.Tensor:
+            return module(x)
+
+        # What the compiler learns of sizes, and how often it compiles anew, it counts by function. Modules of one class
+        # share theirs: widths that differ from stage to stage would pass for sizes that change from call to call.
+        call.__code__ = call.__code__.replace(co_name=f'{type(module).__name__}_{next(self._numbers)}')
+        self.compiled = torch.compile(call)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         # Both halves of the compiler look at this setting, which the `options` of torch.compile show only one of them;
