@@ -14,12 +14,18 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import torch
+from bench_attention import attention
 from bench_core import Row, write
 from bench_inference import TOLERANCES, growth, inference, load_peer, matmul_peak, operations, precision_of
 from bench_loading import converting, importing, loading
 from bench_training import training
 
-PARTS = ('inference', 'growth', 'loading', 'training')
+# By device: what is measured, and with what batches.
+PARTS = {
+    'cpu': ('inference', 'growth', 'attention', 'loading', 'training'),
+    'cuda': ('inference', 'attention', 'training'),
+}
+BATCHES = {'cpu': [8], 'cuda': [64, 256]}
 
 
 def measure(args: argparse.Namespace) -> Iterator[list[Row]]:
@@ -28,6 +34,8 @@ def measure(args: argparse.Namespace) -> Iterator[list[Row]]:
         yield inference(args.device, args.batch, args.rounds, args.coatnet_pytorch, not args.eager)
     if 'growth' in args.part:
         yield growth(args.rounds, args.threads)
+    if 'attention' in args.part:
+        yield attention(args.device, args.batch, args.rounds, not args.eager)
     if 'loading' in args.part:
         yield loading(args.rounds)
         if args.coatnet_pytorch:
@@ -85,9 +93,9 @@ def draw(rows: list[Row], file: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--part', nargs='+', choices=PARTS, default=PARTS)
+    parser.add_argument('--part', nargs='+', choices=PARTS['cpu'], help='all that the device has unless given')
     parser.add_argument('--device', choices=('cpu', 'cuda'), default='cpu')
-    parser.add_argument('--batch', nargs='+', type=int, default=[8], help='batch sizes of the inference part')
+    parser.add_argument('--batch', nargs='+', type=int, help='batch sizes; 8 on CPUs and 64 256 on GPUs unless given')
     parser.add_argument('--rounds', type=int, default=7)
     parser.add_argument('--threads', type=int, default=2)
     parser.add_argument('--eager', action='store_true', help='leave out what is compiled, which takes minutes')
@@ -96,7 +104,10 @@ def main() -> None:
     args = parser.parse_args()
     if args.rounds < 2:
         parser.error('--rounds must be at least 2, as the spread is shown, too')
+    args.part = args.part or PARTS[args.device]
+    args.batch = args.batch or BATCHES[args.device]
     torch.set_num_threads(args.threads)
+    torch.backends.cudnn.allow_tf32 = False  # or float32 would not be comparable
     args.out.parent.mkdir(parents=True, exist_ok=True)
     peaks = {precision: matmul_peak(precision, args.device) for precision in TOLERANCES}
     rows: list[Row] = []

@@ -13,6 +13,7 @@ from PIL import Image
 SCRIPTS = Path(__file__).parents[1] / 'scripts'
 sys.path.insert(0, str(SCRIPTS))
 
+import bench_attention  # noqa: E402
 import bench_core  # noqa: E402
 import bench_profile  # noqa: E402
 import benchmark  # noqa: E402
@@ -102,3 +103,19 @@ def test_memory_is_the_most_that_is_allocated_at_one_time() -> None:
 
     call()
     assert bench_profile.allocated_peak(call) == pytest.approx(24, rel=0.01)
+
+
+@torch.inference_mode()
+def test_every_way_to_compute_attention_is_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = bench_attention.attention('cpu', [2], rounds=2, compiled=False)
+    assert {row.setting for row in rows} == {'batch 2, 196 positions', 'batch 2, 49 positions'}
+    assert {'SDPA, as it chooses', 'SDPA, math', 'SDPA, flash'} <= {row.candidate for row in rows}
+    assert all(row.difference < 1e-5 for row in rows)
+
+
+@torch.inference_mode()
+def test_flex_attention_adds_the_same_bias(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, 'compile', lambda function: function)
+    q, k, v = torch.randn(3, 2, 3, 16, 8).unbind()
+    calls = bench_attention.candidates(q, k, v, torch.randn(1, 3, 16, 16), compiled=True)
+    torch.testing.assert_close(calls['FlexAttention'](), calls['SDPA, math'](), rtol=0, atol=1e-5)
