@@ -4,7 +4,7 @@ import filecmp
 import os
 import shutil
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,13 +41,17 @@ def pull(names: Iterable[str], done: Callable[[str, Path | HubError | Checkpoint
         done: Called for each with its file, or why it could not be had.
     """
     with ThreadPoolExecutor(_AT_ONCE) as pool:
-        jobs = {pool.submit(_mend, name): name for name in names}
         try:
-            for job in as_completed(jobs):
-                error = job.exception()
-                if error is not None and not isinstance(error, (HubError, CheckpointError)):
-                    raise error
-                done(jobs[job], error or job.result())
+            jobs = {pool.submit(_mend, name): name for name in names}
+            pending = set(jobs)
+            while pending:
+                # The signal of Ctrl-C may reach another thread, which does not end a wait without a limit.
+                finished, pending = wait(pending, timeout=0.2, return_when=FIRST_COMPLETED)
+                for job in finished:
+                    error = job.exception()
+                    if error is not None and not isinstance(error, (HubError, CheckpointError)):
+                        raise error
+                    done(jobs[job], error or job.result())
         except KeyboardInterrupt:
             # Leaving would wait for the downloads. What has arrived is kept, as after any other end of a process.
             os._exit(130)
