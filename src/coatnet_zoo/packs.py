@@ -3,8 +3,8 @@
 import filecmp
 import os
 import shutil
-from collections.abc import Callable, Iterable
-from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,18 +43,23 @@ def pull(names: Iterable[str], done: Callable[[str, Path | HubError | Checkpoint
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         try:
             jobs = {pool.submit(_mend, name): name for name in names}
-            pending = set(jobs)
-            while pending:
-                # The signal of Ctrl-C may reach another thread, which does not end a wait without a limit.
-                finished, pending = wait(pending, timeout=0.2, return_when=FIRST_COMPLETED)
-                for job in finished:
-                    error = job.exception()
-                    if error is not None and not isinstance(error, (HubError, CheckpointError)):
-                        raise error
-                    done(jobs[job], error or job.result())
+            for job in _as_completed(jobs):
+                error = job.exception()
+                if error is not None and not isinstance(error, (HubError, CheckpointError)):
+                    raise error
+                done(jobs[job], error or job.result())
         except KeyboardInterrupt:
             # Leaving would wait for the downloads. What has arrived is kept, as after any other end of a process.
             os._exit(130)
+
+
+def _as_completed(jobs: Iterable[Future[Path]]) -> Iterator[Future[Path]]:
+    """As that of `concurrent.futures`, but Ctrl-C ends it: its signal may reach another thread than the main one, and
+    then a wait without a limit goes on."""
+    pending = set(jobs)
+    while pending:
+        finished, pending = wait(pending, timeout=0.2, return_when=FIRST_COMPLETED)
+        yield from finished
 
 
 def _mend(name: str) -> Path:
