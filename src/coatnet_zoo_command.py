@@ -2,7 +2,7 @@
 
 Importing `coatnet_zoo` registers its models with timm, which means importing timm and torch: seconds, that listing or
 downloading need not take. So the package is made known to Python without being run; its modules import as usual, and
-`coatnet_zoo.cli` runs the package itself for the commands that need it.
+`coatnet_zoo.commands` runs the package itself for the commands that need it.
 """
 
 import importlib.util
@@ -18,7 +18,7 @@ def announce_package() -> None:
 def main() -> None:
     """Entry point of the console script."""
     announce_package()
-    from coatnet_zoo.cli import main
+    from coatnet_zoo.commands.main import main
 
     main()
 

@@ -11,7 +11,7 @@ import resource, sys, time
 import coatnet_zoo_command
 coatnet_zoo_command.announce_package()
 from huggingface_hub import constants
-from coatnet_zoo.hub import HubError, fetch_weights
+from coatnet_zoo.hub.fetch import HubError, fetch_weights
 constants.DOWNLOAD_CHUNK_SIZE = 1 << 16
 _, repo, cache, largest = sys.argv
 if int(largest):

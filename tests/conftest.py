@@ -68,4 +68,4 @@ def _seed() -> None:
 @pytest.fixture
 def fast_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have `optimize_for_inference` compute in the precision it is asked for, also on CPUs where that is slow."""
-    monkeypatch.setattr('coatnet_zoo.optimize.multiplies_faster', lambda _: True)
+    monkeypatch.setattr('coatnet_zoo.inference.optimize.multiplies_faster', lambda _: True)

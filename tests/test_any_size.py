@@ -15,7 +15,7 @@ from timm.layers import resize_rel_pos_bias_table
 from timm.models import get_model_args, save_for_hf
 from torch._dynamo.testing import CompileCounter
 
-from coatnet_zoo import rel_pos
+from coatnet_zoo.network import rel_pos
 
 IMPLS = ['timm', 'timm_rmlp', 'paper', 'chinhsuanwu', 'keras_cv']
 STAGES = dict(stem_width=(16, 24), embed_dim=(32, 32, 64, 96), depths=(1, 2, 2, 1), num_classes=10)

@@ -14,8 +14,8 @@ from torch._dynamo.testing import CompileCounter
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from coatnet_zoo import CheckpointError, CoAtNetCfg, optimize_for_inference
-from coatnet_zoo.attention import Attention, PreAttention, attention_layer, linear_attention, weighted_sum
-from coatnet_zoo.rel_pos import ExpandedRelPos, expand_rel_pos_table
+from coatnet_zoo.network.attention import Attention, PreAttention, attention_layer, linear_attention, weighted_sum
+from coatnet_zoo.network.rel_pos import ExpandedRelPos, expand_rel_pos_table
 
 STAGES = dict(impl='paper', stem_width=(8, 8), embed_dim=(8, 16, 32, 32), depths=(1, 1, 2, 1), dim_head=16)
 FORMS = {

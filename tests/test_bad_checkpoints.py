@@ -14,8 +14,9 @@ from click.testing import CliRunner
 from peers import assert_close, timm_peer
 from safetensors.torch import save_file
 
-from coatnet_zoo import CheckpointError, convert
-from coatnet_zoo.cli import main
+from coatnet_zoo import CheckpointError
+from coatnet_zoo.commands.main import main
+from coatnet_zoo.plugin import convert
 
 FIXTURE = Path(__file__).parent / 'data' / 'chinhsuanwu_digits_64.pth'
 

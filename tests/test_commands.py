@@ -21,11 +21,12 @@ from peers import assert_close, random_images, timm_peer
 from release_page import CONTENT, ReleasePage, md5
 from torch.utils.flop_counter import FlopCounterMode
 
-from coatnet_zoo import catalogue, list_impls, releases
-from coatnet_zoo.configs import SIZES
-from coatnet_zoo.costs import COSTS
-from coatnet_zoo.integrity import blob_of
-from coatnet_zoo.weights import WEIGHTS
+from coatnet_zoo import list_impls
+from coatnet_zoo.hub import catalogue, releases
+from coatnet_zoo.hub.integrity import blob_of
+from coatnet_zoo.tables.configs import SIZES
+from coatnet_zoo.tables.costs import COSTS
+from coatnet_zoo.tables.weights import WEIGHTS
 
 SAFE = 'model.safetensors'
 RMLP = 'coatnet_nano.rmlp_sw_in1k'

@@ -6,7 +6,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from coatnet_zoo import CoAtNet, list_impls, resolve_cfg
-from coatnet_zoo.configs import SIZES
+from coatnet_zoo.tables.configs import SIZES
 
 CHINHSUANWU = [17_789_624, 33_170_624, 55_767_564, 117_724_480, 203_960_368]
 KERAS_CV = [23_291_218, 40_458_862, 71_644_112, 160_181_188]  # with moving statistics

@@ -21,9 +21,10 @@ from peers import assert_close, randomize_
 from safetensors.torch import save_file
 from timm.layers.pos_embed_rel import gen_relative_position_index
 
-from coatnet_zoo import CheckpointError, chinhsuanwu, convert_checkpoint
-from coatnet_zoo.cli import main
-from coatnet_zoo.convert import Conversion
+from coatnet_zoo import CheckpointError, convert_checkpoint
+from coatnet_zoo.checkpoints import chinhsuanwu
+from coatnet_zoo.commands.main import main
+from coatnet_zoo.plugin.convert import Conversion
 
 DATA = Path(__file__).parent / 'data'
 FIXTURE = DATA / 'chinhsuanwu_digits_64.pth'

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 
-from coatnet_zoo.model import CoAtNet
+from coatnet_zoo.network.model import CoAtNet
 
 TESTS = Path(__file__).parent
 SCRIPTS = TESTS.parent / 'scripts'

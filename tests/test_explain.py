@@ -16,8 +16,9 @@ from PIL import Image
 from torch import nn
 
 import coatnet_zoo
-from coatnet_zoo import CoAtNet, ExplainError, draw_explanation, explain_image, optimize_for_inference, picture
-from coatnet_zoo.explain import BiasTable, Explanation, open_image
+from coatnet_zoo import CoAtNet, ExplainError, draw_explanation, explain_image, optimize_for_inference
+from coatnet_zoo.explain import picture
+from coatnet_zoo.explain.evidence import BiasTable, Explanation, open_image
 
 pytest.importorskip('pytorch_grad_cam', reason='needs the extra explain')
 pytest.importorskip('matplotlib', reason='needs the extra explain')

@@ -15,9 +15,10 @@ import safetensors.numpy
 from hub_server import Fault, HubServer
 from huggingface_hub import constants
 
-from coatnet_zoo import HubError, download
-from coatnet_zoo.hub import cached_weights, fetch_weights
-from coatnet_zoo.integrity import blob_of
+from coatnet_zoo import HubError
+from coatnet_zoo.hub import download
+from coatnet_zoo.hub.fetch import cached_weights, fetch_weights
+from coatnet_zoo.hub.integrity import blob_of
 
 np = pytest.importorskip('numpy')
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from safetensors_bytes import image_of, tensor
 
 from coatnet_zoo import CheckpointError, CoAtNet, convert_checkpoint, resolve_cfg
-from coatnet_zoo.checkpoint import find_state_dict, read_checkpoint
+from coatnet_zoo.checkpoints.reading import find_state_dict, read_checkpoint
 
 FIXTURE = Path(__file__).parent / 'data' / 'chinhsuanwu_digits_64.pth'
 
@@ -172,9 +172,9 @@ def test_fuzzed_keys(fuzzed: Path, changes: list[tuple[str, str, int]]) -> None:
     """Converted, but for reading and writing files, and loaded into another network."""
     out = fuzzed.with_name('out')
     with (
-        mock.patch('coatnet_zoo.convert.read_checkpoint', lambda src, ema: find_state_dict(changed(changes))),
-        mock.patch('coatnet_zoo.convert._write'),
-        mock.patch('coatnet_zoo.convert.timm.create_model', _build_once),
+        mock.patch('coatnet_zoo.plugin.convert.read_checkpoint', lambda src, ema: find_state_dict(changed(changes))),
+        mock.patch('coatnet_zoo.plugin.convert._write'),
+        mock.patch('coatnet_zoo.plugin.convert.timm.create_model', _build_once),
     ):
         only_our_error(lambda: convert_checkpoint('a.pth', out))
     try:

@@ -24,11 +24,11 @@ from hub_server import HubServer
 from safetensors_bytes import image_of, tensor
 
 from coatnet_zoo import CheckpointError, HubError, convert_checkpoint
-from coatnet_zoo.checkpoint import read_checkpoint
-from coatnet_zoo.cli import main
-from coatnet_zoo.hub import cached_weights
-from coatnet_zoo.integrity import blob_of
-from coatnet_zoo.values import check_finite
+from coatnet_zoo.checkpoints.reading import read_checkpoint
+from coatnet_zoo.checkpoints.values import check_finite
+from coatnet_zoo.commands.main import main
+from coatnet_zoo.hub.fetch import cached_weights
+from coatnet_zoo.hub.integrity import blob_of
 
 SAFE = 'model.safetensors'
 FIXTURE = Path(__file__).parent / 'data' / 'chinhsuanwu_digits_64.pth'

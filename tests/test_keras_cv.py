@@ -21,8 +21,8 @@ from click.testing import CliRunner
 from peers import assert_close
 
 from coatnet_zoo import CheckpointError, convert_checkpoint
-from coatnet_zoo.checkpoint import read_checkpoint
-from coatnet_zoo.cli import main
+from coatnet_zoo.checkpoints.reading import read_checkpoint
+from coatnet_zoo.commands.main import main
 
 h5py = pytest.importorskip('h5py')
 

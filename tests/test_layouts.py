@@ -7,8 +7,8 @@ from peers import random_images, randomize_
 from torch import nn
 
 from coatnet_zoo import CoAtNet, list_impls, optimize_for_inference, resolve_cfg
-from coatnet_zoo.blocks import MBConv
-from coatnet_zoo.configs import SIZES, STRUCTURE_FIELDS
+from coatnet_zoo.network.blocks import MBConv
+from coatnet_zoo.tables.configs import SIZES, STRUCTURE_FIELDS
 
 LAYOUTS = ['CCCC', 'CCCT', 'CCTT', 'CTTT']
 COATNETS = [(s, i) for s in SIZES if s.startswith('coatnet') for i in list_impls(s)]

@@ -11,8 +11,8 @@ from peers import randomize_
 from safetensors.torch import save_file
 from timm.models import get_pretrained_cfg, save_for_hf
 
-from coatnet_zoo.configs import SIZES
-from coatnet_zoo.weights import WEIGHTS
+from coatnet_zoo.tables.configs import SIZES
+from coatnet_zoo.tables.weights import WEIGHTS
 
 STAGES = dict(stem_width=(16, 24), embed_dim=(16, 32, 64, 96), depths=(1, 2, 2, 1))
 

@@ -10,9 +10,10 @@ from peers import random_images, randomize_
 from timm.models import reparameterize_model
 from torch import nn
 
-from coatnet_zoo import microbatch, optimize_for_inference, precision
-from coatnet_zoo.configs import SIZES, list_impls
-from coatnet_zoo.rel_pos import ExpandedRelPos
+from coatnet_zoo import optimize_for_inference
+from coatnet_zoo.inference import microbatch, precision
+from coatnet_zoo.network.rel_pos import ExpandedRelPos
+from coatnet_zoo.tables.configs import SIZES, list_impls
 
 VARIANTS = [
     (size, impl) for size in ('coatnet_nano', 'coatnet_0', 'coatnet_1', 'coatnet_2') for impl in list_impls(size)
@@ -150,7 +151,7 @@ def test_lower_precision_is_left_out_where_it_is_slower(
     dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Asked for by argument, or by a model that has it."""
-    monkeypatch.setattr('coatnet_zoo.optimize.multiplies_faster', lambda dtype: False)
+    monkeypatch.setattr('coatnet_zoo.inference.optimize.multiplies_faster', lambda dtype: False)
     rounded = create('coatnet_1', 'timm').to(dtype).float()
     models = [optimize_for_inference(rounded, dtype), optimize_for_inference(copy.deepcopy(rounded).to(dtype))]
     assert caplog.messages == [f'This CPU multiplies matrices faster in float32 than in {dtype}, so float32 it is.'] * 2

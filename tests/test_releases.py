@@ -25,9 +25,11 @@ from huggingface_hub import constants
 from peers import assert_close, random_images, randomize_
 from release_page import CONTENT, ReleasePage, md5
 
-from coatnet_zoo import CheckpointError, HubError, keras_cv, releases
-from coatnet_zoo.loading import Structure
-from coatnet_zoo.weights import WEIGHTS
+from coatnet_zoo import CheckpointError, HubError
+from coatnet_zoo.checkpoints import keras_cv
+from coatnet_zoo.hub import releases
+from coatnet_zoo.network.loading import Structure
+from coatnet_zoo.tables.weights import WEIGHTS
 
 h5py = pytest.importorskip('h5py')
 
@@ -230,8 +232,8 @@ def test_a_download_that_was_killed_is_resumed(left: int, page: ReleasePage, fre
 
 SCRIPT = f"""
 import dataclasses, sys, timm, coatnet_zoo
-from coatnet_zoo import releases
-from coatnet_zoo.weights import WEIGHTS
+from coatnet_zoo.hub import releases
+from coatnet_zoo.tables.weights import WEIGHTS
 from huggingface_hub import constants
 constants.DOWNLOAD_CHUNK_SIZE = 10_000
 releases.RELEASE_HOST = sys.argv[1]

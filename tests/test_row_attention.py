@@ -9,10 +9,11 @@ import torch.nn.functional as F
 from peers import random_images, randomize_
 from torch import nn
 
-from coatnet_zoo import optimize, optimize_for_inference
-from coatnet_zoo.attention import PreAttention
-from coatnet_zoo.rel_pos import ExpandedRelPos, expand_rel_pos_table
-from coatnet_zoo.row_attention import RowAttention, bias_by_rows, row_attention
+from coatnet_zoo import optimize_for_inference
+from coatnet_zoo.inference import optimize
+from coatnet_zoo.inference.row_attention import RowAttention, bias_by_rows, row_attention
+from coatnet_zoo.network.attention import PreAttention
+from coatnet_zoo.network.rel_pos import ExpandedRelPos, expand_rel_pos_table
 
 STAGES = dict(depths=(1, 1, 1, 1), num_classes=10)
 MAPS = [(1, 1), (1, 5), (4, 1), (3, 3), (7, 4), (4, 9)]

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 MODULE = [sys.executable, '-m', 'coatnet_zoo.run']
-COMMAND = [sys.executable, '-m', 'coatnet_zoo.cli', 'run']
+COMMAND = [sys.executable, '-m', 'coatnet_zoo.commands.main', 'run']
 ARGS = ['--model', 'coatnet_1', '-h', '--help', '--', 'x y', '', '--version', 'run']
 SCRIPT = """
 import json, sys

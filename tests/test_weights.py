@@ -10,7 +10,7 @@ from PIL import Image
 from timm.data import create_transform, resolve_model_data_config
 from timm.models import get_pretrained_cfg
 
-from coatnet_zoo.weights import WEIGHTS, shipped_file
+from coatnet_zoo.tables.weights import WEIGHTS, shipped_file
 
 ROOT = Path(__file__).parents[1]
 ON_HUB = [name for name, weights in WEIGHTS.items() if weights.hf_hub_id]

@@ -1,14 +1,14 @@
 """coatnet-zoo: the CoAtNet family as a timm plugin. Importing it registers the models with timm."""
 
-from . import coatnet as coatnet
-from .configs import CoAtNetCfg, list_impls, resolve_cfg
-from .convert import convert_checkpoint
 from .errors import CheckpointError
-from .explain import ExplainError, explain_image
-from .hub import HubError
-from .model import CoAtNet
-from .optimize import optimize_for_inference
-from .picture import draw_explanation
+from .explain.evidence import ExplainError, explain_image
+from .explain.picture import draw_explanation
+from .hub.fetch import HubError
+from .inference.optimize import optimize_for_inference
+from .network.model import CoAtNet
+from .plugin import coatnet as coatnet
+from .plugin.convert import convert_checkpoint
+from .tables.configs import CoAtNetCfg, list_impls, resolve_cfg
 
 __all__ = [
     'CheckpointError',

@@ -1,0 +1,128 @@
+"""The command line, `coatnet-zoo`.
+
+Only what needs torch imports it, inside its function: see `coatnet_zoo_command`.
+"""
+
+from pathlib import Path
+
+import click
+
+from ..run import run_script
+from ..tables.weights import INTERPOLATIONS
+from ..version import __version__
+from .weights import COMMANDS, run_package
+
+
+class Numbers(click.ParamType):
+    """Numbers separated by commas, such as `0.485,0.456,0.406`."""
+
+    name = 'numbers'
+
+    def convert(
+        self, value: str | list[float], param: click.Parameter | None, ctx: click.Context | None
+    ) -> list[float]:
+        """The numbers as a list; anything else ends the command with a message."""
+        try:
+            return [float(v) for v in value.replace(',', ' ').split()] if isinstance(value, str) else value
+        except ValueError:
+            self.fail(f'{value!r} is not a list of numbers such as 0.485,0.456,0.406', param, ctx)
+
+
+@click.group(context_settings=dict(help_option_names=['-h', '--help']))
+@click.version_option(__version__)
+def main() -> None:
+    """CoAtNet for timm: every implementation, with weights and conversion."""
+
+
+for _command in COMMANDS:
+    main.add_command(_command)
+
+
+@main.command()
+@click.argument('src', type=click.Path(path_type=Path))
+@click.argument('dst', type=click.Path(path_type=Path))
+@click.option('--ema', is_flag=True, help='Take the moving average of the weights.')
+@click.option('--img-size', type=int, help='Input size of a network without attention, whose file does not say it.')
+@click.option('--mean', type=Numbers(), help="Mean of the training images, in [0, 1]. Default: ImageNet's.")
+@click.option('--std', type=Numbers(), help="Their standard deviation. Default: ImageNet's.")
+@click.option('--interpolation', type=click.Choice(INTERPOLATIONS), help='How images were resized. Default: bicubic.')
+@click.option(
+    '--crop-pct', type=float, help='Share of an image that evaluation crops. Default: 0.875, for keras_cv 0.95.'
+)
+@click.option('--labels', type=click.Path(path_type=Path), help='Text file with the name of one class a line.')
+@click.option('--name', help='Name of the weights, kept as the tag in config.json.')
+@click.option('--overwrite', is_flag=True, help='Replace DST if it is the folder of an earlier conversion.')
+def convert(src: Path, dst: Path, labels: Path | None, **options) -> None:
+    """Convert a checkpoint of chinhsuanwu/coatnet-pytorch or keras_cv_attention_models.
+
+    SRC is a .pth, .pt, .bin, .safetensors or .h5 file. DST becomes a folder with model.safetensors and config.json that
+    timm.create_model('local-dir:DST', pretrained=True) loads.
+    """
+    run_package()
+    from ..plugin.convert import CheckpointError, convert_checkpoint
+
+    try:
+        names = labels.read_text(encoding='utf-8').splitlines() if labels else None
+        result = convert_checkpoint(src, dst, labels=names, **options)
+    except (CheckpointError, OSError, UnicodeDecodeError) as e:
+        raise click.ClickException(str(e)) from e
+    s = result.structure
+    stages = ', '.join(f'{d}x{w} {t}' for d, w, t in zip(s.depths, s.embed_dim, s.block_types, strict=True))
+    click.echo(f'{src}: CoAtNet of {result.num_params:,} parameters')
+    heads = f'{s.num_heads} heads' if s.num_heads else 'heads'
+    click.echo(f'  stem {"-".join(map(str, s.stem_width))}, stages {stages}, {heads} of {s.dim_head}')
+    size = 'x'.join(map(str, s.img_size)) if s.img_size else 'any size'
+    click.echo(f'  images {s.in_chans} channels, {size}; {s.num_classes} classes')
+    if result.assumed:
+        said = ', '.join(f'{k}={v}' for k, v in result.assumed.items())
+        click.echo(f'  assumed, as the file does not say it: {said}')
+    click.echo(f"wrote {dst}; load it by timm.create_model('local-dir:{dst}', pretrained=True)")
+
+
+@main.command()
+@click.argument('image', type=click.Path(path_type=Path))
+@click.option('--model', 'name', required=True, help='Name with or without a tag, local-dir:FOLDER or hf-hub:ORG/NAME.')
+@click.option('--out', required=True, type=click.Path(path_type=Path), help='PNG file to write.')
+@click.option('--target', type=int, metavar='CLASS', help='Number of the class. Default: the most probable one.')
+def explain(image: Path, name: str, out: Path, target: int | None) -> None:
+    """Draw what a model makes of IMAGE, and where in it the evidence is.
+
+    The picture has the image, a class activation map, the most probable classes, and of each stage with attention the
+    learned relative position bias of a head. Needs the extra: pip install 'coatnet-zoo[explain]'.
+    """
+    run_package()
+    from ..errors import CheckpointError
+    from ..explain.evidence import ExplainError, explain_image, load_model, open_image, require_extra
+    from ..explain.picture import NO_TABLES, check_out, draw_explanation, write_picture
+    from ..hub.fetch import HubError
+
+    try:
+        check_out(out, image)
+        require_extra('matplotlib.figure')
+        require_extra('pytorch_grad_cam')
+        opened = open_image(image)
+        explanation = explain_image(opened, load_model(name), target)
+        write_picture(draw_explanation(explanation, f'{image.name}, as seen by {name}'), out)
+    except (ExplainError, CheckpointError, HubError) as e:
+        raise click.ClickException(str(e)) from e
+    for guess in explanation.top:
+        click.echo(f'{guess.probability:7.2%}  {guess.index:5}  {guess.label}')
+    if not explanation.tables:
+        click.echo(NO_TABLES)
+    click.echo(f'wrote {out}, with the evidence for class {explanation.target.index}, {explanation.target.label}')
+
+
+@main.command(context_settings=dict(ignore_unknown_options=True, allow_interspersed_args=False))
+@click.argument('script', type=click.Path(path_type=Path))
+@click.argument('args', nargs=-1, type=click.UNPROCESSED)
+def run(script: Path, args: tuple[str, ...]) -> None:
+    """Run a script that uses timm with these models registered.
+
+    SCRIPT is a Python file, such as timm's validate.py; ARGS are its own arguments.
+    """
+    run_package()
+    run_script(script, args)
+
+
+if __name__ == '__main__':
+    main()

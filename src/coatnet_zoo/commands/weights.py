@@ -1,0 +1,190 @@
+"""The commands of `coatnet-zoo` for published weights: list, info, pull, verify, push."""
+
+import dataclasses
+import json
+import sys
+from pathlib import Path
+
+import click
+
+from ..errors import CheckpointError
+from ..hub.catalogue import Entry, describe, entries, full_names, local_file
+from ..hub.fetch import HubError
+from ..hub.packs import pack, pull, verify
+from ..tables.weights import WEIGHTS, weights_cfg
+
+_HEADER = ('name', 'impl', 'M params', 'G MACs', 'px', 'classes', 'top-1', 'licence', 'source', 'cached')
+
+
+def run_package() -> None:
+    """Run the package's own code, which registers the models, where `coatnet_zoo_command` has put that off."""
+    package = sys.modules['coatnet_zoo']
+    if not hasattr(package, 'CoAtNet'):
+        package.__spec__.loader.exec_module(package)
+
+
+def _names(ctx: click.Context, param: click.Parameter, names: tuple[str, ...]) -> list[str]:
+    """Names of weights with their tags."""
+    try:
+        return full_names(names)
+    except ValueError as e:
+        raise click.ClickException(str(e)) from e
+
+
+def _weights_argument(required: bool):
+    return click.argument('names', nargs=-1, required=required, metavar='NAME...', callback=_names)
+
+
+@click.command('list')
+@click.option('--pretrained', is_flag=True, help='Leave out what has no weights.')
+@click.option('--impl', help='Only those of this implementation.')
+@click.option('--json', 'as_json', is_flag=True, help='Machine-readable: a list of objects, see docs/hub.md.')
+def list_command(pretrained: bool, impl: str | None, as_json: bool) -> None:
+    """List every name with what it costs and where its weights are; offline."""
+    try:
+        found = entries(pretrained, impl)
+    except ValueError as e:
+        raise click.ClickException(str(e)) from e
+    if as_json:
+        click.echo(json.dumps([dataclasses.asdict(entry) for entry in found], indent=1))
+        return
+    rows = [_HEADER, *(_cells(entry) for entry in found)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        click.echo('  '.join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def _cells(entry: Entry) -> tuple[str, ...]:
+    return (
+        entry.name,
+        entry.impl,
+        f'{entry.params / 1e6:.2f}',
+        f'{entry.gmacs:.2f}',
+        str(entry.img_size),
+        str(entry.num_classes),
+        '-' if entry.top1 is None else f'{entry.top1:.3f}',
+        entry.license or '-',
+        entry.source or '-',
+        {True: 'yes', False: 'no', None: '-'}[entry.cached],
+    )
+
+
+@click.command()
+@click.argument('name')
+def info(name: str) -> None:
+    """Say all that is known of NAME, with or without a tag; offline."""
+    try:
+        found = describe(name)
+    except ValueError as e:
+        raise click.ClickException(str(e)) from e
+    click.echo('\n\n'.join('\n'.join(f'{key + ":":<16}{value}' for key, value in _facts(e).items()) for e in found))
+
+
+def _facts(entry: Entry) -> dict[str, str]:
+    facts = {
+        'name': entry.name,
+        'implementation': entry.impl,
+        'parameters': f'{entry.params:,}',
+        'multiply-adds': f'{entry.gmacs:g} G for one image',
+        'image size': f'{entry.img_size} pixels',
+        'classes': str(entry.num_classes),
+    }
+    if entry.tag is None:
+        return facts | {
+            'weights': 'none published',
+            'load': f'timm.create_model({entry.name!r}, impl={entry.impl!r})',
+        }
+    weights, cfg = WEIGHTS[entry.name], weights_cfg(entry.name)
+    accuracies = [
+        f'{what} {value:.3f} %' for what, value in (('top-1', weights.top1), ('top-5', weights.top5)) if value
+    ]
+    return facts | {
+        'trained on': weights.data,
+        'accuracy': ', '.join(accuracies) or 'none published',
+        'preprocessing': f'mean {cfg["mean"]}, std {cfg["std"]}, {cfg["interpolation"]}, crop {cfg["crop_pct"]}',
+        'licence': str(entry.license),
+        'source': str(entry.source),
+        'file': str(local_file(entry.name) or f'not on this machine; `coatnet-zoo pull {entry.name}` gets it'),
+        'load': f'timm.create_model({entry.name!r}, pretrained=True)',
+    }
+
+
+@click.command('pull')
+@_weights_argument(required=False)
+@click.option('--all', 'everything', is_flag=True, help='All weights there are.')
+@click.option('--dest', type=click.Path(path_type=Path), help='Also make a folder for local-dir:, for each name one.')
+def pull_command(names: list[str], everything: bool, dest: Path | None) -> None:
+    """Download weights into the cache; what is there already is checked.
+
+    An interrupted download goes on where it ended. With --dest, DEST (or DEST/NAME, for several names) becomes a folder
+    that timm.create_model('local-dir:DEST', pretrained=True) loads on a machine without a network.
+    """
+    if bool(names) == everything:
+        raise click.UsageError('Give names or --all.')
+    names = list(WEIGHTS) if everything else names
+    failed: list[str] = []
+    files: dict[str, Path] = {}
+
+    def done(name: str, result: Path | HubError | CheckpointError) -> None:
+        if not isinstance(result, Path):
+            failed.append(name)
+            click.echo(f'Error: {name}: {result}', err=True)
+        else:
+            files[name] = result
+            click.echo(f'{name}: {result}')
+
+    pull(names, done)
+    if dest is not None:
+        run_package()
+        for name in filter(files.__contains__, names):
+            folder = dest if len(names) == 1 else dest / name
+            try:
+                pack(name, files[name], folder)
+            except HubError as e:
+                raise click.ClickException(str(e)) from e
+            click.echo(f"wrote {folder}; load it by timm.create_model('local-dir:{folder}', pretrained=True)")
+    if failed:
+        raise SystemExit(1)
+
+
+@click.command('verify')
+@_weights_argument(required=True)
+def verify_command(names: list[str]) -> None:
+    """Compare cached weights with the SHA-256 that the Hub declared for them; offline."""
+    verdicts = [verify(name) for name in names]
+    for verdict in verdicts:
+        click.echo(f'{verdict.name}: {verdict.text}')
+    if not all(verdict.sound for verdict in verdicts):
+        raise SystemExit(1)
+
+
+@click.command()
+@click.argument('folder', type=click.Path(path_type=Path, exists=True, file_okay=False), metavar='DIR')
+@click.argument('repo_id', metavar='ORG/NAME')
+@click.option('--private', is_flag=True, help='Create a private repository.')
+@click.option('--dry-run', is_flag=True, help='Only check the folder and show what would go.')
+@click.option('--license', help='Identifier of the licence, e.g. apache-2.0. Default: what config.json says.')
+@click.option('--data', help='For the card: what it was trained on.')
+@click.option('--accuracy', type=float, help='For the card: top-1 in percent.')
+@click.option('--source', help='For the card: where the weights come from.')
+def push(folder: Path, repo_id: str, private: bool, dry_run: bool, **facts) -> None:
+    """Publish a folder, converted or fine-tuned, on the Hugging Face Hub.
+
+    DIR has model.safetensors and config.json; its README.md becomes the model card, or one is written.
+    """
+    run_package()
+    from ..hub.publish import prepare, publish
+
+    try:
+        publication = prepare(folder, repo_id, **facts)
+        url = None if dry_run else publish(publication, private)
+    except (CheckpointError, HubError, OSError, UnicodeDecodeError) as e:
+        raise click.ClickException(str(e)) from e
+    click.echo(f'would publish {repo_id}:' if dry_run else f'published {url}:')
+    for name, size in publication.sizes.items():
+        click.echo(f'  {name}  {size:,} bytes')
+    if dry_run:
+        click.echo(f'\n{publication.card}')
+
+
+COMMANDS = (list_command, info, pull_command, verify_command, push)

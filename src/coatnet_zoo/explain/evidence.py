@@ -1,0 +1,257 @@
+"""What a model makes of one image: its classes, where the evidence for one is, and what it learned of positions.
+
+Needs the extra `explain` (grad-cam). The picture of it is drawn by `picture.py`.
+"""
+
+import contextlib
+import importlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from types import ModuleType
+
+import numpy as np
+import timm
+import torch
+from PIL import Image, ImageOps
+from timm.data import ImageNetInfo, create_transform, infer_imagenet_subset, resolve_model_data_config
+from timm.models import is_model_in_modules, resolve_model_input_args
+from torch import nn
+
+from ..errors import CheckpointError
+from ..hub.fetch import HubError, sentence
+from ..network.model import CoAtNet
+from ..network.rel_pos import RelPosBias, RelPosMlp
+
+_TOP = 5
+
+
+class ExplainError(ValueError):
+    """There is nothing to explain, or not by what is installed."""
+
+
+@dataclass(frozen=True)
+class BiasTable:
+    """The relative position bias of one head.
+
+    Attributes:
+        stage: Which stage, from 1.
+        block: Which of its blocks, from 1.
+        head: Which of the block's heads, from 1.
+        num_heads: How many heads the block has.
+        values: (2 * height - 1, 2 * width - 1) for a feature map of height x width; the row dy + height - 1 and the
+            column dx + width - 1 are for a query that lies (dy, dx) after its key. Added to the logits before softmax.
+    """
+
+    stage: int
+    block: int
+    head: int
+    num_heads: int
+    values: np.ndarray
+
+
+@dataclass(frozen=True)
+class Guess:
+    """A class, what it is called and its probability."""
+
+    index: int
+    label: str
+    probability: float
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What a model makes of one image.
+
+    Attributes:
+        image: What the network saw, cropped and resized: (H, W, 3), or (H, W) of one channel; in [0, 1].
+        top: The most probable classes, at most five, the first one first.
+        target: The class that `evidence` is for.
+        evidence: (h, w) of the last stage's feature map, what each place adds to the logit of the target; see
+            `explain_image`.
+        tables: One of each stage that has Transformer blocks with a relative position bias.
+    """
+
+    image: np.ndarray
+    top: tuple[Guess, ...]
+    target: Guess
+    evidence: np.ndarray
+    tables: tuple[BiasTable, ...]
+
+
+def require_extra(module: str) -> ModuleType:
+    """A module of the extra `explain`, imported.
+
+    Raises:
+        ExplainError: If it cannot be imported.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as e:
+        raise ExplainError(
+            f"Explaining needs grad-cam and matplotlib: pip install 'coatnet-zoo[explain]' (here: {sentence(e)})."
+        ) from e
+
+
+def open_image(path: str | os.PathLike) -> Image.Image:
+    """Read an image file, upright as its camera says.
+
+    Raises:
+        ExplainError: If there is no such file, it is no whole image, or its brightness has no known range.
+    """
+    try:
+        with Image.open(path) as file:
+            image = ImageOps.exif_transpose(file)
+    except FileNotFoundError as e:
+        raise ExplainError(f'There is no image {path}.') from e
+    except Exception as e:  # Pillow's readers raise most kinds of exceptions on damaged files
+        raise ExplainError(f'{path} is not an image that can be read ({sentence(e)}); give a PNG or JPEG file.') from e
+    if image.mode in ('I', 'F'):
+        raise ExplainError(f'{path} has 32 bits a pixel, of a range that is not known; save it with 8 bits.')
+    return image
+
+
+def load_model(name: str) -> CoAtNet:
+    """A pretrained model, in evaluation mode.
+
+    Args:
+        name: What `timm.create_model(name, pretrained=True)` takes: a registered name, with a tag or without, or
+            `local-dir:FOLDER` or `hf-hub:ORG/NAME`.
+
+    Raises:
+        ExplainError: If there is no such model, or it is none of this package.
+        HubError: If the weights cannot be had.
+        CheckpointError: If they do not fit.
+    """
+    try:
+        architecture = resolve_model_input_args(name)['model_name']
+        if not is_model_in_modules(architecture, 'coatnet'):
+            raise ExplainError(
+                f'{name} is not one of this package, but of the architecture {architecture}; see `coatnet-zoo list`.'
+            )
+        # Only the image's gradient is wanted; those of the parameters would double the memory.
+        return timm.create_model(name, pretrained=True).requires_grad_(False).eval()
+    except (ExplainError, HubError, CheckpointError):
+        raise
+    except Exception as e:  # whatever timm makes of a name or of a bad configuration
+        raise ExplainError(
+            f'The model {name!r} cannot be loaded ({sentence(e)}); give a name from `coatnet-zoo list`, '
+            'local-dir:FOLDER or hf-hub:ORG/NAME.'
+        ) from e
+
+
+def explain_image(image: Image.Image, model: CoAtNet, target: int | None = None) -> Explanation:
+    """Say what a model makes of an image.
+
+    The evidence is Grad-CAM's (Selvaraju et al., arXiv 1610.02391) over the last stage, with its negative part:
+    features weighted by the mean over all places of the logit's gradient. Where a linear classifier follows the average
+    pooling (`chinhsuanwu`, `keras_cv`), it is each place's part of the logit, without the bias; elsewhere it is so to
+    first order. Where a norm follows the pooling (`paper`), places for and places against balance. Of the last stage
+    and not of the final norm, because after that norm of timm's empty places are as large as any other; and not by
+    variants that multiply gradient and features place by place (HiResCAM), because before that norm they cancel.
+
+    Of a stage's tables, the one whose values differ most (largest standard deviation) is taken.
+
+    Args:
+        image: Of any mode and size; prepared for `model.img_size` as the model's configuration says. Transparency
+            becomes white.
+        model: A CoAtNet in float32 on any device, not from `optimize_for_inference`. It is put into evaluation mode,
+            and its gradients are reset.
+        target: The class to look for evidence for; the most probable one unless given.
+
+    Raises:
+        ExplainError: If the model is no whole CoAtNet with a classifier, takes neither one channel nor three or has no
+            mean and std for them, if it has no class `target`, or if grad-cam is not installed.
+    """
+    grad_cam = require_extra('pytorch_grad_cam')
+    _check(model, target)
+    config = resolve_model_data_config(model, args={'input_size': (model.in_chans, *model.img_size)})
+    if len(config['mean']) != model.in_chans or len(config['std']) != model.in_chans:
+        raise ExplainError(
+            f'The model takes {model.in_chans} channels, but its configuration has mean {config["mean"]} and std '
+            f'{config["std"]}; put those of its training there (pretrained_cfg in config.json).'
+        )
+    batch = create_transform(**config)(_to_channels(image, model.in_chans))[None].requires_grad_()
+    with _recorded_sizes(model) as sizes, torch.enable_grad():
+        layer = model.stages[-1]
+        cam = grad_cam.GradCAM(model, [layer])
+        hooks = cam.activations_and_grads
+        # What this returns is stretched until its extremes are 0 and 1: next to no evidence would look like much.
+        cam(batch, None if target is None else [grad_cam.utils.model_targets.ClassifierOutputTarget(target)])
+        activations, gradients = hooks.activations[0].numpy(), hooks.gradients[0].numpy()
+        evidence = cam.get_cam_image(batch, layer, [], activations, gradients)[0]
+    logits = cam.outputs[0].detach().cpu()
+    labels, probabilities = _labels(model), logits.softmax(0).tolist()
+    order = logits.argsort(descending=True, stable=True).tolist()
+    guesses = [Guess(i, labels[i], probabilities[i]) for i in order]
+    std, mean = (torch.tensor(config[key]).view(-1, 1, 1) for key in ('std', 'mean'))
+    seen = (batch[0].detach() * std + mean).clamp(0, 1)
+    return Explanation(
+        image=seen.permute(1, 2, 0).squeeze(2).numpy(),
+        top=tuple(guesses[:_TOP]),
+        target=guesses[0] if target is None else next(g for g in guesses if g.index == target),
+        evidence=evidence,
+        tables=_tables(model, sizes),
+    )
+
+
+def _check(model: CoAtNet, target: int | None) -> None:
+    if not isinstance(model, CoAtNet) or not all(hasattr(stage, 'blocks') for stage in model.stages):
+        raise ExplainError('Only a whole CoAtNet can be explained, not a part nor one from optimize_for_inference.')
+    classes = model.num_classes
+    if not classes or not model.global_pool:
+        raise ExplainError('The model has no classifier, so there is no class to explain; load one that has.')
+    if model.in_chans not in (1, 3):
+        raise ExplainError(f'The model takes {model.in_chans} channels; only images of 1 or 3 can be explained.')
+    if target is not None and not 0 <= target < classes:
+        raise ExplainError(f'There is no class {target}; the model has {classes}, 0 to {classes - 1}.')
+
+
+def _to_channels(image: Image.Image, channels: int) -> Image.Image:
+    if image.mode.startswith('I;16'):
+        # Pillow would clip what is above 255.
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    if image.has_transparency_data:
+        image = image.convert('RGBA')
+        image = Image.alpha_composite(Image.new('RGBA', image.size, 'white'), image)
+    return image.convert('L' if channels == 1 else 'RGB')
+
+
+def _labels(model: CoAtNet) -> list[str]:
+    """What the classes are called. Like timm's scripts, this takes 1000 classes without names for ImageNet's."""
+    names = model.pretrained_cfg.get('label_names') or ()
+    if len(names) == model.num_classes:
+        return list(names)
+    if subset := infer_imagenet_subset(model):
+        return ImageNetInfo(subset).label_descriptions()
+    return [f'class {i}' for i in range(model.num_classes)]
+
+
+@contextlib.contextmanager
+def _recorded_sizes(model: CoAtNet) -> Iterator[dict[nn.Module, tuple[int, int]]]:
+    """The (height, width) that every relative position bias is asked for meanwhile."""
+    sizes: dict[nn.Module, tuple[int, int]] = {}
+    with contextlib.ExitStack() as stack:
+        for module in model.modules():
+            if isinstance(module, (RelPosBias, RelPosMlp)):
+                stack.enter_context(module.register_forward_pre_hook(lambda m, size: sizes.update({m: size})))
+        yield sizes
+
+
+def _tables(model: CoAtNet, sizes: dict[nn.Module, tuple[int, int]]) -> tuple[BiasTable, ...]:
+    found = []
+    for s, stage in enumerate(model.stages, start=1):
+        tables = []
+        for b, block in enumerate(stage.blocks, start=1):
+            for module in filter(sizes.__contains__, block.modules()):
+                heads = _table(module, *sizes[module])
+                tables += [BiasTable(s, b, h, len(heads), values) for h, values in enumerate(heads, start=1)]
+        if tables:
+            found.append(max(tables, key=lambda table: table.values.std()))
+    return tuple(found)
+
+
+@torch.no_grad()
+def _table(module: nn.Module, height: int, width: int) -> np.ndarray:
+    """(heads, 2 * height - 1, 2 * width - 1)."""
+    return module.table(height, width).T.reshape(-1, 2 * height - 1, 2 * width - 1).cpu().numpy()

@@ -1,0 +1,167 @@
+"""Drawing an explanation: the image, the evidence on it, the classes, and relative position tables below.
+
+Needs the extra `explain` (matplotlib). No window is opened and pyplot's state is not touched.
+"""
+
+import textwrap
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..hub.packs import write_whole
+from .evidence import BiasTable, ExplainError, Explanation, require_extra
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.image import AxesImage
+
+NO_TABLES = 'The model has no relative position bias, so there are no tables.'
+_SUFFIX = '.png'
+_LONGEST_LABEL = 28
+
+
+def draw_explanation(explanation: Explanation, title: str) -> 'Figure':
+    """Draw an explanation.
+
+    Args:
+        explanation: From `explain_image`.
+        title: What is explained.
+
+    Returns:
+        A figure 12 inches wide: the image, the evidence and the classes, and below them the tables if there are any.
+
+    Raises:
+        ExplainError: If matplotlib is not installed.
+    """
+    tables = explanation.tables
+    figure = require_extra('matplotlib.figure').Figure(figsize=(12, 8 if tables else 4.4), layout='constrained')
+    figure.suptitle(textwrap.fill(title, 100), fontsize='x-large', parse_math=False)
+    rows = np.atleast_1d(figure.subfigures(2 if tables else 1, 1, hspace=0.05))
+    image, evidence, classes = rows[0].subplots(1, 3, width_ratios=(1, 1.25, 0.95))
+    image.imshow(explanation.image, cmap='gray', vmin=0, vmax=1)
+    image.set_axis_off()
+    height, width = explanation.image.shape[:2]
+    image.set_title(f'What the network saw\n{width}x{height} pixels')
+    _draw_evidence(evidence, explanation)
+    _draw_classes(classes, explanation)
+    if not tables:
+        rows[0].supxlabel(NO_TABLES, fontsize='medium')
+        return figure
+    rows[1].suptitle('Learned relative position bias, of each stage the head whose values differ most')
+    for axes, table in zip(rows[1].subplots(1, len(tables), squeeze=False)[0], tables, strict=True):
+        _draw_table(axes, table)
+    return figure
+
+
+def check_out(out: Path, image: Path) -> None:
+    """Refuse a place that no picture can be written to.
+
+    Args:
+        out: Where the picture is to go.
+        image: The image that is explained.
+
+    Raises:
+        ExplainError: If `out` is no PNG file in an existing folder, or is the image itself.
+    """
+    if out.suffix.lower() != _SUFFIX:
+        raise ExplainError(f'{out} does not end in {_SUFFIX}, the one format that pictures are written in.')
+    if not out.parent.is_dir():
+        raise ExplainError(f'There is no folder {out.parent}; make it, or write to another.')
+    if out.is_dir():
+        raise ExplainError(f'{out} is a folder; name a file in it.')
+    if out.exists() and image.exists() and out.samefile(image):
+        raise ExplainError(f'{out} is the image itself, which would be lost; write to another file.')
+
+
+def write_picture(figure: 'Figure', out: Path) -> None:
+    """Write a figure as a PNG file; another one of that name is replaced once the new one is complete.
+
+    Raises:
+        ExplainError: If it cannot be written.
+    """
+    try:
+        write_whole(out, lambda partial: figure.savefig(partial, format='png', dpi=100))
+    except OSError as e:
+        raise ExplainError(f'{out} cannot be written: {e.strerror or e}.') from e
+
+
+def _draw_evidence(axes: 'Axes', explanation: Explanation) -> None:
+    colors = require_extra('matplotlib.colors')
+    height, width = explanation.image.shape[:2]
+    grey = explanation.image if explanation.image.ndim == 2 else explanation.image.mean(axis=2)
+    # Paler than it is, so that colours on it are those of the colour bar.
+    axes.imshow(grey, cmap='gray', vmin=-1, vmax=1)
+    axes.set_axis_off()
+    # Clear where there is no evidence, so that the image shows.
+    blue, red = (0.1, 0.35, 0.8), (0.85, 0.1, 0.1)
+    see_through = colors.LinearSegmentedColormap.from_list(
+        'evidence', [(0, (*blue, 0.8)), (0.5, (*blue, 0)), (0.5, (*red, 0)), (1, (*red, 0.8))]
+    )
+    largest = np.abs(explanation.evidence).max()
+    overlay = axes.imshow(
+        explanation.evidence,
+        cmap=see_through,
+        vmin=-largest,
+        vmax=largest,
+        extent=(-0.5, width - 0.5, height - 0.5, -0.5),
+        interpolation='nearest',
+    )
+    _add_colour_bar(axes, overlay, 'against   <   evidence (logits)   >   for')
+    rows, columns = explanation.evidence.shape
+    target = explanation.target
+    axes.set_title(
+        f'Evidence for: {_short(target.label)} ({_percent(target.probability)})\n'
+        f'in {columns}x{rows} places of the last stage',
+        parse_math=False,
+    )
+
+
+def _draw_classes(axes: 'Axes', explanation: Explanation) -> None:
+    guesses = explanation.top
+    # Places by number, because several classes may have the same name.
+    places = range(len(guesses))
+    colours = ['tab:red' if guess == explanation.target else 'tab:gray' for guess in guesses]
+    bars = axes.barh(places, [guess.probability for guess in guesses], color=colours)
+    axes.bar_label(bars, [_percent(guess.probability) for guess in guesses], padding=3)
+    axes.set_yticks(places, [_short(guess.label) for guess in guesses], parse_math=False)
+    axes.invert_yaxis()
+    axes.set_xlim(0, 1.3)
+    axes.set_xticks([0, 0.5, 1])
+    axes.set_xlabel('probability')
+    axes.spines[['top', 'right']].set_visible(False)
+    axes.set_title('Most probable classes')
+
+
+def _draw_table(axes: 'Axes', table: BiasTable) -> None:
+    rows, columns = table.values.shape
+    largest = np.abs(table.values).max()
+    image = axes.imshow(
+        table.values,
+        cmap='RdBu_r',
+        vmin=-largest,
+        vmax=largest,
+        extent=(-columns / 2, columns / 2, rows / 2, -rows / 2),
+        interpolation='nearest',
+    )
+    _add_colour_bar(axes, image, 'added before softmax')
+    axes.locator_params(integer=True, nbins=5)
+    axes.set_xlabel('dx = query - key')
+    axes.set_ylabel('dy = query - key')
+    axes.set_title(f'Stage {table.stage}, block {table.block}\nhead {table.head} of {table.num_heads}')
+
+
+def _add_colour_bar(axes: 'Axes', image: 'AxesImage', label: str) -> None:
+    """Beside the axes and as high as they are, whatever their shape."""
+    axes.figure.colorbar(image, cax=axes.inset_axes((1.04, 0, 0.05, 1)), label=label)
+
+
+def _short(label: str) -> str:
+    """The first of the names that a label has."""
+    first = label.partition(',')[0]
+    return first if len(first) <= _LONGEST_LABEL else first[: _LONGEST_LABEL - 1] + '…'
+
+
+def _percent(probability: float) -> str:
+    return f'{probability:.1%}'

@@ -1,0 +1,145 @@
+"""The catalogue: every name, implementation and set of weights, and where the files of the weights are.
+
+Like the tables that it is made of, this imports neither torch nor timm.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..tables.configs import IMPLS, SIZES, list_impls
+from ..tables.costs import COSTS
+from ..tables.weights import RELEASE_HOST, WEIGHTS, shipped_file, tags_of, weights_cfg
+from .fetch import cached_weights, fetch_weights
+from .releases import fetch_release, release_file
+
+SHIPPED = 'shipped'
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One set of weights, or one network that none are published for.
+
+    Attributes:
+        name: What `timm.create_model` takes; for a network without weights together with `impl`.
+        tag: Of the weights; None without weights, as are the accuracy, licence, source and `cached`.
+        impl: Implementation.
+        params: Parameters, classifier included.
+        gmacs: Multiply-adds in billions, for one image of `img_size`.
+        img_size: Native height and width in pixels.
+        num_classes: Classes.
+        top1: Accuracy in percent, None where none is published.
+        license: Identifier of the licence, as on the Hub.
+        source: Repository on the Hub, URL, or 'shipped'.
+        cached: Whether the file is on this machine.
+    """
+
+    name: str
+    tag: str | None
+    impl: str
+    params: int
+    gmacs: float
+    img_size: int
+    num_classes: int
+    top1: float | None
+    license: str | None
+    source: str | None
+    cached: bool | None
+
+
+def entries(pretrained: bool = False, impl: str | None = None) -> list[Entry]:
+    """The catalogue, by size; of every size first its weights, the default ones first.
+
+    Args:
+        pretrained: Leave out what has no weights.
+        impl: Only those of this implementation.
+
+    Raises:
+        ValueError: If no network has this implementation.
+    """
+    if impl is not None and impl not in IMPLS:
+        raise ValueError(f'There is no impl={impl!r}; there are {", ".join(IMPLS)}.')
+    found: list[Entry] = []
+    for size in SIZES:
+        tags = tags_of(size)
+        found += [_with_weights(f'{size}.{tag}') for tag in tags]
+        if not pretrained:
+            found += [_without_weights(size, i) for i in list_impls(size) if i not in tags.values()]
+    return [entry for entry in found if impl in (None, entry.impl)]
+
+
+def _with_weights(name: str) -> Entry:
+    weights, cfg = WEIGHTS[name], weights_cfg(name)
+    params, gmacs = COSTS[name, weights.impl]
+    return Entry(
+        name=name,
+        tag=name.partition('.')[2],
+        impl=weights.impl,
+        params=params,
+        gmacs=gmacs,
+        img_size=cfg['input_size'][-1],
+        num_classes=cfg['num_classes'],
+        top1=weights.top1,
+        license=cfg['license'],
+        source=weights.hf_hub_id or (f'{RELEASE_HOST}/{weights.release}' if weights.release else SHIPPED),
+        cached=local_file(name) is not None,
+    )
+
+
+def _without_weights(size: str, impl: str) -> Entry:
+    params, gmacs = COSTS[size, impl]
+    return Entry(size, None, impl, params, gmacs, 224, 1000, None, None, None, None)
+
+
+def describe(name: str) -> list[Entry]:
+    """What there is under a name: one entry with a tag, all of a size without.
+
+    Raises:
+        ValueError: If there is no such name.
+    """
+    found = [entry for entry in entries() if name in (entry.name, entry.name.partition('.')[0])]
+    if not found:
+        raise ValueError(f'There is no {name!r}; there are {", ".join([*SIZES, *WEIGHTS])}.')
+    return found
+
+
+def full_names(names: Sequence[str]) -> list[str]:
+    """Names of weights with their tags: a size without tag means its default weights.
+
+    Raises:
+        ValueError: If one does not exist or has no weights.
+    """
+    full = [f'{name}.{next(iter(tags_of(name)))}' if tags_of(name) else name for name in names]
+    for name in full:
+        if name not in WEIGHTS:
+            raise ValueError(f'There are no weights {name!r}; there are {", ".join(WEIGHTS)}.')
+    return list(dict.fromkeys(full))
+
+
+def local_file(name: str) -> Path | None:
+    """Where the file of weights is on this machine, if it is there.
+
+    Args:
+        name: With tag.
+    """
+    weights = WEIGHTS[name]
+    if weights.release:
+        file = release_file(weights.release, weights.md5)
+        return file if file.is_file() else None
+    return cached_weights(weights.hf_hub_id) if weights.hf_hub_id else shipped_file(name)
+
+
+def fetch(name: str) -> Path:
+    """The file of weights, downloaded if need be.
+
+    Args:
+        name: With tag.
+
+    Raises:
+        HubError: If it cannot be had, or is damaged.
+        CheckpointError: If it is the `.h5` file of a release page, and h5py is missing.
+    """
+    weights = WEIGHTS[name]
+    if weights.release:
+        return fetch_release(weights.release, weights.md5)
+    return fetch_weights(weights.hf_hub_id) if weights.hf_hub_id else shipped_file(name)

@@ -1,0 +1,154 @@
+"""Publishing a folder, converted or fine-tuned, as a repository on the Hugging Face Hub."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import timm
+from huggingface_hub import CommitOperationAdd, HfApi, constants
+
+from ..errors import CheckpointError
+from ..tables.configs import SIZES
+from ..tables.weights import SAFETENSORS
+from .fetch import HubError, sentence
+from .model_card import Facts, make_card
+
+_CONFIG = 'config.json'
+_CARD = 'README.md'
+_PICKLES = ('.bin', '.pth', '.pt', '.ckpt', '.pkl', '.pickle', '.h5', '.npz', '.tar')
+_NEEDED = {'input_size', 'mean', 'std', 'interpolation', 'crop_pct'}
+
+
+@dataclass(frozen=True)
+class Publication:
+    """What goes to the Hub.
+
+    Attributes:
+        repo_id: Where to, `org/name`.
+        files: Files by the name they get.
+        card: Text of the model card.
+    """
+
+    repo_id: str
+    files: dict[str, Path]
+    card: str
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Bytes of every file, the card included."""
+        sizes = {name: file.stat().st_size for name, file in self.files.items()}
+        return sizes | {_CARD: len(self.card.encode())}
+
+
+def prepare(
+    folder: Path,
+    repo_id: str,
+    license: str | None = None,
+    data: str | None = None,
+    accuracy: float | None = None,
+    source: str | None = None,
+) -> Publication:
+    """Check a folder, and write its card unless it has one; asks nobody and changes nothing.
+
+    Args:
+        folder: With model.safetensors and config.json, as `convert_checkpoint` and `timm.models.save_for_hf` make it.
+        repo_id: Where it is to go, `org/name`.
+        license: Identifier of the licence, as on the Hub; that of the configuration unless given.
+        data: See `Facts`, as for the others.
+        accuracy: Top-1 in percent.
+        source: Where the weights come from.
+
+    Raises:
+        CheckpointError: If the folder lacks a file, has others than may be published, or is no sound CoAtNet; if the
+            licence is unknown or an argument is bad.
+    """
+    if repo_id.count('/') != 1 or not all(repo_id.split('/')):
+        raise CheckpointError(f'{repo_id!r} does not name a repository; write ORG/NAME.')
+    if accuracy is not None and not 0 <= accuracy <= 100:
+        raise CheckpointError(f'The accuracy must be in percent, between 0 and 100, got {accuracy:g}.')
+    files = {name: _own_file(folder, name) for name in (SAFETENSORS, _CONFIG)}
+    pickles = sorted(p.name for p in folder.iterdir() if p.name.lower().endswith(_PICKLES))
+    if pickles:
+        raise CheckpointError(
+            f'{folder} has {", ".join(pickles)}, which others would have to trust; only {SAFETENSORS} is published, so '
+            'move them away.'
+        )
+    config = _read_config(files[_CONFIG])
+    params = _count(folder)
+    if (folder / _CARD).exists():
+        card = _own_file(folder, _CARD).read_text(encoding='utf-8')
+    else:
+        license = license or config['pretrained_cfg'].get('license')
+        if not license:
+            raise CheckpointError(f'{folder} does not say its licence; say it by --license, e.g. --license apache-2.0.')
+        card = make_card(repo_id, config, params, Facts(license, data, accuracy, source))
+    return Publication(repo_id, files, card)
+
+
+def publish(publication: Publication, private: bool = False) -> str:
+    """Create the repository if need be, and put the files there in one commit.
+
+    Args:
+        publication: From `prepare`.
+        private: Make it a private repository.
+
+    Returns:
+        Its address.
+
+    Raises:
+        HubError: If the Hub refuses or cannot be reached, or has the repository already, but public.
+    """
+    api = HfApi(library_name='coatnet-zoo')
+    repo_id = publication.repo_id
+    try:
+        url = api.create_repo(repo_id, private=private, exist_ok=True)
+        if private and not api.repo_info(repo_id).private:
+            raise HubError(f'{repo_id} exists already and is public; choose another name or leave out --private.')
+        content = {**publication.files, _CARD: publication.card.encode()}
+        operations = [CommitOperationAdd(name, file) for name, file in content.items()]
+        api.create_commit(repo_id, operations, commit_message='Upload by coatnet-zoo')
+    except HubError:
+        raise
+    except Exception as e:  # of this client, of the HTTP client below it
+        raise HubError(f'{repo_id} cannot be published on the Hub at {constants.ENDPOINT}: {sentence(e)}') from e
+    return str(url)
+
+
+def _own_file(folder: Path, name: str) -> Path:
+    file = folder / name
+    if not file.is_file():
+        raise CheckpointError(
+            f'{folder} has no {name}; `coatnet-zoo convert` and timm.models.save_for_hf(..., safe_serialization=True) '
+            'make such folders.'
+        )
+    if file.is_symlink():
+        raise CheckpointError(f'{file} is a link to {file.resolve()}; copy that file here if it is to be published.')
+    return file
+
+
+def _read_config(file: Path) -> dict[str, Any]:
+    try:
+        config = json.loads(file.read_text(encoding='utf-8'))
+    except ValueError as e:
+        raise CheckpointError(f'{file} is not JSON ({e}).') from e
+    cfg = config.get('pretrained_cfg') if isinstance(config, dict) else None
+    if not isinstance(cfg, dict) or _NEEDED - cfg.keys() or 'impl' not in (config.get('model_args') or {}):
+        raise CheckpointError(f'{file} does not have what timm.models.save_for_hf writes for a model of coatnet-zoo.')
+    if config.get('architecture') not in SIZES:
+        raise CheckpointError(f'{file} is of {config.get("architecture")!r}, not one of {", ".join(SIZES)}.')
+    labels, classes = cfg.get('label_names') or config.get('label_names'), config.get('num_classes')
+    if isinstance(labels, list) and len(labels) != classes:
+        raise CheckpointError(f'{file} has {len(labels)} labels, but the network has {classes} classes.')
+    return config
+
+
+def _count(folder: Path) -> int:
+    """The parameters of the model, which loads as those who download it will load it."""
+    try:
+        model = timm.create_model(f'local-dir:{folder}', pretrained=True)
+    except CheckpointError:
+        raise
+    except Exception as e:  # whatever timm and torch make of a bad configuration
+        raise CheckpointError(f'{folder} does not load, so it is not published: {sentence(e)}') from e
+    return sum(p.numel() for p in model.parameters())

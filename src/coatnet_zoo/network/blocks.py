@@ -1,0 +1,179 @@
+"""CoAtNet's two blocks, MBConv and Transformer, in every implementation's flavour.
+
+The flavour is data (`configs.CoAtNetCfg`). A detail that a flavour lacks is an `nn.Identity`, so that `forward`
+has no branches and parameter names stay those of timm's MaxxVit.
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from timm.layers import (
+    BatchNormAct2d,
+    DropPath,
+    LayerNorm2d,
+    LayerScale2d,
+    Mlp,
+    SqueezeExcite,
+    get_act_layer,
+    make_divisible,
+)
+from torch import nn
+
+from ..tables.configs import CoAtNetCfg
+from .attention import attention_layer
+from .fusion import fold_across_se, fold_after, fold_before, fold_layer_scale
+from .layers import Downsample, create_pool, init_conv_weights, init_transformer_weights
+
+
+def get_norm_2d(cfg: CoAtNetCfg) -> Callable[..., nn.Module]:
+    """The norm of Transformer blocks and of the network's end, over the channels of (B, C, H, W)."""
+    norm_layer = {'layernorm2d': LayerNorm2d, 'batchnorm2d': nn.BatchNorm2d}[cfg.norm_layer]
+    return partial(norm_layer, eps=cfg.norm_eps)
+
+
+class MBConv(nn.Module):
+    """Pre-norm inverted bottleneck with squeeze-excite, CoAtNet paper sections 2.1 and A.1.
+
+    x <- Shortcut(x) + Conv(DepthConv(Conv(Norm(x)))).
+
+    Args:
+        cfg: Flavour of the block.
+        dim: Input channels.
+        dim_out: Output channels.
+        stride: 1 or 2.
+        drop_path: Stochastic depth rate of the branch.
+    """
+
+    def __init__(
+        self, cfg: CoAtNetCfg, dim: int, dim_out: int, stride: int, drop_path: float = 0.0, device=None, dtype=None
+    ) -> None:
+        super().__init__()
+        dd = {'device': device, 'dtype': dtype}
+        act_layer = get_act_layer(cfg.conv_act)
+        mid = int(cfg.conv_expand_ratio * (dim if cfg.conv_expand_base == 'in' else dim_out))
+        se_width = cfg.se_ratio * {'in': dim, 'mid': mid, 'out': dim_out}[cfg.se_base]
+        se_width = int(se_width) if cfg.se_divisor is None else make_divisible(se_width, cfg.se_divisor)
+
+        def stride_if(where: str) -> int:
+            return stride if cfg.conv_stride == where else 1
+
+        def norm_act(width: int, apply_act: bool = True) -> nn.Module:
+            return BatchNormAct2d(width, eps=cfg.conv_norm_eps, act_layer=act_layer, apply_act=apply_act, **dd)
+
+        def squeeze_excite() -> nn.Module:
+            se_act = get_act_layer(cfg.se_act)
+            return SqueezeExcite(mid, rd_channels=se_width, bias=cfg.se_bias, act_layer=se_act, **dd)
+
+        if stride > 1 or dim != dim_out:
+            self.shortcut = Downsample(
+                dim, dim_out, stride, cfg.pool_type, cfg.conv_out_bias, cfg.shortcut_proj_always, **dd
+            )
+        else:
+            self.shortcut = nn.Identity()
+        self.pre_norm = norm_act(dim, apply_act=cfg.pre_norm_act)
+        # timm's 'pool' stride averages whatever the shortcut's pooling is.
+        self.down = create_pool('avg2') if stride_if('pool') == 2 else nn.Identity()
+        self.conv1_1x1 = nn.Conv2d(dim, mid, 1, stride=stride_if('expand'), bias=False, **dd)
+        self.norm1 = norm_act(mid)
+        self.conv2_kxk = nn.Conv2d(mid, mid, 3, stride=stride_if('depthwise'), padding=1, groups=mid, bias=False, **dd)
+        self.se_early = squeeze_excite() if cfg.se_early else nn.Identity()
+        self.norm2 = norm_act(mid)
+        self.se = nn.Identity() if cfg.se_early else squeeze_excite()
+        self.conv3_1x1 = nn.Conv2d(mid, dim_out, 1, bias=cfg.conv_out_bias, **dd)
+        self.norm3 = norm_act(dim_out, apply_act=False) if cfg.conv_out_norm else nn.Identity()
+        self.drop_path = DropPath(drop_path) if drop_path > 0.0 else nn.Identity()
+        init_conv_weights(self)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, dim, H, W) -> (B, dim_out, ceil(H/stride), ceil(W/stride))."""
+        shortcut = self.shortcut(x)
+        x = self.norm1(self.conv1_1x1(self.down(self.pre_norm(x))))
+        x = self.se(self.norm2(self.se_early(self.conv2_kxk(x))))
+        x = self.norm3(self.conv3_1x1(x))
+        return shortcut + self.drop_path(x)
+
+    @torch.jit.ignore
+    def reparameterize(self) -> None:
+        """Fold the batch norms into the convolutions, for inference: the outputs stay the same."""
+        self.pre_norm = fold_before(self.pre_norm, self.conv1_1x1)
+        self.norm1 = fold_after(self.conv1_1x1, self.norm1)
+        self.norm2 = fold_across_se(self.conv2_kxk, self.se_early, self.norm2)
+        self.norm3 = fold_after(self.conv3_1x1, self.norm3)
+
+
+class TransformerBlock(nn.Module):
+    """Attention and a feed-forward network, both pre-norm, CoAtNet paper sections 2.2 and A.1.
+
+    x <- Shortcut(x) + Attention(Pool(Norm(x))), then x <- x + FFN(Norm(x)).
+
+    Args:
+        cfg: Flavour of the block.
+        dim: Input channels.
+        dim_out: Output channels.
+        stride: 1 or 2.
+        feat_size: (height, width) of the block's output at the model's native input size.
+        drop_path: Stochastic depth rate of both branches.
+        attn_drop: Dropout of the attention weights.
+        proj_drop: Dropout of the attention's output and in the feed-forward network.
+    """
+
+    def __init__(
+        self,
+        cfg: CoAtNetCfg,
+        dim: int,
+        dim_out: int,
+        stride: int,
+        feat_size: tuple[int, int],
+        drop_path: float = 0.0,
+        attn_drop: float = 0.0,
+        proj_drop: float = 0.0,
+        device=None,
+        dtype=None,
+    ) -> None:
+        super().__init__()
+        dd = {'device': device, 'dtype': dtype}
+        norm_layer = get_norm_2d(cfg)
+        norm1 = norm_layer(dim, **dd)
+        self.attn_pool_first = cfg.attn_pool_first
+        if stride == 2:
+            steps = [('norm', norm1), ('down', create_pool(cfg.pool_type))]
+            self.norm1 = nn.Sequential(OrderedDict(reversed(steps) if cfg.attn_pool_first else steps))
+        else:
+            self.norm1 = norm1
+        if stride > 1 or dim != dim_out:
+            self.shortcut = Downsample(
+                dim, dim_out, stride, cfg.pool_type, cfg.attn_shortcut_bias, cfg.shortcut_proj_always, **dd
+            )
+        else:
+            self.shortcut = nn.Identity()
+        self.attn = attention_layer(cfg)(cfg, dim, dim_out, feat_size, attn_drop, proj_drop, **dd)
+        self.ls1 = LayerScale2d(dim_out, cfg.init_values, **dd) if cfg.init_values else nn.Identity()
+        self.drop_path1 = DropPath(drop_path) if drop_path > 0.0 else nn.Identity()
+
+        hidden = int(cfg.mlp_ratio * (dim if cfg.mlp_base == 'in' else dim_out))
+        self.norm2 = norm_layer(dim_out, **dd)
+        self.mlp = Mlp(dim_out, hidden, bias=cfg.mlp_bias, drop=proj_drop, **dd)
+        self.ls2 = LayerScale2d(dim_out, cfg.init_values, **dd) if cfg.init_values else nn.Identity()
+        self.drop_path2 = DropPath(drop_path) if drop_path > 0.0 else nn.Identity()
+        init_transformer_weights(self)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, dim, H, W) -> (B, dim_out, ceil(H/stride), ceil(W/stride))."""
+        x = self.shortcut(x) + self.drop_path1(self.ls1(self.attn(self.norm1(x))))
+        hidden = self.mlp(self.norm2(x).permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        return x + self.drop_path2(self.ls2(hidden))
+
+    @torch.jit.ignore
+    def reparameterize(self) -> None:
+        """Fold batch norms and layer scales into the linear layers, for inference: the outputs stay the same."""
+        if isinstance(self.norm1, nn.Sequential):
+            # Not across a maximum.
+            if self.attn_pool_first or isinstance(self.norm1.down, nn.AvgPool2d):
+                self.norm1.norm = fold_before(self.norm1.norm, self.attn.qkv)
+        else:
+            self.norm1 = fold_before(self.norm1, self.attn.qkv)
+        self.norm2 = fold_before(self.norm2, self.mlp.fc1)
+        self.ls1 = fold_layer_scale(self.attn.proj, self.ls1)
+        self.ls2 = fold_layer_scale(self.mlp.fc2, self.ls2)

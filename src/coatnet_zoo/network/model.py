@@ -1,0 +1,325 @@
+"""CoAtNet itself: stem, four stages of MBConv or Transformer blocks, head; with the methods timm expects of a model."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from timm.layers import NormMlpClassifierHead, calculate_drop_path_rates, get_device_dtype, to_2tuple
+from timm.models import checkpoint_seq
+from timm.models._features import feature_take_indices
+from timm.models._input import update_model_input_size
+from torch import nn
+
+from ..tables.configs import CoAtNetCfg
+from ..tables.grids import feature_sizes
+from .attention import Attention
+from .blocks import MBConv, TransformerBlock, get_norm_2d
+from .layers import ClassifierHead, init_conv_weights, init_transformer_weights
+from .loading import adapt_state_dict
+from .stem import PatchStem, Stem
+
+
+class Stage(nn.Module):
+    """A stage: the first block halves the resolution (not after a stem that patchifies), the others keep it.
+
+    Args:
+        cfg: Flavour of the blocks.
+        index: Which of the stages of `cfg`.
+        dim: Input channels.
+        feat_size: (height, width) of the stage's output at the native input size.
+        drop_path: Stochastic depth rate of every block.
+        attn_drop: Dropout of attention weights.
+        proj_drop: Dropout in Transformer blocks.
+    """
+
+    def __init__(
+        self,
+        cfg: CoAtNetCfg,
+        index: int,
+        dim: int,
+        feat_size: tuple[int, int],
+        drop_path: list[float],
+        attn_drop: float = 0.0,
+        proj_drop: float = 0.0,
+        device=None,
+        dtype=None,
+    ) -> None:
+        super().__init__()
+        dd = {'device': device, 'dtype': dtype}
+        self.grad_checkpointing = False
+        blocks: list[nn.Module] = []
+        for i, (kind, width) in enumerate(zip(cfg.stage_types[index], cfg.stage_widths[index], strict=True)):
+            stride = cfg.stage_stride if i == 0 else 1
+            if kind == 'C':
+                block = MBConv(cfg, dim, width, stride, drop_path[i], **dd)
+            else:
+                block = TransformerBlock(cfg, dim, width, stride, feat_size, drop_path[i], attn_drop, proj_drop, **dd)
+            blocks.append(block)
+            dim = width
+        self.blocks = nn.Sequential(*blocks)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, dim, H, W) -> (B, width of the last block, ceil(H/stride), ceil(W/stride)), stride 2 or 1."""
+        if self.grad_checkpointing and not torch.jit.is_scripting():
+            return checkpoint_seq(self.blocks, x)
+        return self.blocks(x)
+
+
+class CoAtNet(nn.Module):
+    """CoAtNet (arXiv 2106.04803) in the flavour that its configuration says.
+
+    Usually made by `timm.create_model('coatnet_1', impl=...)`, which records the arguments that rebuild it.
+
+    Args:
+        cfg: Structure and flavour, see `coatnet_zoo.configs`.
+        img_size: Native height and width in pixels, or one number for both: what learned position tables are for.
+            Images of any other size from 32 up work as well; tables are then resized on the fly.
+        in_chans: Channels of the image.
+        num_classes: Classes; 0 leaves out the classifier.
+        global_pool: timm's global pooling type; '' leaves out the pooling.
+        drop_rate: Dropout before the classifier.
+        drop_path_rate: Stochastic depth rate of the last block; it grows linearly from 0, stage by stage.
+        attn_drop_rate: Dropout of attention weights.
+        proj_drop_rate: Dropout in Transformer blocks.
+
+    Raises:
+        ValueError: If `cfg.attn_window` is too large to have an effect at `img_size`.
+    """
+
+    def __init__(
+        self,
+        cfg: CoAtNetCfg,
+        img_size: int | tuple[int, int] = 224,
+        in_chans: int = 3,
+        num_classes: int = 1000,
+        global_pool: str = 'avg',
+        drop_rate: float = 0.0,
+        drop_path_rate: float = 0.0,
+        attn_drop_rate: float = 0.0,
+        proj_drop_rate: float = 0.0,
+        device=None,
+        dtype=None,
+    ) -> None:
+        super().__init__()
+        dd = {'device': device, 'dtype': dtype}
+        self.cfg = cfg
+        self.img_size = to_2tuple(img_size)
+        self.in_chans = in_chans
+        self.num_classes = num_classes
+        self.global_pool = global_pool
+        self.drop_rate = drop_rate
+        self.grad_checkpointing = False
+
+        self.stem = (Stem if cfg.patch_size is None else PatchStem)(cfg, in_chans, **dd)
+        dim = cfg.stem_width[-1]
+        reduction = self.stem.stride
+        self.feature_info = [dict(num_chs=dim, reduction=reduction, module='stem')]
+        feat_sizes = self._feature_sizes(self.img_size)
+        stages: list[nn.Module] = []
+        drop_path = calculate_drop_path_rates(drop_path_rate, list(cfg.depths), stagewise=True)
+        for i, widths in enumerate(cfg.stage_widths):
+            stages.append(Stage(cfg, i, dim, feat_sizes[i], drop_path[i], attn_drop_rate, proj_drop_rate, **dd))
+            dim = widths[-1]
+            reduction *= cfg.stage_stride
+            self.feature_info.append(dict(num_chs=dim, reduction=reduction, module=f'stages.{i}'))
+        self.stages = nn.Sequential(*stages)
+
+        self.num_features = self.embed_dim = dim
+        norm_layer = get_norm_2d(cfg)
+        if cfg.head_hidden:
+            self.norm = nn.Identity()
+            self.head = NormMlpClassifierHead(
+                dim, num_classes, dim, global_pool, drop_rate, norm_layer=norm_layer, **dd
+            )
+        else:
+            self.norm = norm_layer(dim, **dd) if cfg.final_norm else nn.Identity()
+            self.head = ClassifierHead(dim, num_classes, global_pool, drop_rate, bias=cfg.head_bias, **dd)
+        self.head_hidden_size = self.head.num_features
+
+    @torch.jit.ignore
+    def _feature_sizes(self, img_size: tuple[int, int]) -> list[tuple[int, int]]:
+        """(height, width) after every stage; raises a ValueError for a window that none of them is larger than."""
+        cfg = self.cfg
+        sizes = feature_sizes(img_size, len(cfg.depths), cfg.patch_size)
+        if cfg.attn_window is not None:
+            seen = [size for size, types in zip(sizes, cfg.stage_types, strict=True) if 'T' in types]
+            if cfg.attn_window > max(map(max, seen)):
+                raise ValueError(
+                    f'attn_window={cfg.attn_window} has no effect at img_size={img_size}, where Transformer blocks see '
+                    f'at most {seen[0][0]}x{seen[0][1]} positions; choose a smaller window or a larger image.'
+                )
+        return sizes
+
+    @torch.jit.ignore
+    def init_weights(self) -> None:
+        """Initialise parameters and statistics afresh: for models made on the meta device, after `to_empty`."""
+        for module in self.modules():
+            if hasattr(module, 'reset_parameters'):
+                module.reset_parameters()
+        for module in self.modules():
+            if isinstance(module, (Stem, MBConv)):
+                init_conv_weights(module)
+            elif isinstance(module, TransformerBlock):
+                init_transformer_weights(module)
+            elif isinstance(module, PatchStem):
+                module.init_weights()
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """Load a checkpoint of this package, of timm's CoAtNets or of another code that can be converted.
+
+        Arguments are those of `torch.nn.Module.load_state_dict`. Names and layouts are mapped and relative position
+        tables are resized to this model's `img_size`. A model on the meta device takes the tensors themselves, in its
+        own precision.
+
+        Raises:
+            CheckpointError: If the checkpoint is one of another implementation; the message has the call for it.
+            RuntimeError: If tensors are missing, left over or of the wrong shape.
+        """
+        if strict:
+            state_dict = adapt_state_dict(state_dict, self)
+        if next(self.parameters()).is_meta:
+            assign = True
+            own = self.state_dict()
+            state_dict = {k: v.to(own[k].dtype) if k in own else v for k, v in state_dict.items()}
+        return super().load_state_dict(state_dict, strict=strict, assign=assign)
+
+    @torch.jit.ignore
+    def no_weight_decay(self) -> set[str]:
+        """Names of the relative position parameters, which optimisers should not decay."""
+        return {k for k, _ in self.named_parameters() if 'rel_pos.' in k}
+
+    def set_input_size(self, img_size: int | tuple[int, int]) -> None:
+        """Change the native input size: learned position tables are resized, once and for all.
+
+        Args:
+            img_size: Height and width in pixels, or one number for both.
+
+        Raises:
+            ValueError: If `cfg.attn_window` is too large to have an effect at this size.
+        """
+        sizes = self._feature_sizes(to_2tuple(img_size))
+        self.img_size = to_2tuple(img_size)
+        for stage, size in zip(self.stages, sizes, strict=False):  # stages may have been pruned
+            for module in stage.modules():
+                if isinstance(module, Attention):
+                    module.set_feat_size(size)
+        update_model_input_size(self, self.img_size)
+
+    @torch.jit.ignore
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """Regular expressions that group parameters by depth, for timm's layer decay.
+
+        Args:
+            coarse: One group a stage instead of one a block.
+        """
+        blocks = r'^stages\.(\d+)' if coarse else r'^stages\.(\d+)\.blocks\.(\d+)'
+        return dict(stem=r'^stem', blocks=[(blocks, None), (r'^norm', (99999,))])
+
+    @torch.jit.ignore
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Recompute the blocks' activations in the backward pass instead of keeping them."""
+        self.grad_checkpointing = enable
+        for stage in self.stages:
+            stage.grad_checkpointing = enable
+
+    @torch.jit.ignore
+    def get_classifier(self) -> nn.Module:
+        """The last linear layer."""
+        return self.head.fc
+
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None, reset_other: bool = False) -> None:
+        """Replace the classifier by a new one.
+
+        Args:
+            num_classes: Classes; 0 leaves out the classifier.
+            global_pool: New global pooling type; None keeps the present one.
+            reset_other: Drop the head's norm and hidden layer, too (where `impl='paper'` has them).
+        """
+        self.num_classes = num_classes
+        if global_pool is not None:
+            self.global_pool = global_pool
+        dd = get_device_dtype(self)
+        self.head.reset(num_classes, global_pool, reset_other=reset_other, in_features=self.num_features, **dd)
+        self.head_hidden_size = self.head.num_features
+
+    def forward_intermediates(
+        self,
+        x: torch.Tensor,
+        indices: int | list[int] | None = None,
+        norm: bool = False,
+        stop_early: bool = False,
+        output_fmt: str = 'NCHW',
+        intermediates_only: bool = False,
+    ) -> list[torch.Tensor] | tuple[torch.Tensor, list[torch.Tensor]]:
+        """Forward features, with the outputs of the stem (index 0) and the stages (1 to 4) on the way.
+
+        Args:
+            x: Images, (B, in_chans, H, W).
+            indices: The last n if a number, these if a list, all if None.
+            norm: Apply the final norm to the last stage's output.
+            stop_early: Compute no stage after the last one asked for.
+            output_fmt: 'NCHW', the only one there is.
+            intermediates_only: Return only the list.
+
+        Returns:
+            The final features and the list of intermediates, each (B, C, H, W) over its reduction in `feature_info`,
+            rounded up; or only the list.
+        """
+        if output_fmt != 'NCHW':
+            raise ValueError(f"output_fmt={output_fmt!r} does not exist; CoAtNet's features are 'NCHW'.")
+        take_indices, max_index = feature_take_indices(len(self.stages) + 1, indices)
+        intermediates = []
+        last = len(self.stages)
+        x = self.stem(x)
+        if 0 in take_indices:
+            intermediates.append(x)
+        stages = self.stages[:max_index] if stop_early else self.stages
+        for i, stage in enumerate(stages, start=1):
+            x = stage(x)
+            if i in take_indices:
+                intermediates.append(self.norm(x) if norm and i == last else x)
+        if intermediates_only:
+            return intermediates
+        if len(stages) == last:
+            x = self.norm(x)
+        return x, intermediates
+
+    def prune_intermediate_layers(
+        self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
+    ) -> list[int]:
+        """Drop what `forward_intermediates(indices=...)` does not need.
+
+        Args:
+            indices: As for `forward_intermediates`.
+            prune_norm: Drop the final norm.
+            prune_head: Drop the classifier.
+
+        Returns:
+            The indices of the intermediates that stay.
+        """
+        take_indices, max_index = feature_take_indices(len(self.stages) + 1, indices)
+        shortened = max_index < len(self.stages)
+        self.stages = self.stages[:max_index]
+        if prune_norm or shortened:
+            self.norm = nn.Identity()
+        if shortened:
+            self.num_features = self.feature_info[max_index]['num_chs']
+        if prune_head or shortened:
+            self.reset_classifier(0, '', reset_other=True)
+        return take_indices
+
+    def forward_features(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, in_chans, H, W) -> (B, num_features, ceil(H/r), ceil(W/r)); r is 32, or the size of patches.
+
+        Raises:
+            AssertionError: If H or W is below 32.
+        """
+        return self.norm(self.stages(self.stem(x)))
+
+    def forward_head(self, x: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
+        """(B, num_features, H', W') -> (B, num_classes), or (B, num_features) with `pre_logits`."""
+        return self.head(x, pre_logits=pre_logits)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, in_chans, H, W) -> (B, num_classes)."""
+        return self.forward_head(self.forward_features(x))

@@ -1,0 +1,90 @@
+"""Stems: the convolutions that images pass first, or the one that cuts them into patches, as in ViTs."""
+
+import torch
+import torch.nn.functional as F
+from timm.layers import BatchNormAct2d, get_act_layer
+from torch import nn
+
+from ..tables.configs import CoAtNetCfg
+from .fusion import fold_after
+from .layers import init_conv_weights
+
+
+def check_size(x: torch.Tensor) -> None:
+    """Refuse images (B, C, H, W) that are too small."""
+    # An assertion of torch's, as Python's would break tracing; one for each side, as tracing has no `and`.
+    torch._assert(x.shape[-2] >= 32, 'CoAtNet needs images of at least 32x32 pixels; resize them.')
+    torch._assert(x.shape[-1] >= 32, 'CoAtNet needs images of at least 32x32 pixels; resize them.')
+
+
+class Stem(nn.Module):
+    """S0: 3x3 convolutions, the first with stride 2, with batch norm and activation between them.
+
+    Args:
+        cfg: `stem_width` says how many convolutions and how wide; `stem_norm_last` adds norm and activation at the end.
+        in_chans: Channels of the image.
+    """
+
+    def __init__(self, cfg: CoAtNetCfg, in_chans: int, device=None, dtype=None) -> None:
+        super().__init__()
+        dd = {'device': device, 'dtype': dtype}
+        act_layer = get_act_layer(cfg.conv_act)
+        # Modules are named conv1, norm1, conv2, ... as in timm's MaxxVit.
+        for i, width in enumerate(cfg.stem_width, start=1):
+            conv = nn.Conv2d(in_chans, width, 3, stride=2 if i == 1 else 1, padding=1, bias=cfg.stem_bias, **dd)
+            self.add_module(f'conv{i}', conv)
+            if i < len(cfg.stem_width) or cfg.stem_norm_last:
+                norm = BatchNormAct2d(width, eps=cfg.conv_norm_eps, act_layer=act_layer, **dd)
+                self.add_module(f'norm{i}', norm)
+            in_chans = width
+        self.stride = 2
+        init_conv_weights(self)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, in_chans, H, W) -> (B, stem_width[-1], ceil(H/2), ceil(W/2)), H and W at least 32."""
+        check_size(x)
+        for layer in self.children():
+            x = layer(x)
+        return x
+
+    @torch.jit.ignore
+    def reparameterize(self) -> None:
+        """Fold the batch norms into the convolutions, for inference: the outputs stay the same."""
+        for name, norm in list(self.named_children()):
+            if name.startswith('norm'):
+                setattr(self, name, fold_after(getattr(self, name.replace('norm', 'conv')), norm))
+
+
+class PatchStem(nn.Module):
+    """A stem that makes every patch of the image one position: ViT_REL of CoAtNet paper section 2.2.
+
+    Args:
+        cfg: `patch_size` says how large patches are, `stem_width` how wide positions.
+        in_chans: Channels of the image.
+    """
+
+    def __init__(self, cfg: CoAtNetCfg, in_chans: int, device=None, dtype=None) -> None:
+        super().__init__()
+        self.stride = cfg.patch_size
+        (width,) = cfg.stem_width
+        self.conv1 = nn.Conv2d(
+            in_chans, width, self.stride, stride=self.stride, bias=cfg.stem_bias, device=device, dtype=dtype
+        )
+        self.init_weights()
+
+    @torch.jit.ignore
+    def init_weights(self) -> None:
+        """Initialise the convolution as the linear layer of patches that it is: Xavier uniform."""
+        nn.init.xavier_uniform_(self.conv1.weight.flatten(1))
+        if self.conv1.bias is not None:
+            nn.init.zeros_(self.conv1.bias)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, in_chans, H, W) -> (B, stem_width[-1], ceil(H/patch_size), ceil(W/patch_size)), H and W at least 32.
+
+        Zeros below and on the right complete the last patches.
+        """
+        check_size(x)
+        height, width = x.shape[-2], x.shape[-1]
+        rows, cols = (height + self.stride - 1) // self.stride, (width + self.stride - 1) // self.stride
+        return self.conv1(F.pad(x, (0, cols * self.stride - width, 0, rows * self.stride - height)))

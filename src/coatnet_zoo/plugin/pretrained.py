@@ -1,0 +1,75 @@
+"""Which file the weights of a configuration are in, and putting that file's tensors into a model."""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from timm.models import PretrainedCfg
+from torch import nn
+
+from ..checkpoints.keras_h5 import SUFFIXES as KERAS_SUFFIXES
+from ..checkpoints.reading import read_checkpoint
+from ..checkpoints.values import check_values
+from ..errors import CheckpointError
+from ..hub.fetch import fetch_weights
+from ..hub.releases import fetch_release
+from ..network.loading import adapt_state_dict
+from ..tables.weights import SAFETENSORS, WEIGHTS
+
+
+def localize(cfg: PretrainedCfg, size: str, cache_dir: str | None) -> PretrainedCfg:
+    """A configuration that names a file on this machine, which is downloaded if need be.
+
+    timm itself falls back to pickles, and believes what a `config.json` says of other places for its weights.
+
+    Args:
+        cfg: As timm resolves it.
+        size: Registered name without tag.
+        cache_dir: Cache of huggingface_hub; see `releases.release_file` for weights of a release page.
+
+    Returns:
+        The same for what only timm loads: `state_dict`, the `url` or the torch file of a user.
+
+    Raises:
+        HubError: If the file cannot be had.
+        CheckpointError: If a local folder has no safetensors file, or a `.h5` file cannot be read.
+    """
+    handed_over = cfg.file or cfg.state_dict
+    published = WEIGHTS.get(f'{size}.{cfg.tag}')
+    if cfg.source == 'local-dir':
+        file = Path(cfg.file) / SAFETENSORS
+        if not file.is_file():
+            raise CheckpointError(
+                f'{cfg.file} has no {SAFETENSORS}; pickled weights (.bin, .pth) are not loaded from it.'
+            )
+    elif cfg.source == 'hf-hub' or (cfg.hf_hub_id and not handed_over):
+        file = fetch_weights(cfg.hf_hub_id, cfg.hf_hub_filename or SAFETENSORS, cache_dir)
+    elif published and published.release and cfg.url and not handed_over and cfg.url.endswith(published.release):
+        file = fetch_release(published.release, published.md5, cache_dir)
+    elif str(cfg.file).endswith(KERAS_SUFFIXES):
+        return dataclasses.replace(cfg, file=None, state_dict=read_checkpoint(cfg.file))
+    elif str(cfg.file).endswith('.safetensors'):
+        file = Path(cfg.file)
+    else:
+        return cfg
+    return dataclasses.replace(cfg, file=str(file), source=None, url=None, state_dict=None, custom_load=False)
+
+
+def adapt_checked(
+    state_dict: Mapping[str, Any], model: nn.Module, img_size: tuple[int, int] | None
+) -> dict[str, torch.Tensor]:
+    """`adapt_state_dict`, then a look at the values."""
+    state_dict = adapt_state_dict(state_dict, model, img_size)
+    check_values(state_dict, model.state_dict(), f'The checkpoint for impl={model.cfg.impl!r}')
+    return state_dict
+
+
+def materialize(model: nn.Module, device: torch.device | str) -> None:
+    """Initialise what a file did not have, such as a new classifier, and bring everything to its device."""
+    for module in model.modules():
+        if any(p.is_meta for p in module.parameters(recurse=False)):
+            module.to_empty(device='cpu', recurse=False)
+            module.reset_parameters()
+    model.to(device)

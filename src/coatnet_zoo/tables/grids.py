@@ -1,0 +1,24 @@
+"""Sizes of feature maps, and how many relative offsets a feature map has."""
+
+
+def feature_sizes(img_size: tuple[int, int], num_stages: int, patch_size: int | None = None) -> list[tuple[int, int]]:
+    """(height, width) after every stage for an image size, rounded up.
+
+    Args:
+        img_size: (height, width) in pixels.
+        num_stages: Number of stages.
+        patch_size: Stride of a stem that patchifies, whose stages keep the resolution; with None the stem halves it,
+            and so does every stage.
+    """
+    if patch_size is not None:
+        return [(-(-img_size[0] // patch_size), -(-img_size[1] // patch_size))] * num_stages
+    sizes = [img_size]
+    for _ in range(num_stages + 1):
+        height, width = sizes[-1]
+        sizes.append(((height + 1) // 2, (width + 1) // 2))
+    return sizes[2:]
+
+
+def num_offsets(size: tuple[int, int]) -> int:
+    """How many relative offsets a (height, width) grid has: the length of its table."""
+    return (2 * size[0] - 1) * (2 * size[1] - 1)
