@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint wheel clean
+.PHONY: demo test lint tables wheel clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python scripts/demo.py
@@ -15,6 +15,9 @@ test: lint
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+tables: $(VENV)/.installed
+	$(BIN)/python scripts/tables.py
 
 wheel: $(VENV)/.installed
 	$(BIN)/python -m pip wheel --no-deps --wheel-dir dist .

@@ -14,9 +14,8 @@ import timm
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from safetensors.torch import save_file
 from timm.data import create_dataset, create_loader
-from timm.models._hub import save_config_for_hf
+from timm.models import save_for_hf
 from timm.optim import create_optimizer_v2
 from torch import nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict, set_model_state_dict
@@ -27,11 +26,11 @@ import coatnet_zoo
 
 
 def shard(model: nn.Module, device: torch.device) -> nn.Module:
-    """Spread a model that was made on the meta device: every process gets its part, initialised.
+    """Spread a model over all processes: every process gets its part, initialised.
 
     Args:
-        model: A CoAtNet on the meta device, so that it is never whole anywhere.
-        device: Where the parts are to live.
+        model: A CoAtNet on the meta device, so that no process ever holds all of it.
+        device: The device of the parts.
     """
     mesh = init_device_mesh(device.type, (dist.get_world_size(),))
     dtype = torch.bfloat16 if device.type == 'cuda' else torch.float32
@@ -68,13 +67,18 @@ def load_full(model: nn.Module, state_dict: dict[str, torch.Tensor]) -> None:
     set_model_state_dict(model, state_dict, options=StateDictOptions(full_state_dict=True, broadcast_from_rank0=True))
 
 
-def save(model: nn.Module, out: Path) -> None:
-    """Gather the weights on the first process and write them with timm's `config.json`."""
+def save(model: nn.Module, whole: nn.Module, out: Path) -> None:
+    """Gather the weights on the first process, and write a folder that timm loads.
+
+    Args:
+        model: The sharded model.
+        whole: The same model on the meta device; the first process gives it the weights.
+        out: Folder to write.
+    """
     state_dict = get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
     if dist.get_rank() == 0:
-        out.mkdir(parents=True, exist_ok=True)
-        save_config_for_hf(model, str(out / 'config.json'))
-        save_file(state_dict, out / 'model.safetensors', metadata={'format': 'pt'})
+        whole.load_state_dict(state_dict, assign=True)
+        save_for_hf(whole, out, safe_serialization=True)
 
 
 def main() -> None:
@@ -98,7 +102,7 @@ def main() -> None:
     torch.manual_seed(0)
 
     size = dict(num_classes=args.num_classes, img_size=args.img_size, in_chans=3)
-    model = timm.create_model(args.model, device='meta', drop_path_rate=0.2, **size)
+    model, whole = (timm.create_model(args.model, device='meta', drop_path_rate=0.2, **size) for _ in range(2))
     model.set_grad_checkpointing()
     model = shard(model, device).train()
     optimizer = create_optimizer_v2(model, opt='adamw', lr=args.lr, weight_decay=0.05)
@@ -130,7 +134,7 @@ def main() -> None:
             scheduler.step()
             if dist.get_rank() == 0 and step % 10 == 0:
                 print(f'epoch {epoch} step {step}/{len(loader)}: loss {loss:.4f}', flush=True)
-        save(model, args.out)
+        save(model, whole, args.out)
     dist.destroy_process_group()
 
 

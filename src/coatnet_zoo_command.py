@@ -1,27 +1,34 @@
 """The `coatnet-zoo` command, which answers at once where no network has to be built.
 
-Importing `coatnet_zoo` registers its models with timm, which means importing timm and torch: seconds, that listing or
-downloading need not take. So the package is made known to Python without being run; its modules import as usual, and
-`coatnet_zoo.commands` runs the package itself for the commands that need it.
+`import coatnet_zoo` registers the models with timm. That imports timm and torch, which takes seconds that listing and
+downloading do not need. The flag below tells `coatnet_zoo/__init__.py` to leave that out.
 """
 
-import importlib.util
+import importlib
 import sys
 
-
-def announce_package() -> None:
-    """Let the modules of `coatnet_zoo` be imported without the package itself being run."""
-    spec = importlib.util.find_spec('coatnet_zoo')
-    sys.modules['coatnet_zoo'] = importlib.util.module_from_spec(spec)
+# Whether `import coatnet_zoo` leaves out the registration of the models and the public names.
+without_models = False
 
 
 def main() -> None:
     """Entry point of the console script."""
-    announce_package()
-    from coatnet_zoo.commands.main import main
+    global without_models
+    without_models = True
+    from coatnet_zoo.commands import main
 
     main()
 
 
+def import_models() -> None:
+    """Complete `coatnet_zoo`, for scripts that run inside the command: models are registered, public names exist."""
+    global without_models
+    if without_models:
+        without_models = False
+        importlib.reload(sys.modules['coatnet_zoo'])
+
+
 if __name__ == '__main__':
+    # The package must see the flag of this very module.
+    sys.modules['coatnet_zoo_command'] = sys.modules['__main__']
     main()

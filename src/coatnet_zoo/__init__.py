@@ -1,25 +1,26 @@
 """coatnet-zoo: the CoAtNet family as a timm plugin. Importing it registers the models with timm."""
 
-from .errors import CheckpointError
-from .explain.evidence import ExplainError, explain_image
-from .explain.picture import draw_explanation
-from .hub.fetch import HubError
-from .inference.optimize import optimize_for_inference
-from .network.model import CoAtNet
-from .plugin import coatnet as coatnet
-from .plugin.convert import convert_checkpoint
-from .tables.configs import CoAtNetCfg, list_impls, resolve_cfg
+import coatnet_zoo_command
 
-__all__ = [
-    'CheckpointError',
-    'CoAtNet',
-    'CoAtNetCfg',
-    'ExplainError',
-    'HubError',
-    'convert_checkpoint',
-    'draw_explanation',
-    'explain_image',
-    'list_impls',
-    'optimize_for_inference',
-    'resolve_cfg',
-]
+# The command imports the rooms that it needs, and most commands need no torch.
+if not coatnet_zoo_command.without_models:
+    from .errors import CheckpointError, ExplainError, HubError
+    from .explain import draw_explanation, explain_image
+    from .inference import optimize_for_inference
+    from .network import CoAtNet
+    from .plugin import convert_checkpoint
+    from .tables import CoAtNetCfg, list_impls, resolve_cfg
+
+    __all__ = [
+        'CheckpointError',
+        'CoAtNet',
+        'CoAtNetCfg',
+        'ExplainError',
+        'HubError',
+        'convert_checkpoint',
+        'draw_explanation',
+        'explain_image',
+        'list_impls',
+        'optimize_for_inference',
+        'resolve_cfg',
+    ]

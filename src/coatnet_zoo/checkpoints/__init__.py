@@ -1,0 +1,14 @@
+"""Checkpoint files: reading them without executing anything, telling apart who wrote them, mapping foreign tensors."""
+
+from .checkpoint import Checkpoint as Checkpoint
+from .codes import Translation as Translation
+from .codes import find_reader as find_reader
+from .codes import foreign_codes as foreign_codes
+from .codes import translate as translate
+from .fingerprint import fingerprint as fingerprint
+from .fingerprint import identify as identify
+from .reading import find_state_dict as find_state_dict
+from .reading import read_checkpoint as read_checkpoint
+from .structure import Structure as Structure
+from .values import check_finite as check_finite
+from .values import check_values as check_values

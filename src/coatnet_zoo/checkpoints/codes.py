@@ -1,45 +1,153 @@
-"""The codes whose checkpoints can be read besides this package's and timm's: one module each, all of one form."""
+"""Telling foreign checkpoints apart, and the one way from a foreign checkpoint to the tensors of this package.
 
-from collections.abc import Mapping
+Which codes there are is in `tables.impls`. Each has one module of the form `CodeMapping`.
+"""
+
+import importlib
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 import torch
+from einops import EinopsError, rearrange
 
-from . import chinhsuanwu, keras_cv
+from ..errors import CheckpointError
+from ..tables.impls import IMPLS, ForeignCode
+from .checkpoint import Checkpoint
 from .structure import Structure
 
 
-class Source(Protocol):
-    """What a module that maps the checkpoints of some code has.
+@dataclass(frozen=True)
+class Target:
+    """Where a tensor of a foreign code goes.
 
     Attributes:
-        IMPL: The `impl` that has its details; also whose checkpoints they are, in errors.
-        CODE: What that code is called.
-        INTERPOLATION: How its evaluation resizes images.
-        CROP_PCT: Share of the resized image that its evaluation crops.
+        name: Name of the tensor here; None if this package has no such tensor.
+        layout: The change of axes, as `einops.rearrange` takes it; None if axes stay. `three` stands for q, k and v,
+            `h` for heads and `d` for the width of a head.
+        default: The tensor that takes the place of one that the checkpoint may lack.
     """
 
-    IMPL: str
-    CODE: str
-    INTERPOLATION: str
-    CROP_PCT: float
-
-    def recognises(self, state_dict: Mapping[str, torch.Tensor]) -> bool:
-        """Whether these names are those of its code."""
-
-    def infer_structure(self, state_dict: Mapping[str, torch.Tensor]) -> Structure:
-        """Read the structure off the tensors."""
-
-    def key_map(self, structure: Structure) -> dict[str, str]:
-        """Every tensor name of its code for a structure, with its name here."""
-
-    def to_canonical(self, state_dict: Mapping[str, torch.Tensor], structure: Structure) -> dict[str, torch.Tensor]:
-        """Map a checkpoint of its code to this package's names and layouts."""
+    name: str | None
+    layout: str | None = None
+    default: torch.Tensor | None = None
 
 
-SOURCES: tuple[Source, ...] = (chinhsuanwu, keras_cv)
+class CodeMapping(Protocol):
+    """What the module of a foreign code has."""
+
+    def recognises(self, names: Collection[str]) -> bool:
+        """Whether these are names of tensors of that code."""
+
+    def infer_structure(self, checkpoint: Checkpoint) -> Structure:
+        """Read the structure off a checkpoint, or raise a `CheckpointError` that names what does not fit."""
+
+    def tensor_map(self, structure: Structure) -> dict[str, Target]:
+        """Every tensor of that code for a structure, with where it goes."""
 
 
-def find_source(state_dict: Mapping[str, torch.Tensor]) -> Source | None:
-    """The module that maps a checkpoint, or None if no such code has written it."""
-    return next((source for source in SOURCES if source.recognises(state_dict)), None)
+class CodeReader(Protocol):
+    """What the module of a foreign code has besides, if only that module reads the files of that code."""
+
+    def read(self, path: Path) -> Checkpoint:
+        """Read a file, or raise a `CheckpointError`."""
+
+
+@dataclass(frozen=True)
+class Translation:
+    """A foreign checkpoint in the names and layouts of this package.
+
+    Attributes:
+        impl: The implementation of the code that wrote the checkpoint.
+        structure: What the tensors say of the network.
+        tensors: Tensors by name here, contiguous. Tensors whose layout is the same are those of the checkpoint.
+        foreign_names: The name of every tensor in the checkpoint, by its name here.
+    """
+
+    impl: str
+    structure: Structure
+    tensors: dict[str, torch.Tensor]
+    foreign_names: dict[str, str]
+
+    @property
+    def code(self) -> ForeignCode:
+        """The code that wrote the checkpoint."""
+        return foreign_codes()[self.impl]
+
+
+def foreign_codes() -> dict[str, ForeignCode]:
+    """The codes whose checkpoints can be translated, by implementation."""
+    return {impl: row.code for impl, row in IMPLS.items() if row.code is not None}
+
+
+def find_reader(path: Path) -> CodeReader | None:
+    """The module of the code that alone reads files of this name, or None."""
+    return next(
+        (importlib.import_module(c.mapping) for c in foreign_codes().values() if path.suffix in c.suffixes), None
+    )
+
+
+def translate(checkpoint: Checkpoint) -> Translation | None:
+    """Bring a foreign checkpoint into the names and layouts of this package.
+
+    Args:
+        checkpoint: As `read_checkpoint` gives it.
+
+    Returns:
+        The translation; None if no foreign code wrote the checkpoint.
+
+    Raises:
+        CheckpointError: If a tensor is missing, does not belong to such a network or has an impossible shape.
+    """
+    for impl, code in foreign_codes().items():
+        mapping: CodeMapping = importlib.import_module(code.mapping)
+        if mapping.recognises(checkpoint.tensors):
+            structure = mapping.infer_structure(checkpoint)
+            return _translate(checkpoint.tensors, impl, structure, mapping.tensor_map(structure))
+    return None
+
+
+def _translate(
+    tensors: Mapping[str, torch.Tensor], impl: str, structure: Structure, targets: dict[str, Target]
+) -> Translation:
+    # Files from before torch 0.4.1, and all files of Keras, have no counters of batches.
+    defaults = {k: torch.tensor(0) for k in targets if k.endswith('num_batches_tracked')}
+    defaults |= {k: target.default for k, target in targets.items() if target.default is not None}
+    tensors = {**defaults, **tensors}
+    _check_names(tensors, targets, impl)
+    mapped: dict[str, torch.Tensor] = {}
+    for name, target in targets.items():
+        if target.name is not None:
+            mapped[target.name] = _rearrange(name, tensors[name], target.layout, impl, structure.dim_head)
+            if target.name.endswith('running_var'):
+                mapped.setdefault(target.name.replace('running_var', 'num_batches_tracked'), torch.tensor(0))
+    foreign_names = {target.name: name for name, target in targets.items() if target.name is not None}
+    return Translation(impl, structure, mapped, foreign_names)
+
+
+def _rearrange(name: str, tensor: torch.Tensor, layout: str | None, impl: str, dim_head: int) -> torch.Tensor:
+    if layout is None:
+        return tensor
+    axes = dict(three=3, d=dim_head) if 'three' in layout else {}
+    try:
+        return rearrange(tensor, layout, **axes).contiguous()
+    except EinopsError as e:
+        raise CheckpointError(
+            f'The tensor {name} of the {impl} checkpoint has shape {tuple(tensor.shape)}, which is not of the form '
+            f'{layout.partition(" ->")[0]!r}.'
+        ) from e
+
+
+def _check_names(present: Collection[str], expected: Collection[str], impl: str) -> None:
+    surplus = sorted(set(present).difference(expected))
+    if surplus:
+        raise CheckpointError(f'The {impl} checkpoint has tensors that do not belong there: {_some(surplus)}.')
+    missing = [name for name in expected if name not in present]
+    if missing:
+        raise CheckpointError(f'The {impl} checkpoint lacks tensors: {_some(missing)}.')
+
+
+def _some(names: list[str]) -> str:
+    more = f' and {len(names) - 4} more' if len(names) > 4 else ''
+    return ', '.join(names[:4]) + more

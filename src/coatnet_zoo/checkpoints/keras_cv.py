@@ -1,26 +1,25 @@
-"""Checkpoints of keras_cv_attention_models' CoAtNet: reading the structure off the tensors, and mapping them.
+"""Checkpoints of the CoAtNet of keras_cv_attention_models: reading their structure, and where each tensor goes.
 
-That code is MIT-licensed; only its tensor names, shapes and layouts are used here. Tensors come from `keras_h5`.
+That code is MIT-licensed; only its tensor names, shapes and layouts and its layers' settings are used here.
 """
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
-from einops import EinopsError, rearrange
 
 from ..errors import CheckpointError
-from ..tables.grids import feature_sizes
-from .keras_h5 import INPUT_SHAPE
-from .structure import Structure, check_names, shape_of
+from ..tables.grids import feature_sizes, num_offsets
+from .checkpoint import Checkpoint
+from .codes import Target
+from .keras_h5 import read_h5 as read
+from .structure import Structure, shape_of
 
-IMPL = 'keras_cv'
-CODE = 'keras_cv_attention_models'
-# What its evaluation does with images.
-INTERPOLATION = 'bicubic'
-CROP_PCT = 0.95
+__all__ = ['infer_structure', 'read', 'recognises', 'tensor_map']
+
+_IMPL = 'keras_cv'
 
 _CONV = 'h w i o -> o i h w'
 _DEPTHWISE = 'h w c m -> c m h w'
@@ -31,7 +30,7 @@ _TABLE = 'h n -> n h'
 _VECTOR = 'c -> c'
 _LAYER_NORM = {'gamma': 'weight', 'beta': 'bias'}
 _BATCH_NORM = {**_LAYER_NORM, 'moving_mean': 'running_mean', 'moving_variance': 'running_var'}
-# A block's tensors there, with their names and layouts here.
+# The tensors of a block there, with their names and layouts here.
 _MBCONV = {
     'expand_conv/kernel': ('conv1_1x1.weight', _CONV),
     'MB_dw_conv/depthwise_kernel': ('conv2_kxk.weight', _DEPTHWISE),
@@ -62,35 +61,36 @@ _STEM_AND_HEAD = {
 }
 
 
-def recognises(state_dict: Mapping[str, Any]) -> bool:
-    """Whether these names are those of keras_cv_attention_models' CoAtNet."""
-    return 'stem_1_conv/kernel' in state_dict and any(k.startswith('stack_1_block_1_preact_') for k in state_dict)
+def recognises(names: Collection[str]) -> bool:
+    """Whether these names are those of the CoAtNet of keras_cv_attention_models."""
+    return 'stem_1_conv/kernel' in names and any(name.startswith('stack_1_block_1_preact_') for name in names)
 
 
-def infer_structure(state_dict: Mapping[str, torch.Tensor]) -> Structure:
-    """Read the structure off the tensors.
+def infer_structure(checkpoint: Checkpoint) -> Structure:
+    """Read the structure off the tensors, and off the layers where the file describes them.
 
-    That code has five stacks in CoAtNet-6 and -7, of which the fourth does not stride; here it is the end of the third
-    stage.
-
-    Args:
-        state_dict: Tensors as `keras_h5.read_h5` names them.
+    CoAtNet-6 and -7 have five stacks in that code, of which the fourth does not stride. Here the fourth stack is the
+    end of the third stage.
 
     Raises:
-        CheckpointError: If a tensor that is needed for it is missing or has an impossible shape, or if the network was
-            built for a size for which this package has no equal.
+        CheckpointError: If a tensor that tells the structure is missing or has an impossible shape, if a layer does
+            what no CoAtNet of this package does, or if the network was built for a size that has no equal here.
     """
+    tensors = checkpoint.tensors
 
     def shape(key: str, ndim: int) -> torch.Size:
-        return shape_of(state_dict, key, ndim, IMPL)
+        return shape_of(tensors, key, ndim, _IMPL)
 
-    stacks = _count(state_dict, 'stack_')
+    stacks = _count(tensors, 'stack_')
     if stacks not in (4, 5):
-        raise CheckpointError(f'The {IMPL} checkpoint has {stacks} stacks of blocks; CoAtNet has 4, or 5 in -6 and -7.')
+        raise CheckpointError(
+            f'The {_IMPL} checkpoint has {stacks} stacks of blocks; CoAtNet has 4, or 5 in -6 and -7.'
+        )
+    _check_layers(checkpoint.layers, stacks)
     depths, types, widths, ratios, heads, offsets = [], [], [], set(), set(), []
     for stack in range(1, stacks + 1):
-        depths.append(_count(state_dict, f'stack_{stack}_block_'))
-        types.append('C' if any(k.startswith(f'stack_{stack}_block_1_expand_') for k in state_dict) else 'T')
+        depths.append(_count(tensors, f'stack_{stack}_block_'))
+        types.append('C' if any(name.startswith(f'stack_{stack}_block_1_expand_') for name in tensors) else 'T')
         for block in range(1, depths[-1] + 1):
             prefix = f'stack_{stack}_block_{block}_'
             expand = shape(prefix + ('expand_conv' if types[-1] == 'C' else 'ffn_1_conv') + '/kernel', 4)
@@ -103,10 +103,10 @@ def infer_structure(state_dict: Mapping[str, torch.Tensor]) -> Structure:
         widths.append(shape(prefix + ('MB_pw_conv' if types[-1] == 'C' else 'ffn_2_conv') + '/kernel', 4)[3])
     for what, values in (('one expansion', ratios), ('heads of one width', heads)):
         if len(values) > 1 or any(v % 1 for v in values):
-            raise CheckpointError(f'The blocks of the {IMPL} checkpoint do not have {what}, but {sorted(values)}.')
+            raise CheckpointError(f'The blocks of the {_IMPL} checkpoint do not have {what}, but {sorted(values)}.')
     if stacks == 5:
         if types[2] == types[3]:
-            raise CheckpointError(f'The {IMPL} checkpoint has 5 stacks, but the third and fourth are of one kind.')
+            raise CheckpointError(f'The {_IMPL} checkpoint has 5 stacks, but the third and fourth are of one kind.')
         merged = depths.pop(3)
         types[2] = types[2] * depths[2] + types.pop(3) * merged
         widths[2] = (widths[2],) * depths[2] + (widths.pop(3),) * merged
@@ -121,102 +121,89 @@ def infer_structure(state_dict: Mapping[str, torch.Tensor]) -> Structure:
         dim_head=int(next(iter(heads), 32)),
         in_chans=kernel[2],
         num_classes=shape('predictions/kernel', 2)[1],
-        img_size=_img_size(state_dict.get(INPUT_SHAPE), kernel[2], offsets),
+        img_size=_img_size(_input_size(checkpoint.layers, kernel[2]), offsets),
         expand_ratio=next(iter(ratios)),
     )
 
 
-def _count(state_dict: Mapping[str, Any], prefix: str) -> int:
-    indices = {int(m[1]) for k in state_dict if (m := re.match(rf'{prefix}(\d+)_', k))}
+def _count(names: Collection[str], prefix: str) -> int:
+    indices = {int(m[1]) for name in names if (m := re.match(rf'{prefix}(\d+)_', name))}
     return max(indices, default=0)
 
 
-def _img_size(
-    input_shape: torch.Tensor | None, in_chans: int, offsets: list[tuple[int, int]]
-) -> tuple[int, int] | None:
-    """(height, width) of the images, from what the file says or else from the position tables.
+def _check_layers(layers: Mapping[str, Mapping[str, Any]], stacks: int) -> None:
+    """Refuse strides and activations that are options of that code and that this package does not have."""
+    for stack in range(1, stacks + 1 if layers else 1):
+        prefix = f'stack_{stack}_block_1_'
+        expected = 1 if (stacks, stack) == (5, 4) else 2
+        pool, expand = layers.get(prefix + 'shortcut_pool'), layers.get(prefix + 'expand_conv')
+        if (pool['strides'] if pool else [1, 1]) != [expected] * 2 or (expand and expand['strides'] != [1, 1]):
+            raise CheckpointError(
+                f'The {_IMPL} checkpoint has a stride in stack {stack} that keras_cv_attention_models does not use by '
+                'default (strides or use_dw_strides were changed); only its default is supported.'
+            )
+    for name, layer in layers.items():
+        activation = layer.get('activation') if layer['class_name'] == 'Activation' else 'gelu'
+        if activation not in ('gelu', 'sigmoid'):
+            raise CheckpointError(
+                f'The {_IMPL} checkpoint has the activation {activation!r} in {name}; only gelu is supported.'
+            )
+
+
+def _input_size(layers: Mapping[str, Mapping[str, Any]], in_chans: int) -> tuple[int, int] | None:
+    """(height, width) of the images that the network was built for, if the file says it."""
+    for layer in layers.values():
+        shape = (layer.get('batch_input_shape') or layer.get('batch_shape') or ())[1:]
+        if layer['class_name'] == 'InputLayer' and len(shape) == 3 and None not in shape:
+            return (shape[0], shape[1]) if shape[2] == in_chans else (shape[1], shape[2])
+    return None
+
+
+def _img_size(stated: tuple[int, int] | None, offsets: list[tuple[int, int]]) -> tuple[int, int] | None:
+    """(height, width) of the images: what the file says, or else what the position tables say.
 
     Args:
-        input_shape: (height, width, channels) or (channels, height, width), if the file says it.
-        in_chans: Channels.
+        stated: What the file says.
         offsets: For every table, its stage (from 1) and the number of its offsets, (2h-1)(2w-1).
     """
-    size = None
-    if input_shape is not None and input_shape.numel() == 3:
-        shape = input_shape.tolist()
-        size = (shape[0], shape[1]) if shape[2] == in_chans else (shape[1], shape[2])
-    elif offsets:
-        stage, num_offsets = offsets[0]
-        # The largest size with these tables; all of them give the same network.
-        side = (math.isqrt(num_offsets) + 1) // 2 * 2 ** (stage + 1)
+    size = stated
+    if size is None and offsets:
+        stage, count = offsets[0]
+        # The largest size with these tables; all sizes with them give the same network.
+        side = (math.isqrt(count) + 1) // 2 * 2 ** (stage + 1)
         size = (side, side)
-    for stage, num_offsets in offsets:
-        height, width = feature_sizes(size, 4)[stage - 1]
-        if (2 * height - 1) * (2 * width - 1) != num_offsets:
-            where = f'{size[0]}x{size[1]}' if input_shape is not None else 'square'
+    for stage, count in offsets:
+        height, width = grid = feature_sizes(size, 4)[stage - 1]
+        if num_offsets(grid) != count:
+            where = 'square' if stated is None else f'{size[0]}x{size[1]}'
             raise CheckpointError(
-                f'The {IMPL} checkpoint has a position table of {num_offsets} offsets in stage {stage}, which is none '
-                f'of {where} images; only networks built for square images can be converted.'
+                f'The {_IMPL} checkpoint has a position table of {count} offsets in stage {stage}, which is none of '
+                f'{where} images; only networks built for square images can be converted.'
             )
         if height != width and min(height, width) > 1:
             raise CheckpointError(
-                f'The {IMPL} checkpoint was built for {size[0]}x{size[1]} images. That code mixes up rows and columns '
+                f'The {_IMPL} checkpoint was built for {size[0]}x{size[1]} images. That code mixes up rows and columns '
                 'in the position tables of images that are not square, so that no other network equals it; convert '
                 'one that was built for square images, which then takes any size here.'
             )
     return size
 
 
-def _tensor_map(structure: Structure) -> dict[str, tuple[str, str]]:
-    """Every tensor of that code for a structure, with its name and layout here."""
-    tensors = dict(_STEM_AND_HEAD)
+def tensor_map(structure: Structure) -> dict[str, Target]:
+    """Every tensor of that code for a structure, with where it goes."""
+    targets = {theirs: Target(*target) for theirs, target in _STEM_AND_HEAD.items()}
     stack = number = 0
     for stage, (entry, depth) in enumerate(zip(structure.block_types, structure.depths, strict=True)):
         types = entry * depth if len(entry) == 1 else entry
         for block, kind in enumerate(types):
-            # Their stacks have blocks of one kind.
+            # The stacks of that code have blocks of one kind.
             starts = block == 0 or kind != types[block - 1]
             stack, number = (stack + 1, 1) if starts else (stack, number + 1)
             source, target = f'stack_{stack}_block_{number}_', f'stages.{stage}.blocks.{block}.'
             for theirs, (ours, layout) in (_MBCONV if kind == 'C' else _TRANSFORMER).items():
                 if kind == 'T' and block == 0:
                     ours = ours.replace('norm1.', 'norm1.norm.')  # beside norm1.down
-                tensors[source + theirs] = (target + ours, layout)
+                targets[source + theirs] = Target(target + ours, layout)
             if starts:
-                tensors[source + 'shortcut_conv/kernel'] = (target + 'shortcut.expand.weight', _CONV)
-    return tensors
-
-
-def key_map(structure: Structure) -> dict[str, str]:
-    """Every tensor name of that code for a structure, with its name here."""
-    return {theirs: ours for theirs, (ours, _) in _tensor_map(structure).items()}
-
-
-def to_canonical(state_dict: Mapping[str, torch.Tensor], structure: Structure) -> dict[str, torch.Tensor]:
-    """Map a checkpoint of that code to this package's names and layouts.
-
-    Args:
-        state_dict: Tensors as `keras_h5.read_h5` names them.
-        structure: What `infer_structure` read from it.
-
-    Returns:
-        Tensors by their name here, contiguous.
-
-    Raises:
-        CheckpointError: If a tensor is missing, does not belong to such a network, or has an impossible shape.
-    """
-    tensors = _tensor_map(structure)
-    check_names(set(state_dict) - {INPUT_SHAPE}, tensors, IMPL)
-    out: dict[str, torch.Tensor] = {}
-    for theirs, (ours, layout) in tensors.items():
-        axes = dict(three=3, d=structure.dim_head) if layout == _QKV else {}
-        try:
-            out[ours] = rearrange(state_dict[theirs], layout, **axes).contiguous()
-        except EinopsError as e:
-            raise CheckpointError(
-                f'The tensor {theirs} of the {IMPL} checkpoint has shape {tuple(state_dict[theirs].shape)}, which is '
-                f'not of the form {layout.partition(" ->")[0]!r}.'
-            ) from e
-        if ours.endswith('running_var'):
-            out[ours.replace('running_var', 'num_batches_tracked')] = torch.tensor(0)
-    return out
+                targets[source + 'shortcut_conv/kernel'] = Target(target + 'shortcut.expand.weight', _CONV)
+    return targets

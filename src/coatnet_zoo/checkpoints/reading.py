@@ -13,8 +13,9 @@ import safetensors.torch
 import torch
 from safetensors import SafetensorError
 
-from ..errors import CheckpointError
-from . import keras_h5
+from ..errors import CheckpointError, first_line
+from .checkpoint import Checkpoint
+from .codes import find_reader
 
 _STATE_DICT_KEYS = ('state_dict', 'model_state_dict', 'model', 'net', 'network', 'weights')
 _EMA_KEYS = ('state_dict_ema', 'model_ema', 'ema_state_dict', 'model_ema_state_dict', 'ema', 'ema_model')
@@ -28,32 +29,30 @@ _SAFE_GLOBALS = [
 ]
 
 
-def read_checkpoint(path: str | os.PathLike, ema: bool = False) -> dict[str, torch.Tensor]:
-    """Read the state dict of a `.pth`, `.pt`, `.bin` (torch.save), `.safetensors` or `.h5` (Keras) file.
+def read_checkpoint(path: str | os.PathLike, ema: bool = False) -> Checkpoint:
+    """Read a `.pth`, `.pt`, `.bin` (torch.save) or `.safetensors` file, or a file that a foreign code has for itself.
 
-    Pickled code is never executed: torch files are read with `weights_only`. `.h5` files need h5py.
+    Pickled code is never executed: torch files are read with `weights_only`.
 
     Args:
-        path: The checkpoint.
+        path: The file.
         ema: Take the exponential moving average of the weights instead of the weights.
 
     Returns:
-        Tensors by name, wrapper prefixes such as `module.` stripped; those of a `.h5` file as `keras_h5.read_h5`
-        names them.
+        The state dict, without wrapper prefixes such as `module.`; or what the reader of the foreign code gives, such
+        as `keras_h5.read_h5`.
 
     Raises:
-        CheckpointError: If the file is missing, damaged, holds pickled objects, or has no state dict.
+        CheckpointError: If the file is missing, is damaged, holds pickled objects, or has no state dict.
     """
     path = Path(path)
     if not path.is_file():
         raise CheckpointError(f'There is no file {path}.')
-    if path.suffix == '.safetensors':
-        content = _read_safetensors(path)
-    elif path.suffix in keras_h5.SUFFIXES:
-        content = keras_h5.read_h5(path)
-    else:
-        content = _read_torch(path)
-    return find_state_dict(content, ema, name=str(path))
+    if reader := find_reader(path):
+        checkpoint = reader.read(path)
+        return Checkpoint(find_state_dict(checkpoint.tensors, ema, name=str(path)), checkpoint.layers)
+    content = _read_safetensors(path) if path.suffix == '.safetensors' else _read_torch(path)
+    return Checkpoint(find_state_dict(content, ema, name=str(path)))
 
 
 def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
@@ -79,20 +78,21 @@ def _read_torch(path: Path) -> Any:
             'refused; save model.state_dict() instead of the model.'
         ) from e
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError, TypeError) as e:
-        reason = str(e).strip().splitlines()[0] if str(e).strip() else type(e).__name__
-        raise CheckpointError(f'{path} is not a whole torch checkpoint ({reason}); fetch or save it again.') from e
+        raise CheckpointError(
+            f'{path} is not a whole torch checkpoint ({first_line(e)}); fetch or save it again.'
+        ) from e
 
 
 def find_state_dict(content: Any, ema: bool = False, name: str = 'The checkpoint') -> dict[str, torch.Tensor]:
-    """Find the state dict in what a checkpoint file holds, and strip wrapper prefixes from its names.
+    """Find the state dict in the content of a checkpoint file, and strip wrapper prefixes from its names.
 
     Args:
-        content: A state dict, or a dictionary that has one under one of the usual keys.
-        ema: Take the one under one of the usual keys of a moving average.
+        content: A state dict, or a dictionary that has a state dict under one of the usual keys.
+        ema: Take the state dict under one of the usual keys of a moving average.
         name: What to call the checkpoint in errors.
 
     Raises:
-        CheckpointError: If there is none.
+        CheckpointError: If there is no state dict.
     """
     if not isinstance(content, Mapping):
         raise CheckpointError(f'{name} holds a {type(content).__name__}, not a state dict.')

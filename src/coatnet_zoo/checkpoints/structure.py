@@ -1,29 +1,30 @@
-"""What the mappings of other people's checkpoints share: what they read off the tensors, and their checks."""
+"""The structure that the mappings of foreign checkpoints speak: what the tensors of a checkpoint say of the network."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from ..errors import CheckpointError
-from ..tables.configs import PerBlock
+from ..tables.configs import CoAtNetCfg, PerBlock
+from ..tables.sizes import SIZES, list_impls, resolve_cfg
 
 
 @dataclass(frozen=True)
 class Structure:
-    """What the tensors of a checkpoint say about the network.
+    """What the tensors of a checkpoint say of the network.
 
     Attributes:
         stem_width: Width of every stem convolution.
         embed_dim: Width of every stage; a tuple where blocks of a stage differ.
         depths: Blocks of every stage.
-        block_types: `C` or `T` for every stage; one for every block where they differ.
-        num_heads: Attention heads, in every block; None where they are counted from the width.
+        block_types: `C` or `T` for every stage; one for every block where blocks of a stage differ.
+        num_heads: Attention heads of every block; None where heads are counted from the width.
         dim_head: Width of a head.
         in_chans: Channels of the image.
         num_classes: Classes.
-        img_size: (height, width) in pixels; None where there is no attention to read it from.
+        img_size: (height, width) in pixels; None where no attention tells the size.
         expand_ratio: How many times wider MBConv and the feed-forward network are inside.
     """
 
@@ -38,46 +39,51 @@ class Structure:
     img_size: tuple[int, int] | None
     expand_ratio: float = 4.0
 
-    def cfg_args(self) -> dict[str, Any]:
-        """The fields of `CoAtNetCfg` that it says."""
+    def differences(self, cfg: CoAtNetCfg) -> dict[str, Any]:
+        """The fields of `CoAtNetCfg` in which a configuration differs from this structure, with the values here."""
         names = ('stem_width', 'embed_dim', 'depths', 'block_types', 'num_heads', 'dim_head')
-        ratios = dict(conv_expand_ratio=self.expand_ratio, mlp_ratio=self.expand_ratio)
-        return {**{name: getattr(self, name) for name in names}, **ratios}
+        fields = {name: getattr(self, name) for name in names}
+        fields |= dict(conv_expand_ratio=self.expand_ratio, mlp_ratio=self.expand_ratio)
+        if [set(types) for types in cfg.stage_types] == [{kind} for kind in self.block_types]:
+            del fields['block_types']
+        return {name: value for name, value in fields.items() if getattr(cfg, name) != value}
+
+    def as_registered(self, impl: str) -> tuple[str, dict[str, Any]]:
+        """The closest registered size, and the arguments of `timm.create_model` that make it exactly this structure.
+
+        Args:
+            impl: The implementation of the code that wrote the checkpoint.
+        """
+        sizes = [size for size in SIZES if impl in list_impls(size)]
+        differences = {size: self.differences(resolve_cfg(size, impl)) for size in sizes}
+        size = min(sizes, key=lambda s: len(differences[s]))
+        arguments = differences[size]
+        if self.in_chans != 3:
+            arguments['in_chans'] = self.in_chans
+        if self.num_classes != 1000:
+            arguments['num_classes'] = self.num_classes
+        if self.img_size not in (None, (224, 224)):
+            arguments['img_size'] = self.img_size
+        return size, arguments
 
 
-def shape_of(state_dict: Mapping[str, torch.Tensor], key: str, ndim: int, whose: str) -> torch.Size:
+def shape_of(tensors: Mapping[str, torch.Tensor], key: str, ndim: int, impl: str) -> torch.Size:
     """The shape of a tensor.
 
     Args:
-        state_dict: Tensors by name.
+        tensors: Tensors by name.
         key: Name of the tensor.
-        ndim: Dimensions that it must have.
-        whose: Whose checkpoint it is, for errors.
+        ndim: Dimensions that the tensor must have.
+        impl: The implementation whose checkpoint it is, for errors.
 
     Raises:
-        CheckpointError: If it is missing, empty, or has other dimensions.
+        CheckpointError: If the tensor is missing, is empty, or has other dimensions.
     """
-    if key not in state_dict:
-        raise CheckpointError(f'The {whose} checkpoint lacks the tensor {key}.')
-    shape = state_dict[key].shape
-    if len(shape) != ndim or state_dict[key].numel() == 0:
+    if key not in tensors:
+        raise CheckpointError(f'The {impl} checkpoint lacks the tensor {key}.')
+    shape = tensors[key].shape
+    if len(shape) != ndim or tensors[key].numel() == 0:
         raise CheckpointError(
-            f'The tensor {key} of the {whose} checkpoint has shape {tuple(shape)}, not {ndim} dimensions of at least 1.'
+            f'The tensor {key} of the {impl} checkpoint has shape {tuple(shape)}, not {ndim} dimensions of at least 1.'
         )
     return shape
-
-
-def check_names(present: Iterable[str], expected: Iterable[str], whose: str) -> None:
-    """Raise a `CheckpointError` that names the tensors of `expected` that are missing, or those beyond it."""
-    present, expected = set(present), list(expected)
-    surplus = sorted(present.difference(expected))
-    if surplus:
-        raise CheckpointError(f'The {whose} checkpoint has tensors that do not belong there: {_some(surplus)}.')
-    missing = [name for name in expected if name not in present]
-    if missing:
-        raise CheckpointError(f'The {whose} checkpoint lacks tensors: {_some(missing)}.')
-
-
-def _some(names: list[str]) -> str:
-    more = f' and {len(names) - 4} more' if len(names) > 4 else ''
-    return ', '.join(names[:4]) + more

@@ -1,4 +1,4 @@
-"""Refusing weights of values that no model has: what diverged, or was damaged, must not pass for one."""
+"""Refusing weights with values that no model has, so that diverged or damaged weights do not pass for a model."""
 
 from collections.abc import Mapping
 
@@ -7,39 +7,39 @@ import torch
 from ..errors import CheckpointError
 
 
-def check_values(state_dict: Mapping[str, torch.Tensor], own: Mapping[str, torch.Tensor], name: str) -> None:
-    """Look whether tensors are floating-point numbers where a model's are, and finite.
+def check_values(tensors: Mapping[str, torch.Tensor], own: Mapping[str, torch.Tensor], name: str) -> None:
+    """Refuse tensors that are not finite, or that are integers where a model has floating-point numbers.
 
-    torch would take integers for weights in silence.
+    torch would take integers for weights without a word.
 
     Args:
-        state_dict: Tensors by name.
-        own: Those of the model that they are for.
+        tensors: Tensors by name.
+        own: The tensors of the model that `tensors` are for.
         name: What to call the weights in errors.
 
     Raises:
-        CheckpointError: If one is not; the message has the tensor's name.
+        CheckpointError: With the name of the tensor.
     """
-    for key in state_dict.keys() & own.keys():
-        if state_dict[key].is_floating_point() != own[key].is_floating_point():
-            raise CheckpointError(f'{name} has {key} as {state_dict[key].dtype} instead of {own[key].dtype}.')
-    check_finite(state_dict, name)
+    for key in tensors.keys() & own.keys():
+        if tensors[key].is_floating_point() != own[key].is_floating_point():
+            raise CheckpointError(f'{name} has {key} as {tensors[key].dtype} instead of {own[key].dtype}.')
+    check_finite(tensors, name)
 
 
-def check_finite(state_dict: Mapping[str, torch.Tensor], name: str) -> None:
+def check_finite(tensors: Mapping[str, torch.Tensor], name: str) -> None:
     """Look at every floating-point value, at some GB/s.
 
     Args:
-        state_dict: Tensors by name.
+        tensors: Tensors by name.
         name: What to call the weights in the error.
 
     Raises:
-        CheckpointError: If one is NaN or infinite; the message has the tensor's name.
+        CheckpointError: If a value is NaN or infinite, with the name of the tensor.
     """
-    for key, tensor in state_dict.items():
+    for key, tensor in tensors.items():
         if not tensor.is_floating_point() or tensor.numel() == 0:
             continue
-        # Extrema carry NaN along and need no second tensor; torch has none of them for 8-bit floats.
+        # Extrema carry NaN along and need no second tensor; torch has no extrema of 8-bit floats.
         extrema = (tensor if tensor.element_size() > 1 else tensor.float()).aminmax()
         if not all(torch.isfinite(e) for e in extrema):
             raise CheckpointError(

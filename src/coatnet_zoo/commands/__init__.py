@@ -1,0 +1,23 @@
+"""The command line, `coatnet-zoo`: one file a group of commands.
+
+Commands import torch inside their functions, and only if they need it: see `coatnet_zoo_command`.
+"""
+
+import click
+
+from ..version import __version__
+from .convert import convert
+from .explain import explain
+from .publish import push
+from .run import run
+from .weights import info, list_command, pull_command, verify_command
+
+
+@click.group(context_settings=dict(help_option_names=['-h', '--help']))
+@click.version_option(__version__)
+def main() -> None:
+    """CoAtNet for timm: every implementation, with weights and conversion."""
+
+
+for _command in (list_command, info, pull_command, verify_command, push, convert, explain, run):
+    main.add_command(_command)

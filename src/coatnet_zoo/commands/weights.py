@@ -1,26 +1,20 @@
-"""The commands of `coatnet-zoo` for published weights: list, info, pull, verify, push."""
+"""The commands for published weights: list, info, pull, verify."""
 
 import dataclasses
 import json
-import sys
+import os
 from pathlib import Path
 
 import click
 
-from ..errors import CheckpointError
-from ..hub.catalogue import Entry, describe, entries, full_names, local_file
-from ..hub.fetch import HubError
-from ..hub.packs import pack, pull, verify
-from ..tables.weights import WEIGHTS, weights_cfg
+import coatnet_zoo_command
+
+from ..errors import CheckpointError, HubError
+from ..hub.cache import pull, verify
+from ..hub.catalogue import Entry, entries, entries_of, full_names, local_file
+from ..tables import WEIGHTS, weights_cfg
 
 _HEADER = ('name', 'impl', 'M params', 'G MACs', 'px', 'classes', 'top-1', 'licence', 'source', 'cached')
-
-
-def run_package() -> None:
-    """Run the package's own code, which registers the models, where `coatnet_zoo_command` has put that off."""
-    package = sys.modules['coatnet_zoo']
-    if not hasattr(package, 'CoAtNet'):
-        package.__spec__.loader.exec_module(package)
 
 
 def _names(ctx: click.Context, param: click.Parameter, names: tuple[str, ...]) -> list[str]:
@@ -36,7 +30,7 @@ def _weights_argument(required: bool):
 
 
 @click.command('list')
-@click.option('--pretrained', is_flag=True, help='Leave out what has no weights.')
+@click.option('--pretrained', is_flag=True, help='Leave out networks without weights.')
 @click.option('--impl', help='Only those of this implementation.')
 @click.option('--json', 'as_json', is_flag=True, help='Machine-readable: a list of objects, see docs/hub.md.')
 def list_command(pretrained: bool, impl: str | None, as_json: bool) -> None:
@@ -72,9 +66,9 @@ def _cells(entry: Entry) -> tuple[str, ...]:
 @click.command()
 @click.argument('name')
 def info(name: str) -> None:
-    """Say all that is known of NAME, with or without a tag; offline."""
+    """Show everything that is known about NAME, with or without a tag; offline."""
     try:
-        found = describe(name)
+        found = entries_of(name)
     except ValueError as e:
         raise click.ClickException(str(e)) from e
     click.echo('\n\n'.join('\n'.join(f'{key + ":":<16}{value}' for key, value in _facts(e).items()) for e in found))
@@ -111,12 +105,12 @@ def _facts(entry: Entry) -> dict[str, str]:
 
 @click.command('pull')
 @_weights_argument(required=False)
-@click.option('--all', 'everything', is_flag=True, help='All weights there are.')
-@click.option('--dest', type=click.Path(path_type=Path), help='Also make a folder for local-dir:, for each name one.')
+@click.option('--all', 'everything', is_flag=True, help='All published weights.')
+@click.option('--dest', type=click.Path(path_type=Path), help='Also make a folder for local-dir:, one for each name.')
 def pull_command(names: list[str], everything: bool, dest: Path | None) -> None:
-    """Download weights into the cache; what is there already is checked.
+    """Download weights into the cache; files that are there already are checked.
 
-    An interrupted download goes on where it ended. With --dest, DEST (or DEST/NAME, for several names) becomes a folder
+    An interrupted download resumes where it ended. With --dest, DEST (or DEST/NAME, for several names) becomes a folder
     that timm.create_model('local-dir:DEST', pretrained=True) loads on a machine without a network.
     """
     if bool(names) == everything:
@@ -133,13 +127,19 @@ def pull_command(names: list[str], everything: bool, dest: Path | None) -> None:
             files[name] = result
             click.echo(f'{name}: {result}')
 
-    pull(names, done)
+    try:
+        pull(names, done)
+    except KeyboardInterrupt:
+        # A normal exit would wait for the downloads in other threads.
+        os._exit(130)
     if dest is not None:
-        run_package()
+        coatnet_zoo_command.import_models()
+        from ..hub.folder import make_folder
+
         for name in filter(files.__contains__, names):
             folder = dest if len(names) == 1 else dest / name
             try:
-                pack(name, files[name], folder)
+                make_folder(name, files[name], folder)
             except HubError as e:
                 raise click.ClickException(str(e)) from e
             click.echo(f"wrote {folder}; load it by timm.create_model('local-dir:{folder}', pretrained=True)")
@@ -156,35 +156,3 @@ def verify_command(names: list[str]) -> None:
         click.echo(f'{verdict.name}: {verdict.text}')
     if not all(verdict.sound for verdict in verdicts):
         raise SystemExit(1)
-
-
-@click.command()
-@click.argument('folder', type=click.Path(path_type=Path, exists=True, file_okay=False), metavar='DIR')
-@click.argument('repo_id', metavar='ORG/NAME')
-@click.option('--private', is_flag=True, help='Create a private repository.')
-@click.option('--dry-run', is_flag=True, help='Only check the folder and show what would go.')
-@click.option('--license', help='Identifier of the licence, e.g. apache-2.0. Default: what config.json says.')
-@click.option('--data', help='For the card: what it was trained on.')
-@click.option('--accuracy', type=float, help='For the card: top-1 in percent.')
-@click.option('--source', help='For the card: where the weights come from.')
-def push(folder: Path, repo_id: str, private: bool, dry_run: bool, **facts) -> None:
-    """Publish a folder, converted or fine-tuned, on the Hugging Face Hub.
-
-    DIR has model.safetensors and config.json; its README.md becomes the model card, or one is written.
-    """
-    run_package()
-    from ..hub.publish import prepare, publish
-
-    try:
-        publication = prepare(folder, repo_id, **facts)
-        url = None if dry_run else publish(publication, private)
-    except (CheckpointError, HubError, OSError, UnicodeDecodeError) as e:
-        raise click.ClickException(str(e)) from e
-    click.echo(f'would publish {repo_id}:' if dry_run else f'published {url}:')
-    for name, size in publication.sizes.items():
-        click.echo(f'  {name}  {size:,} bytes')
-    if dry_run:
-        click.echo(f'\n{publication.card}')
-
-
-COMMANDS = (list_command, info, pull_command, verify_command, push)

@@ -1,14 +1,9 @@
-"""What a model makes of one image: its classes, where the evidence for one is, and what it learned of positions.
-
-Needs the extra `explain` (grad-cam). The picture of it is drawn by `picture.py`.
-"""
+"""What a model makes of one image: its classes, where the evidence for a class is, and what it learned of positions."""
 
 import contextlib
-import importlib
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from types import ModuleType
 
 import numpy as np
 import timm
@@ -18,16 +13,11 @@ from timm.data import ImageNetInfo, create_transform, infer_imagenet_subset, res
 from timm.models import is_model_in_modules, resolve_model_input_args
 from torch import nn
 
-from ..errors import CheckpointError
-from ..hub.fetch import HubError, sentence
-from ..network.model import CoAtNet
-from ..network.rel_pos import RelPosBias, RelPosMlp
+from ..errors import CheckpointError, ExplainError, HubError
+from ..hub import sentence
+from ..network import CoAtNet, RelPosBias, RelPosMlp
 
 _TOP = 5
-
-
-class ExplainError(ValueError):
-    """There is nothing to explain, or not by what is installed."""
 
 
 @dataclass(frozen=True)
@@ -35,9 +25,9 @@ class BiasTable:
     """The relative position bias of one head.
 
     Attributes:
-        stage: Which stage, from 1.
-        block: Which of its blocks, from 1.
-        head: Which of the block's heads, from 1.
+        stage: Number of the stage, from 1.
+        block: Number of the block in the stage, from 1.
+        head: Number of the head in the block, from 1.
         num_heads: How many heads the block has.
         values: (2 * height - 1, 2 * width - 1) for a feature map of height x width; the row dy + height - 1 and the
             column dx + width - 1 are for a query that lies (dy, dx) after its key. Added to the logits before softmax.
@@ -52,7 +42,7 @@ class BiasTable:
 
 @dataclass(frozen=True)
 class Guess:
-    """A class, what it is called and its probability."""
+    """A class, its label and its probability."""
 
     index: int
     label: str
@@ -67,9 +57,9 @@ class Explanation:
         image: What the network saw, cropped and resized: (H, W, 3), or (H, W) of one channel; in [0, 1].
         top: The most probable classes, at most five, the first one first.
         target: The class that `evidence` is for.
-        evidence: (h, w) of the last stage's feature map, what each place adds to the logit of the target; see
+        evidence: (h, w) of the feature map of the last stage, what each place adds to the logit of the target; see
             `explain_image`.
-        tables: One of each stage that has Transformer blocks with a relative position bias.
+        tables: One table of each stage that has Transformer blocks with a relative position bias.
     """
 
     image: np.ndarray
@@ -79,25 +69,11 @@ class Explanation:
     tables: tuple[BiasTable, ...]
 
 
-def require_extra(module: str) -> ModuleType:
-    """A module of the extra `explain`, imported.
-
-    Raises:
-        ExplainError: If it cannot be imported.
-    """
-    try:
-        return importlib.import_module(module)
-    except ImportError as e:
-        raise ExplainError(
-            f"Explaining needs grad-cam and matplotlib: pip install 'coatnet-zoo[explain]' (here: {sentence(e)})."
-        ) from e
-
-
 def open_image(path: str | os.PathLike) -> Image.Image:
-    """Read an image file, upright as its camera says.
+    """Read an image file, upright as the camera recorded it.
 
     Raises:
-        ExplainError: If there is no such file, it is no whole image, or its brightness has no known range.
+        ExplainError: If there is no such file, if the file is no whole image, or if its brightness has no known range.
     """
     try:
         with Image.open(path) as file:
@@ -129,8 +105,7 @@ def load_model(name: str) -> CoAtNet:
             raise ExplainError(
                 f'{name} is not one of this package, but of the architecture {architecture}; see `coatnet-zoo list`.'
             )
-        # Only the image's gradient is wanted; those of the parameters would double the memory.
-        return timm.create_model(name, pretrained=True).requires_grad_(False).eval()
+        return timm.create_model(name, pretrained=True).eval()
     except (ExplainError, HubError, CheckpointError):
         raise
     except Exception as e:  # whatever timm makes of a name or of a bad configuration
@@ -144,26 +119,25 @@ def explain_image(image: Image.Image, model: CoAtNet, target: int | None = None)
     """Say what a model makes of an image.
 
     The evidence is Grad-CAM's (Selvaraju et al., arXiv 1610.02391) over the last stage, with its negative part:
-    features weighted by the mean over all places of the logit's gradient. Where a linear classifier follows the average
-    pooling (`chinhsuanwu`, `keras_cv`), it is each place's part of the logit, without the bias; elsewhere it is so to
-    first order. Where a norm follows the pooling (`paper`), places for and places against balance. Of the last stage
-    and not of the final norm, because after that norm of timm's empty places are as large as any other; and not by
-    variants that multiply gradient and features place by place (HiResCAM), because before that norm they cancel.
+    features weighted by the mean over all places of the gradient of the logit. Where a linear classifier follows the
+    average pooling (`chinhsuanwu`, `keras_cv`), the evidence of a place is its part of the logit, without the bias;
+    elsewhere that holds to first order. Where a norm follows the pooling (`paper`), places for and places against
+    balance. The last stage is taken instead of the final norm, because after timm's final norm empty places are as
+    large as any other. Variants that multiply gradient and features place by place (HiResCAM) are not taken, because
+    before that norm they cancel.
 
-    Of a stage's tables, the one whose values differ most (largest standard deviation) is taken.
+    Of the tables of a stage, the one whose values differ most (largest standard deviation) is taken.
 
     Args:
-        image: Of any mode and size; prepared for `model.img_size` as the model's configuration says. Transparency
+        image: Of any mode and size; prepared for `model.img_size` as the configuration of the model says. Transparency
             becomes white.
-        model: A CoAtNet in float32 on any device, not from `optimize_for_inference`. It is put into evaluation mode,
-            and its gradients are reset.
-        target: The class to look for evidence for; the most probable one unless given.
+        model: A CoAtNet in float32 on any device, not from `optimize_for_inference`. It is put into evaluation mode.
+        target: The class whose evidence is wanted; the most probable class unless given.
 
     Raises:
         ExplainError: If the model is no whole CoAtNet with a classifier, takes neither one channel nor three or has no
-            mean and std for them, if it has no class `target`, or if grad-cam is not installed.
+            mean and std for its channels, or has no class `target`.
     """
-    grad_cam = require_extra('pytorch_grad_cam')
     _check(model, target)
     config = resolve_model_data_config(model, args={'input_size': (model.in_chans, *model.img_size)})
     if len(config['mean']) != model.in_chans or len(config['std']) != model.in_chans:
@@ -171,28 +145,36 @@ def explain_image(image: Image.Image, model: CoAtNet, target: int | None = None)
             f'The model takes {model.in_chans} channels, but its configuration has mean {config["mean"]} and std '
             f'{config["std"]}; put those of its training there (pretrained_cfg in config.json).'
         )
-    batch = create_transform(**config)(_to_channels(image, model.in_chans))[None].requires_grad_()
-    with _recorded_sizes(model) as sizes, torch.enable_grad():
-        layer = model.stages[-1]
-        cam = grad_cam.GradCAM(model, [layer])
-        hooks = cam.activations_and_grads
-        # What this returns is stretched until its extremes are 0 and 1: next to no evidence would look like much.
-        cam(batch, None if target is None else [grad_cam.utils.model_targets.ClassifierOutputTarget(target)])
-        activations, gradients = hooks.activations[0].numpy(), hooks.gradients[0].numpy()
-        evidence = cam.get_cam_image(batch, layer, [], activations, gradients)[0]
-    logits = cam.outputs[0].detach().cpu()
+    pixels = create_transform(**config)(_to_channels(image, model.in_chans))
+    with _recorded_sizes(model) as sizes:
+        logits, chosen, evidence = _grad_cam(model.eval(), pixels, target)
     labels, probabilities = _labels(model), logits.softmax(0).tolist()
     order = logits.argsort(descending=True, stable=True).tolist()
-    guesses = [Guess(i, labels[i], probabilities[i]) for i in order]
+    guesses = {i: Guess(i, labels[i], probabilities[i]) for i in order}
     std, mean = (torch.tensor(config[key]).view(-1, 1, 1) for key in ('std', 'mean'))
-    seen = (batch[0].detach() * std + mean).clamp(0, 1)
+    seen = (pixels * std + mean).clamp(0, 1)
     return Explanation(
         image=seen.permute(1, 2, 0).squeeze(2).numpy(),
-        top=tuple(guesses[:_TOP]),
-        target=guesses[0] if target is None else next(g for g in guesses if g.index == target),
-        evidence=evidence,
+        top=tuple(guesses.values())[:_TOP],
+        target=guesses[chosen],
+        evidence=evidence.numpy(),
         tables=_tables(model, sizes),
     )
+
+
+def _grad_cam(model: CoAtNet, pixels: torch.Tensor, target: int | None) -> tuple[torch.Tensor, int, torch.Tensor]:
+    """The logits, the class whose evidence it is, and the evidence (h, w), on the CPU."""
+    device = next(model.parameters()).device
+    with torch.inference_mode(False):
+        with torch.no_grad():
+            features = model.stages(model.stem(pixels[None].to(device)))
+        features.requires_grad_()
+        with torch.enable_grad():
+            logits = model.forward_head(model.norm(features))[0]
+            chosen = int(logits.argmax()) if target is None else target
+            (gradient,) = torch.autograd.grad(logits[chosen], features)
+    evidence = torch.einsum('c,chw->hw', gradient[0].mean((1, 2)), features[0].detach())
+    return logits.detach().cpu(), chosen, evidence.cpu()
 
 
 def _check(model: CoAtNet, target: int | None) -> None:
@@ -209,7 +191,7 @@ def _check(model: CoAtNet, target: int | None) -> None:
 
 def _to_channels(image: Image.Image, channels: int) -> Image.Image:
     if image.mode.startswith('I;16'):
-        # Pillow would clip what is above 255.
+        # Pillow would clip values above 255.
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     if image.has_transparency_data:
         image = image.convert('RGBA')
@@ -218,7 +200,7 @@ def _to_channels(image: Image.Image, channels: int) -> Image.Image:
 
 
 def _labels(model: CoAtNet) -> list[str]:
-    """What the classes are called. Like timm's scripts, this takes 1000 classes without names for ImageNet's."""
+    """The labels of the classes. 1000 classes without labels are taken for ImageNet's, as timm's scripts do."""
     names = model.pretrained_cfg.get('label_names') or ()
     if len(names) == model.num_classes:
         return list(names)
@@ -229,7 +211,7 @@ def _labels(model: CoAtNet) -> list[str]:
 
 @contextlib.contextmanager
 def _recorded_sizes(model: CoAtNet) -> Iterator[dict[nn.Module, tuple[int, int]]]:
-    """The (height, width) that every relative position bias is asked for meanwhile."""
+    """The (height, width) that every relative position bias is asked for inside the `with` block."""
     sizes: dict[nn.Module, tuple[int, int]] = {}
     with contextlib.ExitStack() as stack:
         for module in model.modules():

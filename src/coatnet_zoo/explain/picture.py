@@ -1,16 +1,19 @@
 """Drawing an explanation: the image, the evidence on it, the classes, and relative position tables below.
 
-Needs the extra `explain` (matplotlib). No window is opened and pyplot's state is not touched.
+Drawing needs the extra `explain` (matplotlib). No window is opened, and pyplot's state stays as it is.
 """
 
+import importlib
 import textwrap
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..hub.packs import write_whole
-from .evidence import BiasTable, ExplainError, Explanation, require_extra
+from ..errors import ExplainError, first_line
+from ..files import write_file
+from .evidence import BiasTable, Explanation
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -22,12 +25,26 @@ _SUFFIX = '.png'
 _LONGEST_LABEL = 28
 
 
+def require_matplotlib(module: str = 'figure') -> ModuleType:
+    """A module of matplotlib, imported.
+
+    Raises:
+        ExplainError: If matplotlib cannot be imported.
+    """
+    try:
+        return importlib.import_module(f'matplotlib.{module}')
+    except ImportError as e:
+        raise ExplainError(
+            f"A picture needs matplotlib: pip install 'coatnet-zoo[explain]' (here: {first_line(e)})."
+        ) from e
+
+
 def draw_explanation(explanation: Explanation, title: str) -> 'Figure':
     """Draw an explanation.
 
     Args:
         explanation: From `explain_image`.
-        title: What is explained.
+        title: The title of the picture.
 
     Returns:
         A figure 12 inches wide: the image, the evidence and the classes, and below them the tables if there are any.
@@ -36,7 +53,7 @@ def draw_explanation(explanation: Explanation, title: str) -> 'Figure':
         ExplainError: If matplotlib is not installed.
     """
     tables = explanation.tables
-    figure = require_extra('matplotlib.figure').Figure(figsize=(12, 8 if tables else 4.4), layout='constrained')
+    figure = require_matplotlib().Figure(figsize=(12, 8 if tables else 4.4), layout='constrained')
     figure.suptitle(textwrap.fill(title, 100), fontsize='x-large', parse_math=False)
     rows = np.atleast_1d(figure.subfigures(2 if tables else 1, 1, hspace=0.05))
     image, evidence, classes = rows[0].subplots(1, 3, width_ratios=(1, 1.25, 0.95))
@@ -56,11 +73,11 @@ def draw_explanation(explanation: Explanation, title: str) -> 'Figure':
 
 
 def check_out(out: Path, image: Path) -> None:
-    """Refuse a place that no picture can be written to.
+    """Refuse a place where no picture can be written.
 
     Args:
-        out: Where the picture is to go.
-        image: The image that is explained.
+        out: The file of the picture.
+        image: The file of the image that is explained.
 
     Raises:
         ExplainError: If `out` is no PNG file in an existing folder, or is the image itself.
@@ -76,25 +93,25 @@ def check_out(out: Path, image: Path) -> None:
 
 
 def write_picture(figure: 'Figure', out: Path) -> None:
-    """Write a figure as a PNG file; another one of that name is replaced once the new one is complete.
+    """Write a figure as a PNG file. An older file of that name is replaced once the new one is complete.
 
     Raises:
-        ExplainError: If it cannot be written.
+        ExplainError: If the file cannot be written.
     """
     try:
-        write_whole(out, lambda partial: figure.savefig(partial, format='png', dpi=100))
+        write_file(out, lambda partial: figure.savefig(partial, format='png', dpi=100))
     except OSError as e:
         raise ExplainError(f'{out} cannot be written: {e.strerror or e}.') from e
 
 
 def _draw_evidence(axes: 'Axes', explanation: Explanation) -> None:
-    colors = require_extra('matplotlib.colors')
+    colors = require_matplotlib('colors')
     height, width = explanation.image.shape[:2]
     grey = explanation.image if explanation.image.ndim == 2 else explanation.image.mean(axis=2)
-    # Paler than it is, so that colours on it are those of the colour bar.
+    # The grey image is pale, so that the colours on it are those of the colour bar.
     axes.imshow(grey, cmap='gray', vmin=-1, vmax=1)
     axes.set_axis_off()
-    # Clear where there is no evidence, so that the image shows.
+    # The overlay is clear where there is no evidence, so that the image shows.
     blue, red = (0.1, 0.35, 0.8), (0.85, 0.1, 0.1)
     see_through = colors.LinearSegmentedColormap.from_list(
         'evidence', [(0, (*blue, 0.8)), (0.5, (*blue, 0)), (0.5, (*red, 0)), (1, (*red, 0.8))]
@@ -153,12 +170,12 @@ def _draw_table(axes: 'Axes', table: BiasTable) -> None:
 
 
 def _add_colour_bar(axes: 'Axes', image: 'AxesImage', label: str) -> None:
-    """Beside the axes and as high as they are, whatever their shape."""
+    """Add a colour bar beside the axes, as high as the axes."""
     axes.figure.colorbar(image, cax=axes.inset_axes((1.04, 0, 0.05, 1)), label=label)
 
 
 def _short(label: str) -> str:
-    """The first of the names that a label has."""
+    """The first of the names in a label, shortened."""
     first = label.partition(',')[0]
     return first if len(first) <= _LONGEST_LABEL else first[: _LONGEST_LABEL - 1] + '…'
 

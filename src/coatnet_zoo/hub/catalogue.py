@@ -1,15 +1,10 @@
-"""The catalogue: every name, implementation and set of weights, and where the files of the weights are.
-
-Like the tables that it is made of, this imports neither torch nor timm.
-"""
+"""The catalogue: every name, implementation and set of weights, and where the files of the weights are."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..tables.configs import IMPLS, SIZES, list_impls
-from ..tables.costs import COSTS
-from ..tables.weights import RELEASE_HOST, WEIGHTS, shipped_file, tags_of, weights_cfg
+from ..tables import COSTS, IMPLS, RELEASE_HOST, SIZES, WEIGHTS, list_impls, shipped_file, tags_of, weights_cfg
 from .fetch import cached_weights, fetch_weights
 from .releases import fetch_release, release_file
 
@@ -18,11 +13,13 @@ SHIPPED = 'shipped'
 
 @dataclass(frozen=True)
 class Entry:
-    """One set of weights, or one network that none are published for.
+    """One set of weights, or one network that has no published weights.
+
+    Without weights, the tag, accuracy, licence, source and `cached` are None.
 
     Attributes:
-        name: What `timm.create_model` takes; for a network without weights together with `impl`.
-        tag: Of the weights; None without weights, as are the accuracy, licence, source and `cached`.
+        name: The name that `timm.create_model` takes; for a network without weights together with `impl`.
+        tag: Of the weights.
         impl: Implementation.
         params: Parameters, classifier included.
         gmacs: Multiply-adds in billions, for one image of `img_size`.
@@ -48,11 +45,11 @@ class Entry:
 
 
 def entries(pretrained: bool = False, impl: str | None = None) -> list[Entry]:
-    """The catalogue, by size; of every size first its weights, the default ones first.
+    """The catalogue, by size: of every size the weights first, and of the weights the default ones first.
 
     Args:
-        pretrained: Leave out what has no weights.
-        impl: Only those of this implementation.
+        pretrained: Leave out networks that have no weights.
+        impl: Leave out the other implementations.
 
     Raises:
         ValueError: If no network has this implementation.
@@ -91,8 +88,8 @@ def _without_weights(size: str, impl: str) -> Entry:
     return Entry(size, None, impl, params, gmacs, 224, 1000, None, None, None, None)
 
 
-def describe(name: str) -> list[Entry]:
-    """What there is under a name: one entry with a tag, all of a size without.
+def entries_of(name: str) -> list[Entry]:
+    """The entries of a name: one for a name with a tag, all of a size for a name without.
 
     Raises:
         ValueError: If there is no such name.
@@ -117,7 +114,7 @@ def full_names(names: Sequence[str]) -> list[str]:
 
 
 def local_file(name: str) -> Path | None:
-    """Where the file of weights is on this machine, if it is there.
+    """Where the file of weights is on this machine, or None.
 
     Args:
         name: With tag.
@@ -129,15 +126,15 @@ def local_file(name: str) -> Path | None:
     return cached_weights(weights.hf_hub_id) if weights.hf_hub_id else shipped_file(name)
 
 
-def fetch(name: str) -> Path:
+def fetch_file(name: str) -> Path:
     """The file of weights, downloaded if need be.
 
     Args:
         name: With tag.
 
     Raises:
-        HubError: If it cannot be had, or is damaged.
-        CheckpointError: If it is the `.h5` file of a release page, and h5py is missing.
+        HubError: If the file cannot be had, or is damaged.
+        CheckpointError: If the file is the `.h5` file of a release page, and h5py is missing.
     """
     weights = WEIGHTS[name]
     if weights.release:

@@ -1,8 +1,8 @@
-"""Downloading one file into huggingface_hub's cache so that an interrupted download goes on where it ended.
+"""Downloading one file so that an interrupted download resumes where it ended, and so that its hash is right.
 
-huggingface_hub 2 resumes only within one call: what a killed process had got is lost, and content is compared with
-its size, not with its hash. Here the part that has arrived is kept as `blobs/HASH.incomplete`, and becomes
-`blobs/HASH` when its hash is the declared one. Requests, retries and the lock are huggingface_hub's.
+huggingface_hub resumes only within one call: what a killed process has downloaded is lost, and the content is compared
+with its size, not with its hash. Here the part that has arrived is kept as `FILE.incomplete`, and becomes `FILE` when
+its hash is the declared one. Requests, retries and progress are huggingface_hub's.
 """
 
 import logging
@@ -12,7 +12,7 @@ from pathlib import Path
 
 from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.file_download import http_get
-from huggingface_hub.utils import WeakFileLock, build_hf_headers
+from huggingface_hub.utils import build_hf_headers
 
 from ..version import __version__
 from .integrity import digest_of
@@ -23,51 +23,45 @@ _WAITS = (1.0, 2.0, 4.0)
 _logger = logging.getLogger(__name__)
 
 
-def download_blob(url: str, digest: str, size: int, blob: Path, lock: Path, name: str) -> bool:
-    """Download a file, unless another process has done so by the time the lock is free.
+def download_file(url: str, digest: str, size: int | None, file: Path, name: str, send_token: bool) -> None:
+    """Download a file. The caller keeps other processes away from it.
 
     Args:
-        url: Where it is; a token is sent along if the user has one.
-        digest: The hash that was declared for it.
-        size: Its size in bytes.
-        blob: Where it goes; `blob`.incomplete is gone on with if it exists.
-        lock: File that other processes lock as well.
+        url: Where the file is.
+        digest: The hash that was declared for the file.
+        size: Its size in bytes; None if the server does not declare one before it sends the file.
+        file: Where the file goes. `FILE.incomplete` is resumed if it exists.
         name: For the progress bar.
-
-    Returns:
-        Whether it was downloaded, and so has been compared with its hash.
+        send_token: Send the user's token of the Hub along, if there is one.
 
     Raises:
         HfHubHTTPError: If the server refuses, or goes on failing.
-        OSError: If it cannot be stored, or its content is not the declared one, even on a second try.
+        OSError: If the file cannot be stored, or its hash is wrong, even on a second try.
         Exception: The HTTP client's, if the connection breaks and cannot be made again.
     """
-    blob.parent.mkdir(parents=True, exist_ok=True)
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    with WeakFileLock(lock):
-        if blob.exists():
-            return False
-        partial = blob.with_name(f'{blob.name}.incomplete')
-        for _ in range(2):
-            _complete(url, size, partial, name)
-            actual = digest_of(partial, digest)
-            if actual == digest:
-                os.replace(partial, blob)
-                return True
-            _logger.warning('%s arrived damaged: its hash is %s instead of %s.', name, actual, digest)
-            partial.unlink()
-        raise OSError(f'it arrived damaged twice (hash {actual} instead of {digest}), so it was thrown away')
+    headers = build_hf_headers(
+        token=None if send_token else False, library_name='coatnet-zoo', library_version=__version__
+    )
+    headers['Accept-Encoding'] = 'identity'  # compressed answers have no ranges
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partial = file.with_name(f'{file.name}.incomplete')
+    for _ in range(2):
+        _complete(url, headers, size, partial, name)
+        actual = digest_of(partial, digest)
+        if actual == digest:
+            os.replace(partial, file)
+            return
+        _logger.warning('%s arrived damaged: its hash is %s instead of %s.', name, actual, digest)
+        partial.unlink()
+    raise OSError(f'it arrived damaged twice (hash {actual} instead of {digest}), so it was thrown away')
 
 
-def _complete(url: str, size: int, partial: Path, name: str) -> None:
-    """Append to a file what it lacks."""
-    # Compressed answers have no ranges.
-    headers = build_hf_headers(library_name='coatnet-zoo', library_version=__version__)
-    headers['Accept-Encoding'] = 'identity'
+def _complete(url: str, headers: dict[str, str], size: int | None, partial: Path, name: str) -> None:
+    """Append to a file what the file lacks."""
     waits = iter(_WAITS)
     while True:
         have = partial.stat().st_size if partial.exists() else 0
-        if have > size:
+        if size is not None and have > size:
             partial.unlink()
             have = 0
         try:
@@ -78,12 +72,12 @@ def _complete(url: str, size: int, partial: Path, name: str) -> None:
             if _is_of_the_disk(e):
                 partial.unlink(missing_ok=True)
                 raise
-            # http_get has retried on its own, but neither after 5xx nor after every kind of broken connection.
+            # http_get has retried on its own, except after 5xx and after some kinds of broken connections.
             grew = partial.stat().st_size > have
             wait = _WAITS[0] if grew else next(waits, None)
             if wait is None or not (grew or _is_of_the_server(e)):
                 raise
-            _logger.warning('%s: %s; going on in %.0f s.', name, str(e).partition('\n')[0], wait)
+            _logger.warning('%s: %s; the download resumes in %.0f s.', name, str(e).partition('\n')[0], wait)
             time.sleep(wait)
 
 

@@ -1,8 +1,8 @@
-"""Getting a weights file from the Hugging Face Hub, with one clear sentence for what can go wrong.
+"""Getting a weights file from the Hugging Face Hub, with one clear sentence for everything that can go wrong.
 
-The cache, requests and retries are huggingface_hub's. What is added: a reachability check, because that client (and
-so timm) retries for 25 s before it admits that there is no network; downloads that survive their process; and a look
-at the hash of every file before it is used.
+The cache, requests and retries are huggingface_hub's. This module adds a reachability check, because huggingface_hub
+(and so timm) retries for 25 s before it admits that there is no network; downloads that survive their process; and a
+check of the hash of every file before the file is used.
 """
 
 import os
@@ -14,29 +14,27 @@ from typing import Any, TypeVar
 from huggingface_hub import constants, get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache
 from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.file_download import HfFileMetadata, repo_folder_name
+from huggingface_hub.utils import WeakFileLock
 
-from ..tables.weights import SAFETENSORS
-from .download import download_blob
+from ..errors import HubError
+from ..files import SAFETENSORS
+from .download import download_file
 from .integrity import blob_of, declared_digest, digest_of, is_digest
 
-# Seconds. The first bounds a connection, the second also a name look-up, which no HTTP client times out.
+# Seconds. The first bounds a connection; the second also bounds a name look-up, which no HTTP client does.
 CONNECT_TIMEOUT = 3.0
 _PROBE_TIMEOUT = 4.0
 _Answer = TypeVar('_Answer')
 
 
-class HubError(RuntimeError):
-    """Weights could not be had from the Hub."""
-
-
 def cached_weights(
     hf_hub_id: str, filename: str = SAFETENSORS, cache_dir: str | os.PathLike | None = None
 ) -> Path | None:
-    """The local path of a weights file that is in the cache, without asking the Hub; else None.
+    """The local path of a weights file that is in the cache, or None. The Hub is not asked.
 
     Args:
         hf_hub_id: Repository, `org/name` or `org/name@revision`.
-        filename: File in it.
+        filename: File in the repository.
         cache_dir: huggingface_hub's cache unless given.
     """
     cached = try_to_load_from_cache(**_where(hf_hub_id, filename), cache_dir=_cache(cache_dir))
@@ -46,23 +44,23 @@ def cached_weights(
 def fetch_weights(hf_hub_id: str, filename: str = SAFETENSORS, cache_dir: str | os.PathLike | None = None) -> Path:
     """The local path of a weights file on the Hub, downloaded if it is not cached.
 
-    Its content has the hash that the Hub declared for it. That of a file which was cached before is computed anew.
+    The content of the file has the hash that the Hub declared. The hash of a cached file is computed anew.
 
     Args:
         hf_hub_id: Repository, `org/name` or `org/name@revision`.
-        filename: File in it; must be a safetensors file.
+        filename: File in the repository; must be a safetensors file.
         cache_dir: huggingface_hub's cache unless given.
 
     Raises:
-        HubError: If the file is not cached and the Hub cannot be reached, has no such repository or file, or
-            refuses access; if the download breaks off, arrives damaged, or cannot be stored; or if the cached file is
-            damaged. Without a network it is raised (or the cached file returned) within 5 seconds.
+        HubError: If the file is not cached and the Hub cannot be reached, has no such repository or file, or refuses
+            access; if the download breaks off, arrives damaged, or cannot be stored; or if the cached file is damaged.
+            Without a network, the error (or the cached file) comes within 5 seconds.
     """
     if not filename.endswith('.safetensors'):
         raise HubError(f'{hf_hub_id} names the weights file {filename!r}, but only .safetensors files are fetched.')
     where, cache = _where(hf_hub_id, filename), _cache(cache_dir)
     for what in filter(None, (filename, where['revision'])):
-        # Both become paths in the cache, and configurations that others wrote may name them.
+        # Both become paths in the cache, and a configuration that somebody else wrote may name them.
         if '\\' in what or PurePosixPath(what).is_absolute() or '..' in PurePosixPath(what).parts:
             raise HubError(f'{hf_hub_id} names {what!r}, which is not a path inside a repository.')
     try:
@@ -102,12 +100,12 @@ def _cache(cache_dir: str | os.PathLike | None) -> Path:
 
 
 def _ask(url: str) -> HfFileMetadata | Exception:
-    """Ask for the file's metadata once: what the Hub answers (maybe an HfHubHTTPError), or why it does not."""
+    """Ask for the metadata of a file once. Returns the answer (maybe an HfHubHTTPError), or why there is none."""
     return answer_or_error(lambda: get_hf_file_metadata(url, timeout=CONNECT_TIMEOUT))
 
 
 def answer_or_error(request: Callable[[], _Answer]) -> _Answer | Exception:
-    """What a request returns or raises, or a TimeoutError after 4 seconds, which also bound a name look-up."""
+    """What a request returns or raises, or a TimeoutError after 4 seconds. That also bounds a name look-up."""
     answer: list[_Answer | Exception] = [TimeoutError(f'no answer within {_PROBE_TIMEOUT:.0f} s')]
 
     def ask() -> None:
@@ -123,29 +121,30 @@ def answer_or_error(request: Callable[[], _Answer]) -> _Answer | Exception:
 
 
 def _store(file: HfFileMetadata, where: dict[str, Any], cache: Path) -> tuple[Path, bool]:
-    """Have a file of the Hub in the cache. Its path, and whether its hash has been checked just now."""
+    """Put a file of the Hub into the cache. Returns its path, and whether its hash has been checked just now."""
     at_commit = {**where, 'revision': file.commit_hash}
     checked = False
     if not isinstance(try_to_load_from_cache(**at_commit, cache_dir=cache), str):
         if not is_digest(file.etag) or file.size is None:
             raise OSError('the server declares no hash or size for it, so that it could not be checked')
         folder = repo_folder_name(repo_id=where['repo_id'], repo_type='model')
-        checked = download_blob(
-            # Redirects are followed anew on every try, as the addresses that they lead to expire.
-            hf_hub_url(**at_commit),
-            file.etag,
-            file.size,
-            blob=cache / folder / 'blobs' / file.etag,
-            lock=cache / '.locks' / folder / f'{file.etag}.lock',
-            name=f'{where["repo_id"]}/{where["filename"]}',
-        )
-    # Finds the content and adds what else its cache has: the snapshot and the reference.
+        blob = cache / folder / 'blobs' / file.etag
+        lock = cache / '.locks' / folder / f'{file.etag}.lock'
+        blob.parent.mkdir(parents=True, exist_ok=True)
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        with WeakFileLock(lock):
+            if not blob.exists():  # another process may have been faster
+                # The address that redirects lead to expires, so every try follows the redirects anew.
+                url, name = hf_hub_url(**at_commit), f'{where["repo_id"]}/{where["filename"]}'
+                download_file(url, file.etag, file.size, blob, name, send_token=True)
+                checked = True
+    # huggingface_hub finds the content, and adds the snapshot and the reference.
     stored = Path(hf_hub_download(**where, cache_dir=cache, etag_timeout=CONNECT_TIMEOUT))
     return stored, checked and declared_digest(stored) == file.etag
 
 
 def _sound(file: Path, hf_hub_id: str) -> Path:
-    """The file itself, after a look at its hash."""
+    """The file itself, if its hash is right."""
     declared = declared_digest(file)
     if declared and (actual := digest_of(file, declared)) != declared:
         raise HubError(
@@ -156,9 +155,9 @@ def _sound(file: Path, hf_hub_id: str) -> Path:
 
 
 def sentence(error: BaseException) -> str:
-    """What an error says, in one line.
+    """What an error of the Hub, of the HTTP client or of the file system says, in one line.
 
-    The messages of huggingface_hub have a status line, then what it means, then advice; some hide the cause.
+    The messages of huggingface_hub have a status line, then its meaning, then advice. Some hide the cause.
     """
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     said = ' '.join(lines[:2]) or type(error).__name__

@@ -1,23 +1,16 @@
-"""The model card of a folder that is published: metadata for the Hub, and what a reader has to know."""
+"""The model card of a folder that is published: metadata for the Hub, and the facts that a reader needs."""
 
 from dataclasses import dataclass
 from typing import Any
 
 from huggingface_hub import ModelCard, ModelCardData
 
-_PAPER = 'https://arxiv.org/abs/2106.04803'
-# Whose code an implementation comes from, by the first part of its name.
-_CODE = {
-    'timm': 'https://github.com/huggingface/pytorch-image-models',
-    'chinhsuanwu': 'https://github.com/chinhsuanwu/coatnet-pytorch',
-    'keras': 'https://github.com/leondgarse/keras_cv_attention_models',
-    'paper': _PAPER,
-}
+from ..tables.impls import IMPLS, PAPER_URL
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What the files cannot say. None is said to be unknown on the card.
+    """The facts that the files do not hold. The card calls a fact that is None "not stated".
 
     Attributes:
         license: Identifier of the licence, as on the Hub.
@@ -36,10 +29,10 @@ def make_card(repo_id: str, config: dict[str, Any], params: int, facts: Facts) -
     """The text of README.md.
 
     Args:
-        repo_id: Where it will be, `org/name`.
+        repo_id: The repository, `org/name`.
         config: Content of config.json.
         params: Parameters of the model.
-        facts: What the files cannot say.
+        facts: The facts that the files do not hold.
     """
     size, cfg = config['architecture'], config['pretrained_cfg']
     impl = config['model_args']['impl']
@@ -55,7 +48,7 @@ def make_card(repo_id: str, config: dict[str, Any], params: int, facts: Facts) -
 ---
 # {repo_id.partition('/')[2]}
 
-A {size} of {params / 1e6:.2f} M parameters in the implementation `{impl}` ([its code or paper]({_CODE[impl.partition('_')[0]]})),
+A {size} of {params / 1e6:.2f} M parameters in the implementation `{impl}` ([its code or paper]({IMPLS[impl].url})),
 for images of {height}x{width} pixels with {chans} channels and {config['num_classes']} classes.
 
 - **Licence**: {facts.license}
@@ -72,6 +65,6 @@ model = timm.create_model('hf-hub:{repo_id}', pretrained=True).eval()
 transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model))
 ```
 
-CoAtNet is by Zihang Dai, Hanxiao Liu, Quoc V. Le and Mingxing Tan ([arXiv:2106.04803]({_PAPER})).
-"""  # noqa: E501
+CoAtNet is by Zihang Dai, Hanxiao Liu, Quoc V. Le and Mingxing Tan ([arXiv:2106.04803]({PAPER_URL})).
+"""
     return ModelCard(text).content

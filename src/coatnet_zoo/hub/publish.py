@@ -8,14 +8,12 @@ from typing import Any
 import timm
 from huggingface_hub import CommitOperationAdd, HfApi, constants
 
-from ..errors import CheckpointError
-from ..tables.configs import SIZES
-from ..tables.weights import SAFETENSORS
-from .fetch import HubError, sentence
+from ..errors import CheckpointError, HubError
+from ..files import CARD, CONFIG, SAFETENSORS
+from ..tables import SIZES
+from .fetch import sentence
 from .model_card import Facts, make_card
 
-_CONFIG = 'config.json'
-_CARD = 'README.md'
 _PICKLES = ('.bin', '.pth', '.pt', '.ckpt', '.pkl', '.pickle', '.h5', '.npz', '.tar')
 _NEEDED = {'input_size', 'mean', 'std', 'interpolation', 'crop_pct'}
 
@@ -25,8 +23,8 @@ class Publication:
     """What goes to the Hub.
 
     Attributes:
-        repo_id: Where to, `org/name`.
-        files: Files by the name they get.
+        repo_id: The repository, `org/name`.
+        files: Files by their names in the repository.
         card: Text of the model card.
     """
 
@@ -38,7 +36,7 @@ class Publication:
     def sizes(self) -> dict[str, int]:
         """Bytes of every file, the card included."""
         sizes = {name: file.stat().st_size for name, file in self.files.items()}
-        return sizes | {_CARD: len(self.card.encode())}
+        return sizes | {CARD: len(self.card.encode())}
 
 
 def prepare(
@@ -49,35 +47,35 @@ def prepare(
     accuracy: float | None = None,
     source: str | None = None,
 ) -> Publication:
-    """Check a folder, and write its card unless it has one; asks nobody and changes nothing.
+    """Check a folder, and compose a card unless the folder has one. Asks nobody and changes nothing.
 
     Args:
         folder: With model.safetensors and config.json, as `convert_checkpoint` and `timm.models.save_for_hf` make it.
-        repo_id: Where it is to go, `org/name`.
+        repo_id: The repository that is to get the folder, `org/name`.
         license: Identifier of the licence, as on the Hub; that of the configuration unless given.
-        data: See `Facts`, as for the others.
+        data: What the weights were trained on.
         accuracy: Top-1 in percent.
         source: Where the weights come from.
 
     Raises:
-        CheckpointError: If the folder lacks a file, has others than may be published, or is no sound CoAtNet; if the
-            licence is unknown or an argument is bad.
+        CheckpointError: If the folder lacks a file, has a file that must not be published, or is no sound CoAtNet; if
+            the licence is unknown or an argument is bad.
     """
     if repo_id.count('/') != 1 or not all(repo_id.split('/')):
         raise CheckpointError(f'{repo_id!r} does not name a repository; write ORG/NAME.')
     if accuracy is not None and not 0 <= accuracy <= 100:
         raise CheckpointError(f'The accuracy must be in percent, between 0 and 100, got {accuracy:g}.')
-    files = {name: _own_file(folder, name) for name in (SAFETENSORS, _CONFIG)}
+    files = {name: _own_file(folder, name) for name in (SAFETENSORS, CONFIG)}
     pickles = sorted(p.name for p in folder.iterdir() if p.name.lower().endswith(_PICKLES))
     if pickles:
         raise CheckpointError(
             f'{folder} has {", ".join(pickles)}, which others would have to trust; only {SAFETENSORS} is published, so '
             'move them away.'
         )
-    config = _read_config(files[_CONFIG])
+    config = _read_config(files[CONFIG])
     params = _count(folder)
-    if (folder / _CARD).exists():
-        card = _own_file(folder, _CARD).read_text(encoding='utf-8')
+    if (folder / CARD).exists():
+        card = _own_file(folder, CARD).read_text(encoding='utf-8')
     else:
         license = license or config['pretrained_cfg'].get('license')
         if not license:
@@ -87,17 +85,17 @@ def prepare(
 
 
 def publish(publication: Publication, private: bool = False) -> str:
-    """Create the repository if need be, and put the files there in one commit.
+    """Create the repository if need be, and upload the files in one commit.
 
     Args:
         publication: From `prepare`.
         private: Make it a private repository.
 
     Returns:
-        Its address.
+        The address of the repository.
 
     Raises:
-        HubError: If the Hub refuses or cannot be reached, or has the repository already, but public.
+        HubError: If the Hub refuses or cannot be reached, or if the repository exists and is public instead of private.
     """
     api = HfApi(library_name='coatnet-zoo')
     repo_id = publication.repo_id
@@ -105,12 +103,12 @@ def publish(publication: Publication, private: bool = False) -> str:
         url = api.create_repo(repo_id, private=private, exist_ok=True)
         if private and not api.repo_info(repo_id).private:
             raise HubError(f'{repo_id} exists already and is public; choose another name or leave out --private.')
-        content = {**publication.files, _CARD: publication.card.encode()}
+        content = {**publication.files, CARD: publication.card.encode()}
         operations = [CommitOperationAdd(name, file) for name, file in content.items()]
         api.create_commit(repo_id, operations, commit_message='Upload by coatnet-zoo')
     except HubError:
         raise
-    except Exception as e:  # of this client, of the HTTP client below it
+    except Exception as e:  # of huggingface_hub, of the HTTP client below it
         raise HubError(f'{repo_id} cannot be published on the Hub at {constants.ENDPOINT}: {sentence(e)}') from e
     return str(url)
 
@@ -144,7 +142,7 @@ def _read_config(file: Path) -> dict[str, Any]:
 
 
 def _count(folder: Path) -> int:
-    """The parameters of the model, which loads as those who download it will load it."""
+    """The parameters of the model, loaded as those who download the folder will load it."""
     try:
         model = timm.create_model(f'local-dir:{folder}', pretrained=True)
     except CheckpointError:

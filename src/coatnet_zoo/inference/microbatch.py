@@ -1,8 +1,8 @@
-"""Computing a batch a few images at a time, for the sake of the CPU's memory.
+"""Computing a batch a few images at a time, because large blocks of memory are expensive on CPUs.
 
-glibc gives blocks of more than 32 MB back to the system when they are freed, and the system hands out new ones page by
-page, cleared: a quarter of the time of a batch of 8 at 224 pixels. Fewer images at once need smaller blocks, which are
-used again, and which fit the caches better. The results are the same.
+glibc returns freed blocks of more than 32 MB to the system, and the system hands out new blocks page by page, cleared.
+That takes a quarter of the time of a batch of 8 at 224 pixels. Fewer images at once need smaller blocks, which are used
+again and fit the caches better. The results are the same.
 """
 
 import copy
@@ -11,19 +11,24 @@ import math
 import torch
 from torch import nn
 
-from ..network.model import CoAtNet
+from ..network import CoAtNet
 
 _LARGEST = 32 << 20  # bytes: glibc's DEFAULT_MMAP_THRESHOLD_MAX
 
 
 def largest_activations(model: CoAtNet) -> list[float]:
-    """Elements of the largest tensor that a model's stem and each of its stages make, per pixel of an image."""
+    """Elements of the largest tensor that the stem and each of the stages of a model make, per pixel of an image."""
     model = copy.deepcopy(model).to('meta')
     largest = []
     for part in (model.stem, *model.stages):
         sizes: list[int] = []
+
+        def note(_: nn.Module, __: tuple, output: torch.Tensor | None, sizes: list[int] = sizes) -> None:
+            if output is not None:
+                sizes.append(output.numel())
+
         for module in part.modules():
-            module.register_forward_hook(lambda _, __, output, sizes=sizes: sizes.append(output.numel()))
+            module.register_forward_hook(note)
         largest.append(sizes)
     model(torch.empty(1, model.in_chans, *model.img_size, device='meta'))
     return [max(sizes) / math.prod(model.img_size) for sizes in largest]
@@ -40,8 +45,8 @@ class MicroBatched(nn.Module):
 
     Args:
         module: (B, C, H, W) -> (B, C', H', W').
-        elements: Of its largest tensor, per position of its input.
-        equal: Always take the same number, as compiled modules are compiled anew for another.
+        elements: Elements of the largest tensor of the module, per position of its input.
+        equal: Take the same number of images every time, because another number compiles a compiled module anew.
     """
 
     def __init__(self, module: nn.Module, elements: float, equal: bool) -> None:

@@ -1,16 +1,14 @@
-"""Blocks for inference on CPUs: weights packed once, activations and residuals added inside oneDNN's own loops.
+"""Layers for inference on CPUs: weights are packed once, and activations are computed inside oneDNN's own loops.
 
-The operators are those that torch's compiler emits; eager mode has no other way to them. What they compute is what the
-layers do that they replace.
+The operators are those that torch's compiler emits; eager mode has no other way to them. A packed layer computes what
+the layer and the activation do that it replaces.
 """
 
 import torch
 from timm.layers import GELU
 from torch import nn
 
-from ..network.blocks import MBConv, TransformerBlock
-from ..network.model import CoAtNet
-from ..network.stem import Stem, check_size
+from ..network import CoAtNet, MBConv, TransformerBlock
 
 # oneDNN's names of activations, and of the algorithm where there are several.
 _ACTIVATIONS = {
@@ -58,12 +56,6 @@ class PackedConv2d(_Packed):
             x, self.weight, self.bias, *self.geometry, self.act, [], self.algorithm
         )
 
-    def add(self, x: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
-        """The same plus a residual of the output's shape."""
-        return torch.ops.mkldnn._convolution_pointwise.binary(
-            x, residual, self.weight, self.bias, *self.geometry, 'add', None, None, [], None
-        )
-
 
 class PackedLinear(_Packed):
     """A linear layer and the activation after it.
@@ -81,91 +73,39 @@ class PackedLinear(_Packed):
         """(..., C) -> (..., C_out)."""
         return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, self.act, [], self.algorithm)
 
-    def add(self, x: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
-        """The same plus a residual of the output's shape."""
-        return torch.ops.mkldnn._linear_pointwise.binary(x, residual, self.weight, self.bias, 'add')
 
-
-def _pack_layers(module: nn.Module) -> None:
-    for name, child in module.named_children():
-        if type(child) is nn.Conv2d:
-            setattr(module, name, PackedConv2d(child))
-        else:
-            _pack_layers(child)
-
-
-class PackedStem(nn.Module):
-    """A stem whose batch norms are folded."""
-
-    def __init__(self, stem: Stem) -> None:
-        super().__init__()
-        layers = list(stem.children())
-        packed = []
-        for layer, follower in zip(layers, [*layers[1:], None], strict=True):
-            if isinstance(layer, nn.Conv2d):
-                packed.append(PackedConv2d(layer, None if isinstance(follower, nn.Conv2d) else follower))
-        self.convs = nn.Sequential(*packed)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """As `Stem`."""
-        check_size(x)
-        return self.convs(x)
-
-
-class PackedMBConv(nn.Module):
-    """An MBConv block whose batch norms are folded."""
-
-    def __init__(self, block: MBConv) -> None:
-        super().__init__()
-        self.shortcut = block.shortcut
-        _pack_layers(self.shortcut)
-        self.before = nn.Sequential(block.pre_norm, block.down)
-        self.conv1 = PackedConv2d(block.conv1_1x1, block.norm1)
-        early = not isinstance(block.se_early, nn.Identity)
-        self.conv2 = PackedConv2d(block.conv2_kxk, None if early else block.norm2)
-        self.between = nn.Sequential(block.se_early, block.norm2) if early else block.se
-        self.conv3 = PackedConv2d(block.conv3_1x1)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """As `MBConv`."""
-        shortcut = self.shortcut(x)
-        x = self.conv2(self.conv1(self.before(x)))
-        return self.conv3.add(self.between(x), shortcut)
-
-
-class PackedTransformerBlock(nn.Module):
-    """A Transformer block whose layer scales are folded."""
-
-    def __init__(self, block: TransformerBlock) -> None:
-        super().__init__()
-        self.shortcut = block.shortcut
-        _pack_layers(self.shortcut)
-        self.norm1, self.norm2, self.attn = block.norm1, block.norm2, block.attn
-        self.attn.qkv, self.attn.proj = PackedLinear(block.attn.qkv), PackedLinear(block.attn.proj)
-        self.fc1, self.fc2 = PackedLinear(block.mlp.fc1, block.mlp.act), PackedLinear(block.mlp.fc2)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """As `TransformerBlock`."""
-        shortcut = self.shortcut(x)
-        batch, dim, height, width = shortcut.shape
-        x = self.attn.attend(self.attn.qkv(self.norm1(x).flatten(2).transpose(1, 2)), height, width)
-        x = self.attn.proj.add(x, shortcut.flatten(2).transpose(1, 2))
-        normed = self.norm2(x.transpose(1, 2).reshape(batch, dim, height, width))
-        x = self.fc2.add(self.fc1(normed.flatten(2).transpose(1, 2)), x)
-        return x.transpose(1, 2).reshape(batch, dim, height, width)
+def _pack(parent: nn.Module, name: str, follower: str | None = None) -> None:
+    """Pack a layer of a module, together with the activation after it if oneDNN knows that activation."""
+    layer = getattr(parent, name)
+    if not isinstance(layer, (nn.Conv2d, nn.Linear)):
+        return
+    act = getattr(parent, follower) if follower else nn.Identity()
+    if type(act) in _ACTIVATIONS and follower:
+        setattr(parent, follower, nn.Identity())
+    else:
+        act = nn.Identity()
+    setattr(parent, name, (PackedConv2d if isinstance(layer, nn.Conv2d) else PackedLinear)(layer, act))
 
 
 def pack(model: CoAtNet) -> None:
-    """Replace the blocks of a model in place by packed ones.
+    """Replace the convolutions and linear layers of a model in place by packed ones.
 
     Args:
         model: On the CPU, in evaluation mode, reparameterised.
     """
-    if isinstance(model.stem, Stem):
-        model.stem = PackedStem(model.stem)
-    else:
-        _pack_layers(model.stem)
-    for stage in model.stages:
-        for i, block in enumerate(stage.blocks):
-            packed = PackedMBConv(block) if isinstance(block, MBConv) else PackedTransformerBlock(block)
-            stage.blocks[i] = packed
+    stem = dict(model.stem.named_children())
+    for name in [name for name in stem if name.startswith('conv')]:
+        follower = name.replace('conv', 'norm')
+        _pack(model.stem, name, follower if follower in stem else None)
+    for block in (block for stage in model.stages for block in stage.blocks):
+        if not isinstance(block.shortcut, nn.Identity):
+            _pack(block.shortcut, 'expand')
+        if isinstance(block, MBConv):
+            _pack(block, 'conv1_1x1', 'norm1')
+            _pack(block, 'conv2_kxk', 'norm2' if isinstance(block.se_early, nn.Identity) else None)
+            _pack(block, 'conv3_1x1')
+        elif isinstance(block, TransformerBlock):
+            _pack(block.attn, 'qkv')
+            _pack(block.attn, 'proj')
+            _pack(block.mlp, 'fc1', 'act')
+            _pack(block.mlp, 'fc2')

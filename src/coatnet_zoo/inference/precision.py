@@ -1,4 +1,4 @@
-"""Whether a lower precision is worth computing in: there are CPUs that have bfloat16, but multiply floats faster."""
+"""Whether a lower precision is worth computing in: some CPUs have bfloat16, but multiply in float32 faster."""
 
 import functools
 import time

@@ -1,7 +1,7 @@
 """Eight-bit integers for inference on CPUs: torchao's static quantisation of convolutions and linear layers.
 
-torchao (extra `quantize`) observes what activations a few images cause, and rewrites the exported graph with integer
-operators. Weights have one scale a channel, activations one a tensor.
+torchao (extra `quantize`) observes the activations of a few images, and rewrites the exported graph with integer
+operators. Weights have one scale a channel; activations have one scale a tensor.
 """
 
 from collections.abc import Sequence
@@ -9,25 +9,25 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from ..network.model import CoAtNet
+from ..network import CoAtNet
 
 
 def check_calibration(
     quantize: str, calibration: torch.Tensor | None, model: CoAtNet, dtype: torch.dtype | None
 ) -> torch.Tensor:
-    """Look whether a model can be quantised as asked for.
+    """Check that a model can be quantised as asked for.
 
     Args:
-        quantize: What to compute in.
+        quantize: The integers to compute in.
         calibration: Images (B, in_chans, H, W).
-        model: To be quantised.
+        model: The model that is to be quantised.
         dtype: Precision that was asked for.
 
     Returns:
         The images, two at least, in channels last.
 
     Raises:
-        ValueError: If it cannot; or if images are missing or have another shape.
+        ValueError: If the model cannot be quantised, or if images are missing or have another shape.
         ImportError: If torchao is not installed.
     """
     if quantize != 'int8':
@@ -52,14 +52,14 @@ def check_calibration(
 
 
 def quantize_parts(parts: Sequence[nn.Module], images: torch.Tensor) -> list[nn.Module]:
-    """Quantise modules that are called one after the other. They are still to be compiled.
+    """Quantise modules that are called one after the other. The results are still to be compiled.
 
     Args:
-        parts: In evaluation mode, on the CPU, in float32.
-        images: Input of the first part; the quantised parts take any number of this size.
+        parts: Modules in evaluation mode, on the CPU, in float32.
+        images: Input of the first part. The quantised parts take any number of images of this size.
 
     Returns:
-        Graphs that `torch.compile` with freezing turns into integer operators; before that, they simulate them.
+        Graphs that simulate integers until `torch.compile` with freezing turns them into integer operators.
     """
     from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
     from torchao.quantization.pt2e.quantizer.x86_inductor_quantizer import (

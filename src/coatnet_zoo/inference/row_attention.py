@@ -1,29 +1,29 @@
 """Attention with a relative bias on large feature maps, for inference: the bias of all pairs is never written down.
 
-All queries in one row of a feature map see the same offsets, moved by their column; and from row to row, the same
-offsets again, moved by one row. So a tensor of a row's queries and all offsets holds the bias of every row, as windows
-that overlap: views. It is 28 times smaller than the bias of all pairs at 56 x 56 positions, and fits the caches.
+All queries in one row of a feature map see the same offsets, moved by the column of the query. The queries in the next
+row see the same offsets again, moved by one row. So one tensor of the queries of a row and of all offsets holds the
+bias of every row, as views that overlap. At 56 x 56 positions this tensor is 28 times smaller than the bias of all
+pairs, and fits the caches.
 """
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ..network.attention import PreAttention
-from ..network.rel_pos import ExpandedRelPos
+from ..network import split_heads
 
 
 def bias_by_rows(table: torch.Tensor, height: int, width: int) -> torch.Tensor:
-    """The bias of all pairs of positions as a view of one row's.
+    """The bias of all pairs of positions as a view of the bias of one row.
 
     Args:
-        table: ((2 * height - 1) * (2 * width - 1), heads), see `rel_pos.expand_rel_pos_table`.
+        table: ((2 * height - 1) * (2 * width - 1), heads), see `network.rel_pos_table.expand_rel_pos_table`.
         height: Rows of the feature map.
-        width: Columns of it.
+        width: Columns of the feature map.
 
     Returns:
         (height, heads, width, height * width): queries by row and column, both from the last to the first, and keys.
-        Rows share memory; it must not be written to.
+        Rows share memory, so nothing must be written to the result.
     """
     heads = table.shape[1]
     grid = table.transpose(0, 1).reshape(heads, 2 * height - 1, 2 * width - 1).flip(1, 2)
@@ -45,7 +45,7 @@ def row_attention(
         v: Values, likewise.
         table: w, as `bias_by_rows` takes it, in the same precision.
         height: Rows of the feature map.
-        width: Columns of it.
+        width: Columns of the feature map.
 
     Returns:
         (B, heads, height * width, d).
@@ -63,28 +63,39 @@ def _(q: torch.Tensor, *_: torch.Tensor | int) -> torch.Tensor:
     return q.new_empty(q.shape)
 
 
-class RowAttention(PreAttention):
-    """A `PreAttention` that takes the queries of a feature map row by row, on CPUs.
+class TableOfSize(nn.Module):
+    """Positions as a table of offsets instead of the bias of all pairs.
 
     Args:
-        attn: Its layers are taken over. A bias that is expanded already is used as it is.
+        rel_pos: Has `table`, see `network.RelPosBias.table`.
     """
 
-    def __init__(self, attn: PreAttention) -> None:
-        nn.Module.__init__(self)
-        self.num_heads, self.dim_head, self.window, self.attn_drop = attn.num_heads, attn.dim_head, 0, attn.attn_drop
-        self.qkv, self.rel_pos, self.proj, self.proj_drop = attn.qkv, attn.rel_pos, attn.proj, attn.proj_drop
+    def __init__(self, rel_pos: nn.Module) -> None:
+        super().__init__()
+        self.rel_pos = rel_pos
 
-    def mix(
-        self,
-        q: torch.Tensor,
-        k: torch.Tensor,
-        v: torch.Tensor,
-        height: int,
-        width: int,
-        padding: torch.Tensor | None = None,
-    ) -> torch.Tensor:
-        """See `Attention.mix`."""
-        if isinstance(self.rel_pos, ExpandedRelPos) and self.rel_pos.size == (height, width):
-            return super().mix(q, k, v, height, width)
-        return row_attention(q, k, v, self.rel_pos.table(height, width).to(q.dtype), height, width)
+    def forward(self, height: int, width: int) -> torch.Tensor:
+        """The bias of all offsets, ((2 * height - 1) * (2 * width - 1), heads)."""
+        return self.rel_pos.table(height, width)
+
+
+class RowCore(nn.Module):
+    """A core of attention that takes the queries of a feature map row by row, on CPUs.
+
+    Args:
+        num_heads: Attention heads.
+    """
+
+    def __init__(self, num_heads: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+
+    def forward(self, qkv: torch.Tensor, positions: torch.Tensor, height: int, width: int) -> torch.Tensor:
+        """See `network.GlobalCore.forward`; positions are a table of offsets, or the bias of all pairs."""
+        q, k, v = split_heads(qkv, self.num_heads)
+        positions = positions.to(q.dtype)
+        if positions.ndim == 4:
+            x = F.scaled_dot_product_attention(q, k, v, attn_mask=positions)
+        else:
+            x = row_attention(q, k, v, positions, height, width)
+        return x.transpose(1, 2).flatten(2)

@@ -1,7 +1,7 @@
-"""CoAtNet's two blocks, MBConv and Transformer, in every implementation's flavour.
+"""The two blocks of CoAtNet, MBConv and Transformer, in the flavour of every implementation.
 
-The flavour is data (`configs.CoAtNetCfg`). A detail that a flavour lacks is an `nn.Identity`, so that `forward`
-has no branches and parameter names stay those of timm's MaxxVit.
+The flavour is data (`CoAtNetCfg`). A detail that a flavour lacks is an `nn.Identity`, so that `forward` has no branches
+and parameter names stay those of timm's MaxxVit.
 """
 
 from collections import OrderedDict
@@ -21,14 +21,14 @@ from timm.layers import (
 )
 from torch import nn
 
-from ..tables.configs import CoAtNetCfg
-from .attention import attention_layer
+from ..tables import CoAtNetCfg
+from .attention import Attention
 from .fusion import fold_across_se, fold_after, fold_before, fold_layer_scale
 from .layers import Downsample, create_pool, init_conv_weights, init_transformer_weights
 
 
 def get_norm_2d(cfg: CoAtNetCfg) -> Callable[..., nn.Module]:
-    """The norm of Transformer blocks and of the network's end, over the channels of (B, C, H, W)."""
+    """The norm of Transformer blocks and of the end of the network, over the channels of (B, C, H, W)."""
     norm_layer = {'layernorm2d': LayerNorm2d, 'batchnorm2d': nn.BatchNorm2d}[cfg.norm_layer]
     return partial(norm_layer, eps=cfg.norm_eps)
 
@@ -73,7 +73,7 @@ class MBConv(nn.Module):
         else:
             self.shortcut = nn.Identity()
         self.pre_norm = norm_act(dim, apply_act=cfg.pre_norm_act)
-        # timm's 'pool' stride averages whatever the shortcut's pooling is.
+        # timm's 'pool' stride averages, also where the shortcut pools in another way.
         self.down = create_pool('avg2') if stride_if('pool') == 2 else nn.Identity()
         self.conv1_1x1 = nn.Conv2d(dim, mid, 1, stride=stride_if('expand'), bias=False, **dd)
         self.norm1 = norm_act(mid)
@@ -136,7 +136,6 @@ class TransformerBlock(nn.Module):
         dd = {'device': device, 'dtype': dtype}
         norm_layer = get_norm_2d(cfg)
         norm1 = norm_layer(dim, **dd)
-        self.attn_pool_first = cfg.attn_pool_first
         if stride == 2:
             steps = [('norm', norm1), ('down', create_pool(cfg.pool_type))]
             self.norm1 = nn.Sequential(OrderedDict(reversed(steps) if cfg.attn_pool_first else steps))
@@ -148,7 +147,7 @@ class TransformerBlock(nn.Module):
             )
         else:
             self.shortcut = nn.Identity()
-        self.attn = attention_layer(cfg)(cfg, dim, dim_out, feat_size, attn_drop, proj_drop, **dd)
+        self.attn = Attention(cfg, dim, dim_out, feat_size, attn_drop, proj_drop, **dd)
         self.ls1 = LayerScale2d(dim_out, cfg.init_values, **dd) if cfg.init_values else nn.Identity()
         self.drop_path1 = DropPath(drop_path) if drop_path > 0.0 else nn.Identity()
 
@@ -168,12 +167,11 @@ class TransformerBlock(nn.Module):
     @torch.jit.ignore
     def reparameterize(self) -> None:
         """Fold batch norms and layer scales into the linear layers, for inference: the outputs stay the same."""
-        if isinstance(self.norm1, nn.Sequential):
-            # Not across a maximum.
-            if self.attn_pool_first or isinstance(self.norm1.down, nn.AvgPool2d):
-                self.norm1.norm = fold_before(self.norm1.norm, self.attn.qkv)
-        else:
+        if not isinstance(self.norm1, nn.Sequential):
             self.norm1 = fold_before(self.norm1, self.attn.qkv)
+        # A norm before a maximum cannot be folded into the layer after the maximum.
+        elif self.norm1[-1] is self.norm1.norm or isinstance(self.norm1.down, nn.AvgPool2d):
+            self.norm1.norm = fold_before(self.norm1.norm, self.attn.qkv)
         self.norm2 = fold_before(self.norm2, self.mlp.fc1)
         self.ls1 = fold_layer_scale(self.attn.proj, self.ls1)
         self.ls2 = fold_layer_scale(self.mlp.fc2, self.ls2)

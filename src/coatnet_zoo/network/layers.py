@@ -1,6 +1,6 @@
-"""The small modules that CoAtNet is made of: pooling, shortcut, classifier head; and how weights are initialised.
+"""The small modules of CoAtNet: pooling, shortcut, classifier head; and how weights are initialised.
 
-Everything that timm already has (norms, squeeze-excite, layer scale, drop path, MLP) comes from `timm.layers`.
+Everything that timm has (norms, squeeze-excite, layer scale, drop path, MLP) comes from `timm.layers`.
 """
 
 import math
@@ -17,7 +17,7 @@ def create_pool(pool_type: str) -> nn.Module:
         pool_type: `max` (3x3, padding 1; chinhsuanwu), `max2` (2x2; the paper) or `avg2` (2x2; timm).
 
     Returns:
-        A module from (B, C, H, W) to (B, C, ceil(H/2), ceil(W/2)), the size that a strided convolution gives.
+        A module from (B, C, H, W) to (B, C, ceil(H/2), ceil(W/2)), the size of the output of a strided convolution.
     """
     if pool_type == 'max':
         return nn.MaxPool2d(3, stride=2, padding=1)
@@ -27,7 +27,7 @@ def create_pool(pool_type: str) -> nn.Module:
 
 
 class Downsample(nn.Module):
-    """The shortcut of a stage's first block, x <- Proj(Pool(x)), CoAtNet paper section 2.2.
+    """The shortcut of the first block of a stage, x <- Proj(Pool(x)), CoAtNet paper section 2.2.
 
     Args:
         dim: Input channels.
@@ -35,7 +35,7 @@ class Downsample(nn.Module):
         stride: 1 leaves out the pooling.
         pool_type: See `create_pool`.
         bias: Whether the projection has a bias.
-        proj_always: Project even where the width stays the same (timm does not, the others do).
+        proj_always: Project even where the width stays the same, as all implementations except timm's do.
     """
 
     def __init__(

@@ -6,12 +6,10 @@ from typing import Any
 import torch
 from timm.layers import NormMlpClassifierHead, calculate_drop_path_rates, get_device_dtype, to_2tuple
 from timm.models import checkpoint_seq
-from timm.models._features import feature_take_indices
-from timm.models._input import update_model_input_size
 from torch import nn
 
-from ..tables.configs import CoAtNetCfg
-from ..tables.grids import feature_sizes
+from .._timm import feature_take_indices, update_model_input_size
+from ..tables import CoAtNetCfg, feature_sizes
 from .attention import Attention
 from .blocks import MBConv, TransformerBlock, get_norm_2d
 from .layers import ClassifierHead, init_conv_weights, init_transformer_weights
@@ -20,7 +18,7 @@ from .stem import PatchStem, Stem
 
 
 class Stage(nn.Module):
-    """A stage: the first block halves the resolution (not after a stem that patchifies), the others keep it.
+    """A stage: the first block halves the resolution (except after a stem that patchifies), the others keep it.
 
     Args:
         cfg: Flavour of the blocks.
@@ -71,14 +69,14 @@ class CoAtNet(nn.Module):
     Usually made by `timm.create_model('coatnet_1', impl=...)`, which records the arguments that rebuild it.
 
     Args:
-        cfg: Structure and flavour, see `coatnet_zoo.configs`.
-        img_size: Native height and width in pixels, or one number for both: what learned position tables are for.
-            Images of any other size from 32 up work as well; tables are then resized on the fly.
+        cfg: Structure and flavour.
+        img_size: Native height and width in pixels, or one number for both: the size that learned position tables are
+            for. Images of any other size from 32 pixels up work as well; tables are then resized on the fly.
         in_chans: Channels of the image.
         num_classes: Classes; 0 leaves out the classifier.
         global_pool: timm's global pooling type; '' leaves out the pooling.
         drop_rate: Dropout before the classifier.
-        drop_path_rate: Stochastic depth rate of the last block; it grows linearly from 0, stage by stage.
+        drop_path_rate: Stochastic depth rate of the last block; the rate grows linearly from 0, stage by stage.
         attn_drop_rate: Dropout of attention weights.
         proj_drop_rate: Dropout in Transformer blocks.
 
@@ -138,7 +136,7 @@ class CoAtNet(nn.Module):
 
     @torch.jit.ignore
     def _feature_sizes(self, img_size: tuple[int, int]) -> list[tuple[int, int]]:
-        """(height, width) after every stage; raises a ValueError for a window that none of them is larger than."""
+        """(height, width) after every stage. Raises a ValueError if no feature map is larger than a window."""
         cfg = self.cfg
         sizes = feature_sizes(img_size, len(cfg.depths), cfg.patch_size)
         if cfg.attn_window is not None:
@@ -165,14 +163,14 @@ class CoAtNet(nn.Module):
                 module.init_weights()
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
-        """Load a checkpoint of this package, of timm's CoAtNets or of another code that can be converted.
+        """Load a checkpoint of this package, of timm's CoAtNets or of a foreign code that can be converted.
 
-        Arguments are those of `torch.nn.Module.load_state_dict`. Names and layouts are mapped and relative position
-        tables are resized to this model's `img_size`. A model on the meta device takes the tensors themselves, in its
-        own precision.
+        Arguments are those of `torch.nn.Module.load_state_dict`. Names and layouts are mapped, and relative position
+        tables are resized to the `img_size` of this model. A model on the meta device takes the tensors themselves, in
+        the precision of the model.
 
         Raises:
-            CheckpointError: If the checkpoint is one of another implementation; the message has the call for it.
+            CheckpointError: If the checkpoint is one of another implementation, with the call that loads it.
             RuntimeError: If tensors are missing, left over or of the wrong shape.
         """
         if strict:
@@ -255,10 +253,10 @@ class CoAtNet(nn.Module):
 
         Args:
             x: Images, (B, in_chans, H, W).
-            indices: The last n if a number, these if a list, all if None.
-            norm: Apply the final norm to the last stage's output.
-            stop_early: Compute no stage after the last one asked for.
-            output_fmt: 'NCHW', the only one there is.
+            indices: Which outputs: the last n if a number, these if a list, all if None.
+            norm: Apply the final norm to the output of the last stage.
+            stop_early: Compute no stage after the last one that is asked for.
+            output_fmt: 'NCHW', the only format there is.
             intermediates_only: Return only the list.
 
         Returns:
@@ -266,7 +264,7 @@ class CoAtNet(nn.Module):
             rounded up; or only the list.
         """
         if output_fmt != 'NCHW':
-            raise ValueError(f"output_fmt={output_fmt!r} does not exist; CoAtNet's features are 'NCHW'.")
+            raise ValueError(f"output_fmt={output_fmt!r} does not exist; the features of CoAtNet are 'NCHW'.")
         take_indices, max_index = feature_take_indices(len(self.stages) + 1, indices)
         intermediates = []
         last = len(self.stages)
@@ -287,7 +285,7 @@ class CoAtNet(nn.Module):
     def prune_intermediate_layers(
         self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
     ) -> list[int]:
-        """Drop what `forward_intermediates(indices=...)` does not need.
+        """Drop the parts of the network that `forward_intermediates(indices=...)` does not need.
 
         Args:
             indices: As for `forward_intermediates`.

@@ -1,18 +1,18 @@
-"""Stems: the convolutions that images pass first, or the one that cuts them into patches, as in ViTs."""
+"""Stems: the convolutions that images pass first, or the one convolution that cuts images into patches, as in ViTs."""
 
 import torch
 import torch.nn.functional as F
 from timm.layers import BatchNormAct2d, get_act_layer
 from torch import nn
 
-from ..tables.configs import CoAtNetCfg
+from ..tables import CoAtNetCfg
 from .fusion import fold_after
 from .layers import init_conv_weights
 
 
 def check_size(x: torch.Tensor) -> None:
     """Refuse images (B, C, H, W) that are too small."""
-    # An assertion of torch's, as Python's would break tracing; one for each side, as tracing has no `and`.
+    # Python's assertion would break tracing, and tracing has no `and`.
     torch._assert(x.shape[-2] >= 32, 'CoAtNet needs images of at least 32x32 pixels; resize them.')
     torch._assert(x.shape[-1] >= 32, 'CoAtNet needs images of at least 32x32 pixels; resize them.')
 
@@ -21,7 +21,8 @@ class Stem(nn.Module):
     """S0: 3x3 convolutions, the first with stride 2, with batch norm and activation between them.
 
     Args:
-        cfg: `stem_width` says how many convolutions and how wide; `stem_norm_last` adds norm and activation at the end.
+        cfg: `stem_width` says how many convolutions there are and how wide they are; `stem_norm_last` adds norm and
+            activation at the end.
         in_chans: Channels of the image.
     """
 
@@ -59,7 +60,7 @@ class PatchStem(nn.Module):
     """A stem that makes every patch of the image one position: ViT_REL of CoAtNet paper section 2.2.
 
     Args:
-        cfg: `patch_size` says how large patches are, `stem_width` how wide positions.
+        cfg: `patch_size` says how large patches are, and `stem_width` how many channels a position has.
         in_chans: Channels of the image.
     """
 
@@ -74,7 +75,7 @@ class PatchStem(nn.Module):
 
     @torch.jit.ignore
     def init_weights(self) -> None:
-        """Initialise the convolution as the linear layer of patches that it is: Xavier uniform."""
+        """Initialise the convolution as a linear layer of patches: Xavier uniform."""
         nn.init.xavier_uniform_(self.conv1.weight.flatten(1))
         if self.conv1.bias is not None:
             nn.init.zeros_(self.conv1.bias)

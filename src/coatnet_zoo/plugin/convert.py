@@ -1,10 +1,8 @@
-"""Converting other codes' checkpoints into a folder that timm loads, locally or from the Hugging Face Hub."""
+"""Converting the checkpoints of foreign codes into folders that timm loads, locally or from the Hugging Face Hub."""
 
 import os
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +12,12 @@ from safetensors import SafetensorError
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models import save_for_hf
 
-from ..checkpoints.codes import SOURCES, Source, find_source
-from ..checkpoints.reading import read_checkpoint
-from ..checkpoints.structure import Structure
-from ..checkpoints.values import check_finite
+from ..checkpoints import Structure, Translation, check_finite, foreign_codes, identify, read_checkpoint, translate
 from ..errors import CheckpointError
-from ..network.loading import describe, identify
-from ..network.model import CoAtNet
-from ..tables.weights import INTERPOLATIONS, SAFETENSORS
-from . import coatnet as coatnet  # registers the models that timm.create_model is asked for
-
-_CONFIG = 'config.json'
+from ..files import CONFIG, SAFETENSORS, write_folder
+from ..network import num_params
+from ..tables import INTERPOLATIONS
+from ..tables.impls import ForeignCode
 
 
 @dataclass(frozen=True)
@@ -36,7 +29,7 @@ class Conversion:
         size: Registered name that the configuration builds on.
         structure: What was read off the tensors.
         num_params: Parameters of the model.
-        assumed: Preprocessing that nobody said and the file cannot know, by name.
+        assumed: Preprocessing that nobody said and that the file does not hold, by name.
     """
 
     folder: Path
@@ -62,21 +55,21 @@ def convert_checkpoint(
 ) -> Conversion:
     """Convert a checkpoint of chinhsuanwu/coatnet-pytorch or keras_cv_attention_models into a folder for timm.
 
-    The structure is read off the tensors. The folder gets `model.safetensors` and `config.json`; afterwards
-    `timm.create_model('local-dir:DST', pretrained=True)` gives the logits of the original code, and the folder
-    pushed to the Hub does so as `hf-hub:`. It appears whole or not at all.
+    The structure is read off the tensors. The folder gets `model.safetensors` and `config.json`. Afterwards
+    `timm.create_model('local-dir:DST', pretrained=True)` gives the logits of the original code, and so does `hf-hub:`
+    once the folder is pushed to the Hub. The folder appears whole or not at all.
 
     Args:
         src: A `.pth`, `.pt`, `.bin` or `.safetensors` file with the state dict, wrapped or not; or a `.h5` file of
             Keras, the whole model or weights only.
         dst: Folder to write; must not exist unless `overwrite`.
-        ema: Take the moving average of the weights that the checkpoint has beside them.
-        img_size: Height and width in pixels; only for networks without attention, whose file does not say it.
+        ema: Take the moving average that the checkpoint has beside the weights.
+        img_size: Height and width in pixels; only for networks without attention, whose file does not say the size.
         mean: Mean of the training images per channel, in [0, 1]; ImageNet's unless given.
-        std: Standard deviation likewise.
+        std: Standard deviation of the training images per channel, likewise.
         interpolation: How images were resized, one of `INTERPOLATIONS`; bicubic unless given.
-        crop_pct: Share of the resized image that evaluation crops, in (0, 1]; unless given, 0.875 for chinhsuanwu and
-            0.95, that code's own, for keras_cv_attention_models.
+        crop_pct: Share of the resized image that evaluation crops, in (0, 1]; unless given, 0.875 for chinhsuanwu, and
+            0.95 for keras_cv_attention_models, whose evaluation crops that share.
         labels: Names of the classes.
         name: Name of the weights, recorded as the configuration's tag.
         overwrite: Replace `dst` if it is the folder of an earlier conversion.
@@ -87,36 +80,33 @@ def convert_checkpoint(
     """
     dst = Path(dst)
     _check_destination(dst, overwrite)
-    state_dict = read_checkpoint(src, ema)
-    source = find_source(state_dict)
-    if source is None:
-        raise CheckpointError(_not_convertible(src, state_dict))
-    check_finite(state_dict, str(src))
-    structure = source.infer_structure(state_dict)
+    checkpoint = read_checkpoint(src, ema)
+    check_finite(checkpoint.tensors, str(src))
+    translation = translate(checkpoint)
+    if translation is None:
+        raise CheckpointError(_not_convertible(src, checkpoint.tensors))
+    structure, impl = translation.structure, translation.impl
     img_size = _input_size(structure, img_size)
-    data_config, assumed = _data_config(source, structure.in_chans, mean, std, interpolation, crop_pct)
+    data_config, assumed = _data_config(translation.code, structure.in_chans, mean, std, interpolation, crop_pct)
     if labels is not None and len(labels) != structure.num_classes:
         raise CheckpointError(
             f'{len(labels)} labels were given, but the checkpoint has {structure.num_classes} classes.'
         )
-
-    canonical = source.to_canonical(state_dict, structure)
-    size, args = describe(structure, source.IMPL)
+    size, args = structure.as_registered(impl)
     args['img_size'] = img_size
     try:
-        model = timm.create_model(size, impl=source.IMPL, **args, device='meta')
+        model = timm.create_model(size, impl=impl, **args, device='meta')
     except ValueError as e:
-        raise CheckpointError(f'{src} has a structure that impl={source.IMPL!r} does not have: {e}') from e
-    _check_shapes(canonical, model, source, structure)
-    model.load_state_dict(canonical, assign=True)
+        raise CheckpointError(f'{src} has a structure that impl={impl!r} does not have: {e}') from e
+    _check_shapes(translation, model)
+    model.load_state_dict(translation.tensors, assign=True)
     model_config: dict[str, Any] = {}
     if name is not None:
         model_config['pretrained_cfg'] = dict(tag=name)
     if labels is not None:
         model_config['label_names'] = list(labels)
     _write(model, dst, model_config, data_config)
-    num_params = sum(p.numel() for p in model.parameters())
-    return Conversion(dst, size, structure, num_params, assumed)
+    return Conversion(dst, size, structure, num_params(model), assumed)
 
 
 def _check_destination(dst: Path, overwrite: bool) -> None:
@@ -124,15 +114,15 @@ def _check_destination(dst: Path, overwrite: bool) -> None:
         return
     if not overwrite:
         raise CheckpointError(f'{dst} exists already; choose another folder or pass overwrite (--overwrite).')
-    if not dst.is_dir() or {p.name for p in dst.iterdir()} - {SAFETENSORS, _CONFIG}:
+    if not dst.is_dir() or {p.name for p in dst.iterdir()} - {SAFETENSORS, CONFIG}:
         raise CheckpointError(f'{dst} is not the folder of an earlier conversion, so it is not overwritten.')
 
 
-def _not_convertible(src: str | os.PathLike, state_dict: Mapping[str, torch.Tensor]) -> str:
-    known = identify(state_dict, partial(CoAtNet, device='meta'))
+def _not_convertible(src: str | os.PathLike, tensors: Mapping[str, torch.Tensor]) -> str:
+    known = identify(tensors)
     if known is None:
-        some = ', '.join(list(state_dict)[:3])
-        codes = ' or '.join(source.CODE for source in SOURCES)
+        some = ', '.join(list(tensors)[:3])
+        codes = ' or '.join(code.title for code in foreign_codes().values())
         return f'{src} is not a checkpoint of {codes}: its tensors are {some}, ...'
     size, impl = known
     return (
@@ -150,17 +140,17 @@ def _input_size(structure: Structure, img_size: int | None) -> tuple[int, int]:
 
 
 def _data_config(
-    source: Source,
+    code: ForeignCode,
     in_chans: int,
     mean: Sequence[float] | None,
     std: Sequence[float] | None,
     interpolation: str | None,
     crop_pct: float | None,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """timm's data_config from what was said, and the part of it that had to be assumed."""
+    """timm's data_config from what was said, and the part of the data_config that had to be assumed."""
 
     def imagenet(values: Sequence[float]) -> tuple[float, ...]:
-        # timm, too, takes the average where an image has not three channels.
+        # timm also takes the average where an image does not have three channels.
         return tuple(values) if in_chans == 3 else (round(sum(values) / 3, 3),) * in_chans
 
     for what, values in (('mean', mean), ('std', std)):
@@ -178,48 +168,35 @@ def _data_config(
     default = dict(
         mean=imagenet(IMAGENET_DEFAULT_MEAN),
         std=imagenet(IMAGENET_DEFAULT_STD),
-        interpolation=source.INTERPOLATION,
-        crop_pct=source.CROP_PCT,
+        interpolation=code.interpolation,
+        crop_pct=code.crop_pct,
     )
     assumed = {k: v for k, v in default.items() if said[k] is None}
     return {**said, **assumed}, assumed
 
 
-def _check_shapes(
-    canonical: Mapping[str, torch.Tensor], model: torch.nn.Module, source: Source, structure: Structure
-) -> None:
-    source_names = {ours: theirs for theirs, ours in source.key_map(structure).items()}
+def _check_shapes(translation: Translation, model: torch.nn.Module) -> None:
+    tensors, impl, foreign_names = translation.tensors, translation.impl, translation.foreign_names
     for key, expected in model.state_dict().items():
-        if canonical[key].shape != expected.shape:
+        name = foreign_names.get(key, key)
+        if tensors[key].shape != expected.shape:
             raise CheckpointError(
-                f'The tensor {source_names[key]} of the {source.IMPL} checkpoint has {canonical[key].numel()} values, '
-                f'but the network that its other tensors describe needs {expected.numel()} there '
-                f'(shape {tuple(expected.shape)}, has {tuple(canonical[key].shape)}).'
+                f'The tensor {name} of the {impl} checkpoint has {tensors[key].numel()} values, but the network that '
+                f'its other tensors describe needs {expected.numel()} there (shape {tuple(expected.shape)}, has '
+                f'{tuple(tensors[key].shape)}).'
             )
-        if canonical[key].is_floating_point() != expected.is_floating_point():
+        if tensors[key].is_floating_point() != expected.is_floating_point():
             raise CheckpointError(
-                f'The tensor {source_names[key]} of the {source.IMPL} checkpoint is of {canonical[key].dtype}, but the '
-                f'network needs {expected.dtype} there.'
+                f'The tensor {name} of the {impl} checkpoint is of {tensors[key].dtype}, but the network needs '
+                f'{expected.dtype} there.'
             )
 
 
 def _write(model: torch.nn.Module, dst: Path, model_config: dict[str, Any], data_config: dict[str, Any]) -> None:
-    """Write beside the destination, then rename."""
-    partial = dst.with_name(f'.{dst.name}.{os.getpid()}.partial')
-    replaced = dst.with_name(f'.{dst.name}.{os.getpid()}.replaced')
+    def save(folder: Path) -> None:
+        save_for_hf(model, folder, model_config=model_config, data_config=data_config, safe_serialization=True)
+
     try:
-        dst.parent.mkdir(parents=True, exist_ok=True)
-        partial.mkdir()
-        save_for_hf(model, partial, model_config=model_config, data_config=data_config, safe_serialization=True)
-        # safetensors makes its files readable by their owner only, which a shared or served folder must not be.
-        (partial / SAFETENSORS).chmod((partial / _CONFIG).stat().st_mode)
-        if dst.exists():
-            dst.rename(replaced)
-        partial.rename(dst)
+        write_folder(dst, save)
     except (OSError, SafetensorError) as e:
-        if replaced.exists() and not dst.exists():
-            replaced.rename(dst)
         raise CheckpointError(f'{dst} cannot be written: {e}') from e
-    finally:
-        for leftover in (partial, replaced):
-            shutil.rmtree(leftover, ignore_errors=True)

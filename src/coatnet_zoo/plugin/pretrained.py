@@ -1,4 +1,4 @@
-"""Which file the weights of a configuration are in, and putting that file's tensors into a model."""
+"""Which file the weights of a configuration are in, and how the tensors of that file get into a model."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -9,17 +9,15 @@ import torch
 from timm.models import PretrainedCfg
 from torch import nn
 
-from ..checkpoints.keras_h5 import SUFFIXES as KERAS_SUFFIXES
-from ..checkpoints.reading import read_checkpoint
-from ..checkpoints.values import check_values
+from ..checkpoints import check_values, find_reader, read_checkpoint, translate
 from ..errors import CheckpointError
-from ..hub.fetch import fetch_weights
-from ..hub.releases import fetch_release
-from ..network.loading import adapt_state_dict
-from ..tables.weights import SAFETENSORS, WEIGHTS
+from ..files import SAFETENSORS
+from ..hub import fetch_release, fetch_weights
+from ..network import adapt_state_dict, check_structure
+from ..tables import WEIGHTS, CoAtNetCfg
 
 
-def localize(cfg: PretrainedCfg, size: str, cache_dir: str | None) -> PretrainedCfg:
+def localize(cfg: PretrainedCfg, size: str, model_cfg: CoAtNetCfg, cache_dir: str | None) -> PretrainedCfg:
     """A configuration that names a file on this machine, which is downloaded if need be.
 
     timm itself falls back to pickles, and believes what a `config.json` says of other places for its weights.
@@ -27,14 +25,17 @@ def localize(cfg: PretrainedCfg, size: str, cache_dir: str | None) -> Pretrained
     Args:
         cfg: As timm resolves it.
         size: Registered name without tag.
-        cache_dir: Cache of huggingface_hub; see `releases.release_file` for weights of a release page.
+        model_cfg: Structure of the model that the weights are for.
+        cache_dir: Cache of huggingface_hub; see `hub.release_file` for weights of a release page.
 
     Returns:
-        The same for what only timm loads: `state_dict`, the `url` or the torch file of a user.
+        A configuration with a safetensors file or with tensors; an unchanged one if the weights are a `state_dict`, the
+        `url` of a user, or a torch file.
 
     Raises:
         HubError: If the file cannot be had.
-        CheckpointError: If a local folder has no safetensors file, or a `.h5` file cannot be read.
+        CheckpointError: If a local folder has no safetensors file, or the file of a foreign code cannot be read or does
+            not fit.
     """
     handed_over = cfg.file or cfg.state_dict
     published = WEIGHTS.get(f'{size}.{cfg.tag}')
@@ -48,8 +49,8 @@ def localize(cfg: PretrainedCfg, size: str, cache_dir: str | None) -> Pretrained
         file = fetch_weights(cfg.hf_hub_id, cfg.hf_hub_filename or SAFETENSORS, cache_dir)
     elif published and published.release and cfg.url and not handed_over and cfg.url.endswith(published.release):
         file = fetch_release(published.release, published.md5, cache_dir)
-    elif str(cfg.file).endswith(KERAS_SUFFIXES):
-        return dataclasses.replace(cfg, file=None, state_dict=read_checkpoint(cfg.file))
+    elif cfg.file and find_reader(Path(cfg.file)):
+        return dataclasses.replace(cfg, file=None, state_dict=_read_foreign(cfg.file, model_cfg))
     elif str(cfg.file).endswith('.safetensors'):
         file = Path(cfg.file)
     else:
@@ -57,10 +58,18 @@ def localize(cfg: PretrainedCfg, size: str, cache_dir: str | None) -> Pretrained
     return dataclasses.replace(cfg, file=str(file), source=None, url=None, state_dict=None, custom_load=False)
 
 
+def _read_foreign(file: str, model_cfg: CoAtNetCfg) -> dict[str, torch.Tensor]:
+    translation = translate(read_checkpoint(file))
+    if translation is None:
+        raise CheckpointError(f'{file} is not a checkpoint of a CoAtNet.')
+    check_structure(translation, model_cfg)
+    return translation.tensors
+
+
 def adapt_checked(
     state_dict: Mapping[str, Any], model: nn.Module, img_size: tuple[int, int] | None
 ) -> dict[str, torch.Tensor]:
-    """`adapt_state_dict`, then a look at the values."""
+    """`adapt_state_dict`, then a check of the values."""
     state_dict = adapt_state_dict(state_dict, model, img_size)
     check_values(state_dict, model.state_dict(), f'The checkpoint for impl={model.cfg.impl!r}')
     return state_dict

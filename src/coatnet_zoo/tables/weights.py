@@ -1,18 +1,18 @@
 """The published weights as a table, and the default configurations that timm's registry is given for them.
 
-timm's own checkpoints live on the Hugging Face Hub as `timm/<name>` under Apache-2.0; their preprocessing is that of
-timm's default configurations, their accuracy on ImageNet-1k that of timm's results-imagenet.csv. The digits weights
-are shipped in this package. keras_cv_attention_models' are on its GitHub release page, under MIT, with accuracies from
-its README. Like all that `coatnet-zoo list` needs, this imports neither torch nor timm.
+timm's checkpoints are on the Hugging Face Hub as `timm/<name>` under Apache-2.0. Their preprocessing is that of timm's
+default configurations, and their accuracy on ImageNet-1k is that of timm's results-imagenet.csv. The digits weights are
+part of this package. The weights of keras_cv_attention_models are on its GitHub release page under MIT, with accuracies
+from its README.
 """
 
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .configs import SIZES
+from ..files import SAFETENSORS
+from .sizes import SIZES
 
-SAFETENSORS = 'model.safetensors'
 RELEASE_HOST = 'https://github.com'
 INTERPOLATIONS = ('bicubic', 'bilinear', 'nearest', 'box', 'hamming', 'lanczos')  # timm's names
 
@@ -22,20 +22,18 @@ class Weights:
     """One set of published weights.
 
     Attributes:
-        impl: The implementation that it needs.
+        impl: The implementation that the weights need.
         hf_hub_id: Repository on the Hub; None for weights that are shipped or on a release page.
-        params: Parameters in millions, classifier included.
-        data: What it was trained on.
+        data: What the weights were trained on.
         top1: Accuracy in percent on the validation data, None where none is published.
-        top5: Likewise.
+        top5: Top-5 accuracy in percent, None where none is published.
         cfg: What differs from `_DEFAULT_CFG`.
         release: Path of a `.h5` file on `RELEASE_HOST`, for weights that are on a release page.
-        md5: Its checksum.
+        md5: Checksum of that file.
     """
 
     impl: str
     hf_hub_id: str | None
-    params: float
     data: str
     top1: float | None = None
     top5: float | None = None
@@ -44,7 +42,7 @@ class Weights:
     md5: str | None = None
 
 
-# What keras_cv_attention_models' models (`rescale_mode`) and its evaluation script do; else that is `_DEFAULT_CFG`.
+# What the models (`rescale_mode`) and the evaluation script of keras_cv_attention_models do.
 _KECAM = dict(
     license='mit', mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), crop_pct=0.95, interpolation='bicubic'
 )
@@ -54,12 +52,11 @@ _IN12K_DATA = 'ImageNet-12k'
 _IN12K_FT_DATA = 'ImageNet-12k, then ImageNet-1k'
 _IN1K_DATA = 'ImageNet-1k'
 
-# The first tag of a size is its default, and the first with an implementation is that implementation's.
+# The first tag of a size is the default of the size; the first tag with an implementation is the implementation's.
 WEIGHTS: dict[str, Weights] = {
     'coatnet_atto.digits': Weights(
         'paper',
         None,
-        0.36,
         "scikit-learn's digits",
         100.0,
         cfg=dict(
@@ -74,16 +71,15 @@ WEIGHTS: dict[str, Weights] = {
         ),
     ),
     'coatnet_nano.sw_in1k': Weights(
-        'timm', 'timm/coatnet_nano_rw_224.sw_in1k', 15.14, _IN1K_DATA, 81.704, 95.650, dict(crop_pct=0.9)
+        'timm', 'timm/coatnet_nano_rw_224.sw_in1k', _IN1K_DATA, 81.704, 95.650, dict(crop_pct=0.9)
     ),
     'coatnet_nano.rmlp_sw_in1k': Weights(
-        'timm_rmlp', 'timm/coatnet_rmlp_nano_rw_224.sw_in1k', 15.15, _IN1K_DATA, 82.064, 95.874, dict(crop_pct=0.9)
+        'timm_rmlp', 'timm/coatnet_rmlp_nano_rw_224.sw_in1k', _IN1K_DATA, 82.064, 95.874, dict(crop_pct=0.9)
     ),
-    'coatnet_0.sw_in1k': Weights('timm', 'timm/coatnet_0_rw_224.sw_in1k', 27.44, _IN1K_DATA, 82.396, 95.844),
+    'coatnet_0.sw_in1k': Weights('timm', 'timm/coatnet_0_rw_224.sw_in1k', _IN1K_DATA, 82.396, 95.844),
     'coatnet_0.bn_sw_in1k': Weights(
         'timm_bn',
         'timm/coatnet_bn_0_rw_224.sw_in1k',
-        27.44,
         _IN1K_DATA,
         82.394,
         96.194,
@@ -92,7 +88,6 @@ WEIGHTS: dict[str, Weights] = {
     'coatnet_0.kecam_in1k': Weights(
         'keras_cv',
         None,
-        23.28,
         _IN1K_DATA,
         82.79,
         cfg=_KECAM,
@@ -102,46 +97,36 @@ WEIGHTS: dict[str, Weights] = {
     'coatnet_0.kecam_in1k_160': Weights(
         'keras_cv',
         None,
-        23.26,
         _IN1K_DATA,
         80.48,
         cfg=dict(_KECAM, input_size=(3, 160, 160), pool_size=(5, 5)),
         release=f'{_KECAM_RELEASE}/coatnet0_160_imagenet.h5',
         md5='bc4375d2f03b99ac4252770331f0d22f',
     ),
-    'coatnet_1.sw_in1k': Weights('timm', 'timm/coatnet_1_rw_224.sw_in1k', 41.72, _IN1K_DATA, 83.620, 96.382),
-    'coatnet_1.rmlp_sw_in1k': Weights(
-        'timm_rmlp', 'timm/coatnet_rmlp_1_rw_224.sw_in1k', 41.69, _IN1K_DATA, 83.350, 96.452
-    ),
+    'coatnet_1.sw_in1k': Weights('timm', 'timm/coatnet_1_rw_224.sw_in1k', _IN1K_DATA, 83.620, 96.382),
+    'coatnet_1.rmlp_sw_in1k': Weights('timm_rmlp', 'timm/coatnet_rmlp_1_rw_224.sw_in1k', _IN1K_DATA, 83.350, 96.452),
     'coatnet_1.rmlp2_sw_in12k_ft_in1k': Weights(
-        'timm_rmlp2', 'timm/coatnet_rmlp_1_rw2_224.sw_in12k_ft_in1k', 41.72, _IN12K_FT_DATA, 84.940, 96.968
+        'timm_rmlp2', 'timm/coatnet_rmlp_1_rw2_224.sw_in12k_ft_in1k', _IN12K_FT_DATA, 84.940, 96.968
     ),
-    'coatnet_1.rmlp2_sw_in12k': Weights(
-        'timm_rmlp2', 'timm/coatnet_rmlp_1_rw2_224.sw_in12k', 50.04, _IN12K_DATA, cfg=_IN12K
-    ),
+    'coatnet_1.rmlp2_sw_in12k': Weights('timm_rmlp2', 'timm/coatnet_rmlp_1_rw2_224.sw_in12k', _IN12K_DATA, cfg=_IN12K),
     'coatnet_2.sw_in12k_ft_in1k': Weights(
-        'timm', 'timm/coatnet_2_rw_224.sw_in12k_ft_in1k', 73.87, _IN12K_FT_DATA, 86.582, 97.896
+        'timm', 'timm/coatnet_2_rw_224.sw_in12k_ft_in1k', _IN12K_FT_DATA, 86.582, 97.896
     ),
-    'coatnet_2.sw_in12k': Weights('timm', 'timm/coatnet_2_rw_224.sw_in12k', 84.96, _IN12K_DATA, cfg=_IN12K),
-    'coatnet_2.rmlp_sw_in1k': Weights(
-        'timm_rmlp', 'timm/coatnet_rmlp_2_rw_224.sw_in1k', 73.88, _IN1K_DATA, 84.608, 96.744
-    ),
-    'coatnet_2.rmlp_sw_in12k': Weights(
-        'timm_rmlp', 'timm/coatnet_rmlp_2_rw_224.sw_in12k', 84.97, _IN12K_DATA, cfg=_IN12K
-    ),
+    'coatnet_2.sw_in12k': Weights('timm', 'timm/coatnet_2_rw_224.sw_in12k', _IN12K_DATA, cfg=_IN12K),
+    'coatnet_2.rmlp_sw_in1k': Weights('timm_rmlp', 'timm/coatnet_rmlp_2_rw_224.sw_in1k', _IN1K_DATA, 84.608, 96.744),
+    'coatnet_2.rmlp_sw_in12k': Weights('timm_rmlp', 'timm/coatnet_rmlp_2_rw_224.sw_in12k', _IN12K_DATA, cfg=_IN12K),
     'coatnet_2.rmlp_sw_in12k_ft_in1k': Weights(
-        'timm_rmlp', 'timm/coatnet_rmlp_2_rw_224.sw_in12k_ft_in1k', 73.88, _IN12K_FT_DATA, 86.538, 97.894
+        'timm_rmlp', 'timm/coatnet_rmlp_2_rw_224.sw_in12k_ft_in1k', _IN12K_FT_DATA, 86.538, 97.894
     ),
     'coatnet_2.rmlp_sw_in12k_ft_in1k_384': Weights(
         'timm_rmlp',
         'timm/coatnet_rmlp_2_rw_384.sw_in12k_ft_in1k',
-        73.88,
         _IN12K_FT_DATA,
         87.388,
         98.312,
         dict(input_size=(3, 384, 384), pool_size=(12, 12), crop_pct=1.0, crop_mode='squash'),
     ),
-    'coatnet_3.sw_in12k': Weights('timm', 'timm/coatnet_3_rw_224.sw_in12k', 181.81, _IN12K_DATA, cfg=_IN12K),
+    'coatnet_3.sw_in12k': Weights('timm', 'timm/coatnet_3_rw_224.sw_in12k', _IN12K_DATA, cfg=_IN12K),
 }
 
 _DEFAULT_CFG: dict[str, Any] = dict(
@@ -160,19 +145,19 @@ _DEFAULT_CFG: dict[str, Any] = dict(
 
 
 def untrained_cfg(size: str) -> dict[str, Any]:
-    """The pretrained configuration, without weights, of a model that none are published for.
+    """The pretrained configuration of a model that has no published weights.
 
     Args:
         size: Registered name without tag, e.g. `coatnet_4`.
     """
-    patch_size = SIZES[size][0].get('patch_size')
+    patch_size = SIZES[size].stages.get('patch_size')
     return {**_DEFAULT_CFG, **(dict(pool_size=(224 // patch_size,) * 2) if patch_size else {})}
 
 
 def shipped_file(name: str) -> Path:
     """Where the package keeps the shipped weights `name` (e.g. `coatnet_atto.digits`).
 
-    A wheel has them inside the package; in a checkout they are in `weights/` at its top.
+    A wheel has shipped weights inside the package; a checkout has them in `weights/` at its top.
     """
     inside = Path(__file__).parents[1] / 'weights'
     folder = inside if inside.is_dir() else Path(__file__).parents[3] / 'weights'
@@ -187,7 +172,7 @@ def weights_cfg(name: str) -> dict[str, Any]:
         return {**cfg, 'url': f'{RELEASE_HOST}/{weights.release}'}
     if weights.hf_hub_id is None:
         return {**cfg, 'file': str(shipped_file(name))}
-    # Naming the file keeps timm from falling back to a pickle.
+    # A file name keeps timm from falling back to a pickle.
     return {**cfg, 'hf_hub_id': weights.hf_hub_id, 'hf_hub_filename': SAFETENSORS}
 
 

@@ -1,0 +1,145 @@
+"""What all measurements share: timing candidates in turn, writing rows, calling functions in child processes."""
+
+import csv
+import dataclasses
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+ROOT = Path(__file__).parents[2]
+
+
+@dataclasses.dataclass
+class Row:
+    """One line of the result.
+
+    Attributes:
+        part: The table that the line belongs to.
+        setting: Batch, size, precision.
+        candidate: What was measured.
+        reference: The candidate that it is compared with, in the same rounds.
+        seconds: Median of one call.
+        spread: Half the distance between the quartiles, as a share of the median.
+        ratio: Median over the rounds of the time of the reference divided by the time of the candidate; above 1 is
+            faster.
+        speed: The same with the time of the first candidate of the table.
+        difference: Largest difference of the outputs from those of the first candidate, divided by the largest output.
+        memory: Peak memory in MB, None where it was not measured.
+        profile: What the time is spent on, see `profiling`; None where it was not looked at.
+    """
+
+    part: str
+    setting: str
+    candidate: str
+    reference: str
+    seconds: float
+    spread: float
+    ratio: float
+    speed: float
+    difference: float | None = None
+    memory: float | None = None
+    profile: str | None = None
+
+
+def synchronize() -> None:
+    """Wait for the GPU, if there is one."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def compare(
+    part: str,
+    setting: str,
+    candidates: dict[str, Callable[[], torch.Tensor | None]],
+    rounds: int,
+    tolerance: dict[str, float] | None = None,
+    references: dict[str, list[str]] | None = None,
+) -> list[Row]:
+    """Time candidates in turn, all of them in every round.
+
+    Args:
+        part: Goes into the rows.
+        setting: Likewise.
+        candidates: Calls, whose results are compared.
+        rounds: How often each is called.
+        tolerance: Largest `Row.difference` by candidate; 1e-4 by default.
+        references: By candidate, the candidates whose fastest it is compared with; the first candidate by default.
+
+    Raises:
+        ValueError: If the output of a candidate differs from that of the first by more than its tolerance.
+    """
+    first = next(iter(candidates))
+    outputs: dict[str, torch.Tensor | None] = {}
+    memory: dict[str, float | None] = {}
+    for name, call in tqdm(candidates.items(), desc=f'{part} {setting}: warm-up', leave=False):
+        for _ in range(2):
+            outputs[name] = call()
+        synchronize()
+        memory[name] = None
+        if torch.cuda.is_available():
+            torch.cuda.reset_peak_memory_stats()
+            call()
+            memory[name] = torch.cuda.max_memory_allocated() / 1e6
+    times: dict[str, list[float]] = {name: [] for name in candidates}
+    for _ in tqdm(range(rounds), desc=f'{part} {setting}', leave=False):
+        for name, call in candidates.items():
+            synchronize()
+            start = time.perf_counter()
+            call()
+            synchronize()
+            times[name].append(time.perf_counter() - start)
+    medians = {name: statistics.median(values) for name, values in times.items()}
+    rows = []
+    for name in candidates:
+        reference = min((references or {}).get(name, [first]), key=medians.get)
+        expected, actual = outputs[first], outputs[name]
+        difference = None
+        if expected is not None and actual is not None:
+            expected = expected.float()
+            difference = ((actual.float() - expected).abs().max() / expected.abs().max()).item()
+            if difference > (tolerance or {}).get(name, 1e-4):
+                raise ValueError(f'{name} differs from {first} by {difference:.1e} of the largest output.')
+        low, median, high = statistics.quantiles(times[name], n=4, method='inclusive')
+        ratio, speed = (
+            statistics.median(a / b for a, b in zip(times[other], times[name], strict=True))
+            for other in (reference, first)
+        )
+        spread = (high - low) / 2 / median
+        rows.append(Row(part, setting, name, reference, median, spread, ratio, speed, difference, memory[name]))
+    return rows
+
+
+def write(rows: list[Row], file: Path) -> None:
+    """Write the rows as CSV."""
+    with file.open('w', newline='') as f:
+        writer = csv.DictWriter(f, [field.name for field in dataclasses.fields(Row)])
+        writer.writeheader()
+        writer.writerows(dataclasses.asdict(row) for row in rows)
+
+
+def in_child(function: Callable[..., dict], **arguments: Any) -> dict:
+    """Call a function in a process of its own.
+
+    Args:
+        function: A function of a module; gives an object that JSON has.
+        **arguments: Values that JSON has.
+
+    Raises:
+        RuntimeError: If the process fails.
+    """
+    module = function.__module__
+    if module == '__main__':
+        module = sys.modules['__main__'].__spec__.name
+    command = [sys.executable, '-m', 'scripts.benchmarks.child', module, function.__name__]
+    result = subprocess.run([*command, json.dumps(arguments)], capture_output=True, text=True, cwd=ROOT, check=False)
+    if result.returncode != 0:
+        raise RuntimeError(result.stderr)
+    return json.loads(result.stdout.splitlines()[-1])

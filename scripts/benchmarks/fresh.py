@@ -1,0 +1,55 @@
+"""What fresh processes measure: importing, loading, converting. Heavy imports are inside the functions."""
+
+import os
+import shutil
+import time
+from pathlib import Path
+
+from .memory import peak_rss, reset_peak_rss
+
+
+def import_times() -> dict:
+    """Seconds that importing timm takes, and seconds that this package adds."""
+    start = time.perf_counter()
+    import timm  # noqa: F401
+
+    middle = time.perf_counter()
+    import coatnet_zoo  # noqa: F401
+
+    return dict(timm=middle - start, ours=time.perf_counter() - middle)
+
+
+def load(name: str, file: str) -> dict:
+    """Seconds and memory of building a model from a file and reading all its weights."""
+    import timm
+
+    import coatnet_zoo  # noqa: F401
+
+    before = reset_peak_rss()
+    start = time.perf_counter()
+    model = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=dict(file=file))
+    seconds = time.perf_counter() - start
+    for p in model.parameters():
+        p.sum()
+    return dict(seconds=seconds, memory=peak_rss() - before)
+
+
+def convert(src: str, dst: str) -> dict:
+    """Seconds and memory of converting a checkpoint, and seconds of copying its file."""
+    import coatnet_zoo
+
+    copied = Path(dst).parent / 'copy'
+    # The first file that is written pays for memory that later files use again. And content that the system has not
+    # written to the disk yet would slow down the next file.
+    for _ in range(2):
+        os.sync()
+        with open(src, 'rb') as f, copied.open('wb') as g:
+            start = time.perf_counter()
+            shutil.copyfileobj(f, g, 1 << 24)
+            copy = time.perf_counter() - start
+        copied.unlink()
+    os.sync()
+    before = reset_peak_rss()
+    start = time.perf_counter()
+    coatnet_zoo.convert_checkpoint(src, dst)
+    return dict(seconds=time.perf_counter() - start, copy=copy, memory=peak_rss() - before)

@@ -1,0 +1,77 @@
+"""Building models from files, importing the package, converting: each in a process of its own."""
+
+import compileall
+import statistics
+import tempfile
+from pathlib import Path
+from types import ModuleType
+
+import timm
+import torch
+from safetensors.torch import save_file
+from tqdm import tqdm
+
+import coatnet_zoo
+
+from . import fresh
+from .core import Row, in_child
+
+
+def _random_file(model: torch.nn.Module, file: Path) -> None:
+    tensors = {k: torch.zeros(v.shape, dtype=v.dtype) for k, v in model.state_dict().items()}
+    for tensor in tensors.values():
+        if tensor.is_floating_point():
+            tensor.uniform_(0.5, 1)
+    save_file(tensors, file, metadata={'format': 'pt'})
+
+
+def _rows(part: str, runs: list[dict[str, dict]], names: tuple[str, str], file_size: float) -> list[Row]:
+    rows = []
+    for name in names:
+        seconds = [run[name]['seconds'] for run in runs]
+        median = statistics.median(seconds)
+        low, _, high = statistics.quantiles(seconds, n=4)
+        ratio = statistics.median(run[names[0]]['seconds'] / run[name]['seconds'] for run in runs)
+        memory = max(run[name]['memory'] for run in runs)
+        setting = f'file {file_size / 1e6:.0f} MB'
+        rows.append(Row(part, setting, name, names[0], median, (high - low) / 2 / median, ratio, ratio, None, memory))
+    return rows
+
+
+def loading(rounds: int) -> list[Row]:
+    """Build the CoAtNet-5 from a file, ours and timm's, in turn."""
+    with tempfile.TemporaryDirectory() as folder:
+        files = {name: Path(folder) / f'{name}.safetensors' for name in ('coatnet_5_224', 'coatnet_5')}
+        for name, file in files.items():
+            _random_file(timm.create_model(name, device='meta'), file)
+        runs = [
+            {name: in_child(fresh.load, name=name, file=str(file)) for name, file in files.items()}
+            for _ in tqdm(range(rounds), desc='loading', leave=False)
+        ]
+        return _rows('loading', runs, ('coatnet_5_224', 'coatnet_5'), files['coatnet_5'].stat().st_size)
+
+
+def importing(rounds: int) -> tuple[float, float]:
+    """Milliseconds that importing timm takes, and what this package adds; medians."""
+    # pip compiles what it installs, except editable installations.
+    compileall.compile_dir(Path(coatnet_zoo.__file__).parent, quiet=1)
+    runs = [in_child(fresh.import_times) for _ in tqdm(range(rounds), desc='importing', leave=False)]
+    return tuple(1e3 * statistics.median(run[key] for run in runs) for key in ('timm', 'ours'))
+
+
+def converting(peer: ModuleType, rounds: int) -> list[Row]:
+    """Convert a checkpoint of chinhsuanwu's coatnet_4, beside copying its file.
+
+    Args:
+        peer: chinhsuanwu's module.
+        rounds: How often.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        src = Path(folder) / 'coatnet_4.pth'
+        torch.save(peer.coatnet_4().state_dict(), src)
+        runs = []
+        for i in tqdm(range(rounds), desc='converting', leave=False):
+            result = in_child(fresh.convert, src=str(src), dst=str(Path(folder) / f'converted{i}'))
+            copy = dict(seconds=result['copy'], memory=0.0)
+            runs.append({'copying the file': copy, 'converting': result})
+        return _rows('conversion', runs, ('copying the file', 'converting'), src.stat().st_size)

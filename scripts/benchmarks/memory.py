@@ -1,0 +1,41 @@
+"""Peak memory of a process."""
+
+import re
+import resource
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+
+def reset_peak_rss() -> float:
+    """Have `peak_rss` count from now on, where the system can (Linux). Returns the memory of this process in MB."""
+    if sys.platform == 'linux':
+        Path('/proc/self/clear_refs').write_text('5')
+    return peak_rss()
+
+
+def peak_rss() -> float:
+    """Peak memory of this process in MB."""
+    if sys.platform == 'linux':
+        status = Path('/proc/self/status').read_text()
+        return 1.024e-3 * int(re.search(r'VmHWM:\s+(\d+)', status)[1])
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1e-6 if sys.platform == 'darwin' else 1.024e-3)
+
+
+def forward_memory(build: Callable, threads: int) -> dict:
+    """Peak memory of images through a model, with its weights: in MB, beside what the process had before.
+
+    Args:
+        build: Makes the model and the images.
+        threads: Threads of torch.
+    """
+    import torch
+
+    torch.set_num_threads(threads)
+    before = reset_peak_rss()
+    model, images = build()
+    reset_peak_rss()  # building takes more memory than it leaves
+    with torch.inference_mode():
+        for _ in range(2):
+            model(images)
+    return dict(memory=peak_rss() - before)

@@ -1,0 +1,158 @@
+"""Write everything that follows from the tables of the package: costs, fingerprints, and tables in README and docs.
+
+    python scripts/tables.py
+
+`make tables` calls it after a new row in `tables/sizes.py`, `tables/impls.py` or `tables/weights.py`. In the documents
+it replaces the text between `<!-- table: NAME -->` and `<!-- end of table -->`.
+"""
+
+import functools
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import timm
+from tqdm import tqdm
+
+from coatnet_zoo import CoAtNet, list_impls, resolve_cfg
+from coatnet_zoo.checkpoints import fingerprint
+from coatnet_zoo.network import multiply_adds, num_params
+from coatnet_zoo.tables import IMPLS, RELEASE_HOST, SIZES, WEIGHTS, tags_of, weights_cfg
+
+ROOT = Path(__file__).parents[1]
+TABLES = ROOT / 'src' / 'coatnet_zoo' / 'tables'
+_COSTS = '''\
+"""What every listed model costs. `make tables` writes this file, because counting needs torch and seconds."""
+
+# By name (with the tag, where there are weights) and implementation: parameters, and multiply-adds in billions of one
+# image of the native size. Without weights that is 224x224 pixels, with 1000 classes.
+COSTS: dict[tuple[str, str], tuple[int, float]] = {
+'''
+_FINGERPRINTS = '''\
+"""The registered networks by the hash of their names and shapes. `make tables` writes this file."""
+
+# See `checkpoints.fingerprint`. Networks that differ in nothing but activations and the like have one hash.
+FINGERPRINTS: dict[str, tuple[tuple[str, str], ...]] = {
+'''
+
+
+Costs = dict[tuple[str, str], tuple[int, float]]
+
+
+@functools.cache
+def network(size: str, impl: str) -> CoAtNet:
+    """A network without memory, with 1000 classes at 224x224 pixels."""
+    return CoAtNet(resolve_cfg(size, impl), device='meta').eval()
+
+
+def listed() -> Iterator[tuple[str, str]]:
+    """Every name and implementation that the catalogue lists: weights, and implementations without weights."""
+    for size in SIZES:
+        tags = tags_of(size)
+        yield from ((f'{size}.{tag}', impl) for tag, impl in tags.items())
+        yield from ((size, impl) for impl in list_impls(size) if impl not in tags.values())
+
+
+def count_costs() -> Costs:
+    """Parameters, and multiply-adds in billions with four digits, of everything that the catalogue lists."""
+    costs = {}
+    for name, impl in tqdm(list(listed()), desc='counting', leave=False):
+        model = timm.create_model(name, impl=impl, device='meta').eval()
+        costs[name, impl] = num_params(model), float(f'{multiply_adds(model) / 1e9:.4g}')
+    return costs
+
+
+def costs_file(costs: Costs) -> str:
+    """The content of tables/costs.py."""
+    lines = [f'    ({name!r}, {impl!r}): ({params:_}, {gmacs}),\n' for (name, impl), (params, gmacs) in costs.items()]
+    return f'{_COSTS}{"".join(lines)}}}\n'
+
+
+def fingerprints_file() -> str:
+    """The content of tables/fingerprints.py."""
+    found: dict[str, list[tuple[str, str]]] = {}
+    for size in SIZES:
+        for impl in list_impls(size):
+            found.setdefault(fingerprint(network(size, impl).state_dict()), []).append((size, impl))
+    lines = [f'    {key!r}: ({"".join(f"{name!r}, " for name in names).strip()}),\n' for key, names in found.items()]
+    return f'{_FINGERPRINTS}{"".join(lines)}}}\n'
+
+
+def _table(head: list[str], rows: list[list[str]], right: set[int] = frozenset()) -> str:
+    rules = ['---:' if i in right else '---' for i in range(len(head))]
+    return '\n'.join(f'| {" | ".join(cells)} |' for cells in (head, rules, *rows))
+
+
+def sizes_table() -> str:
+    """README: millions of parameters of every size in every implementation, with 1000 classes at 224x224 pixels."""
+    foreign = [impl for impl, row in IMPLS.items() if row.code]
+    shown = [*(impl for impl in IMPLS if impl.startswith('timm')), 'paper', *foreign]
+    rows = []
+    for size in SIZES:
+        impls = list_impls(size)
+        cells = [f'{num_params(network(size, impl)) / 1e6:,.2f}' if impl in impls else '' for impl in shown]
+        rows.append([f'`{size}`', *cells, f'`{impls[0]}`'])
+    return _table(['name', *(f'`{impl}`' for impl in shown), 'default'], rows)
+
+
+def weights_table(costs: Costs) -> str:
+    """README: every set of weights."""
+    rows = []
+    for name, weights in WEIGHTS.items():
+        source = 'shipped in the package'
+        if weights.release:
+            source = f'[{Path(weights.release).name}]({RELEASE_HOST}/{weights.release})'
+        elif weights.hf_hub_id:
+            source = f'[{weights.hf_hub_id}](https://huggingface.co/{weights.hf_hub_id})'
+        accuracies = ['' if top is None else f'{top:.3f}' for top in (weights.top1, weights.top5)]
+        params, pixels = costs[name, weights.impl][0] / 1e6, weights_cfg(name)['input_size'][-1]
+        rows.append([f'`{name}`', f'`{weights.impl}`', f'{params:.2f}', str(pixels), *accuracies, weights.data, source])
+    return _table(['name', '`impl`', 'M params', 'px', 'top-1', 'top-5', 'trained on', 'source'], rows)
+
+
+def variants_table() -> str:
+    """docs/implementations.md: how timm's trainings differ."""
+    rows = []
+    for size, row in SIZES.items():
+        for impl in (impl for impl in row.impls if impl.startswith('timm')):
+            cfg = resolve_cfg(size, impl)
+            hub_id = next(w.hf_hub_id for n, w in WEIGHTS.items() if n.startswith(f'{size}.') and w.impl == impl)
+            theirs = re.match(r'timm/(.*)_\d+\.', hub_id)[1]
+            se = {'silu': 'SiLU', 'relu': 'ReLU'}[cfg.se_act] + (', early' if cfg.se_early else '')
+            bias = f'MLP {cfg.rel_pos_dim}' if cfg.rel_pos_type == 'mlp' else 'table'
+            model = network(size, impl)
+            numbers = f'{num_params(model) / 1e6:.2f}', f'{multiply_adds(model) / 1e9:.2f}'
+            cells = f'`{size}`', f'`{impl}`', f'`{theirs}`', cfg.conv_stride, cfg.pool_type, se, bias, *numbers
+            rows.append(list(cells))
+    head = ['name', '`impl`', 'in timm', 'stride', 'pool', 'SE', 'rel. bias', 'M', 'G']
+    return _table(head, rows, right={7, 8})
+
+
+def documents(costs: Costs) -> dict[Path, str]:
+    """The documents with their tables written anew, by path."""
+    tables = {
+        ROOT / 'README.md': {'sizes': sizes_table(), 'weights': weights_table(costs)},
+        ROOT / 'docs' / 'implementations.md': {"timm's variants": variants_table()},
+    }
+    texts = {}
+    for file, by_name in tables.items():
+        text = file.read_text(encoding='utf-8')
+        for name, table in by_name.items():
+            region = re.compile(f'(<!-- table: {re.escape(name)} -->\n).*?(\n<!-- end of table -->)', re.DOTALL)
+            if len(region.findall(text)) != 1:
+                raise ValueError(f'{file} must have one region <!-- table: {name} --> ... <!-- end of table -->.')
+            text = region.sub(lambda m, table=table: m[1] + table + m[2], text)
+        texts[file] = text
+    return texts
+
+
+def main() -> None:
+    costs = count_costs()
+    (TABLES / 'costs.py').write_text(costs_file(costs), encoding='utf-8')
+    (TABLES / 'fingerprints.py').write_text(fingerprints_file(), encoding='utf-8')
+    for file, text in documents(costs).items():
+        file.write_text(text, encoding='utf-8')
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,13 @@
+"""Everything that this package uses of timm and that timm does not promise to keep, in one place."""
+
+from timm.models._builder import pretrained_cfg_for_features as pretrained_cfg_for_features
+from timm.models._features import feature_take_indices as feature_take_indices
+from timm.models._hub import save_config_for_hf as save_config_for_hf
+from timm.models._input import update_model_args as update_model_args
+from timm.models._input import update_model_input_size as update_model_input_size
+from torch import nn
+
+
+def set_fixed_input_size(model: nn.Module, fixed: bool) -> None:
+    """Tell timm whether images are to be prepared for the size of the model rather than for the size of its weights."""
+    model._traits['fixed_input_size'] = fixed

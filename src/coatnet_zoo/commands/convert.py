@@ -1,0 +1,65 @@
+"""The command that converts checkpoints of foreign codes: convert."""
+
+from pathlib import Path
+
+import click
+
+from ..errors import CheckpointError
+from ..tables import INTERPOLATIONS
+
+
+class Numbers(click.ParamType):
+    """Numbers separated by commas, such as `0.485,0.456,0.406`."""
+
+    name = 'numbers'
+
+    def convert(
+        self, value: str | list[float], param: click.Parameter | None, ctx: click.Context | None
+    ) -> list[float]:
+        """The numbers as a list; anything else ends the command with a message."""
+        try:
+            return [float(v) for v in value.replace(',', ' ').split()] if isinstance(value, str) else value
+        except ValueError:
+            self.fail(f'{value!r} is not a list of numbers such as 0.485,0.456,0.406', param, ctx)
+
+
+@click.command()
+@click.argument('src', type=click.Path(path_type=Path))
+@click.argument('dst', type=click.Path(path_type=Path))
+@click.option('--ema', is_flag=True, help='Take the moving average of the weights.')
+@click.option(
+    '--img-size', type=int, help='Input size of a network without attention, whose file does not say the size.'
+)
+@click.option('--mean', type=Numbers(), help="Mean of the training images, in [0, 1]. Default: ImageNet's.")
+@click.option('--std', type=Numbers(), help="Their standard deviation. Default: ImageNet's.")
+@click.option('--interpolation', type=click.Choice(INTERPOLATIONS), help='How images were resized. Default: bicubic.')
+@click.option(
+    '--crop-pct', type=float, help='Share of an image that evaluation crops. Default: 0.875, for keras_cv 0.95.'
+)
+@click.option('--labels', type=click.Path(path_type=Path), help='Text file with the name of one class a line.')
+@click.option('--name', help='Name of the weights, kept as the tag in config.json.')
+@click.option('--overwrite', is_flag=True, help='Replace DST if it is the folder of an earlier conversion.')
+def convert(src: Path, dst: Path, labels: Path | None, **options) -> None:
+    """Convert a checkpoint of chinhsuanwu/coatnet-pytorch or keras_cv_attention_models.
+
+    SRC is a .pth, .pt, .bin, .safetensors or .h5 file. DST becomes a folder with model.safetensors and config.json that
+    timm.create_model('local-dir:DST', pretrained=True) loads.
+    """
+    from ..plugin import convert_checkpoint
+
+    try:
+        names = labels.read_text(encoding='utf-8').splitlines() if labels else None
+        result = convert_checkpoint(src, dst, labels=names, **options)
+    except (CheckpointError, OSError, UnicodeDecodeError) as e:
+        raise click.ClickException(str(e)) from e
+    s = result.structure
+    stages = ', '.join(f'{d}x{w} {t}' for d, w, t in zip(s.depths, s.embed_dim, s.block_types, strict=True))
+    click.echo(f'{src}: CoAtNet of {result.num_params:,} parameters')
+    heads = f'{s.num_heads} heads' if s.num_heads else 'heads'
+    click.echo(f'  stem {"-".join(map(str, s.stem_width))}, stages {stages}, {heads} of {s.dim_head}')
+    size = 'x'.join(map(str, s.img_size)) if s.img_size else 'any size'
+    click.echo(f'  images {s.in_chans} channels, {size}; {s.num_classes} classes')
+    if result.assumed:
+        said = ', '.join(f'{k}={v}' for k, v in result.assumed.items())
+        click.echo(f'  assumed, as the file does not say it: {said}')
+    click.echo(f"wrote {dst}; load it by timm.create_model('local-dir:{dst}', pretrained=True)")

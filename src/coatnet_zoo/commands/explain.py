@@ -1,0 +1,47 @@
+"""The command that draws what a model makes of an image: explain."""
+
+from pathlib import Path
+
+import click
+
+import coatnet_zoo_command
+
+from ..errors import CheckpointError, ExplainError, HubError
+
+
+@click.command()
+@click.argument('image', type=click.Path(path_type=Path))
+@click.option('--model', 'name', required=True, help='Name with or without a tag, local-dir:FOLDER or hf-hub:ORG/NAME.')
+@click.option('--out', required=True, type=click.Path(path_type=Path), help='PNG file to write.')
+@click.option('--target', type=int, metavar='CLASS', help='Number of the class. Default: the most probable one.')
+def explain(image: Path, name: str, out: Path, target: int | None) -> None:
+    """Draw what a model makes of IMAGE, and where in it the evidence is.
+
+    The picture has the image, a class activation map, the most probable classes, and of each stage with attention the
+    learned relative position bias of a head. Needs the extra: pip install 'coatnet-zoo[explain]'.
+    """
+    coatnet_zoo_command.import_models()
+    from ..explain import (
+        NO_TABLES,
+        check_out,
+        draw_explanation,
+        explain_image,
+        load_model,
+        open_image,
+        require_matplotlib,
+        write_picture,
+    )
+
+    try:
+        check_out(out, image)
+        require_matplotlib()
+        opened = open_image(image)
+        explanation = explain_image(opened, load_model(name), target)
+        write_picture(draw_explanation(explanation, f'{image.name}, as seen by {name}'), out)
+    except (ExplainError, CheckpointError, HubError) as e:
+        raise click.ClickException(str(e)) from e
+    for guess in explanation.top:
+        click.echo(f'{guess.probability:7.2%}  {guess.index:5}  {guess.label}')
+    if not explanation.tables:
+        click.echo(NO_TABLES)
+    click.echo(f'wrote {out}, with the evidence for class {explanation.target.index}, {explanation.target.label}')

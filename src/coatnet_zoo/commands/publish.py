@@ -1,0 +1,38 @@
+"""The command that publishes a folder on the Hugging Face Hub: push."""
+
+from pathlib import Path
+
+import click
+
+import coatnet_zoo_command
+
+from ..errors import CheckpointError, HubError
+
+
+@click.command()
+@click.argument('folder', type=click.Path(path_type=Path, exists=True, file_okay=False), metavar='DIR')
+@click.argument('repo_id', metavar='ORG/NAME')
+@click.option('--private', is_flag=True, help='Create a private repository.')
+@click.option('--dry-run', is_flag=True, help='Only check the folder and show what would go.')
+@click.option('--license', help='Identifier of the licence, e.g. apache-2.0. Default: what config.json says.')
+@click.option('--data', help='For the card: what it was trained on.')
+@click.option('--accuracy', type=float, help='For the card: top-1 in percent.')
+@click.option('--source', help='For the card: where the weights come from.')
+def push(folder: Path, repo_id: str, private: bool, dry_run: bool, **facts) -> None:
+    """Publish a folder, converted or fine-tuned, on the Hugging Face Hub.
+
+    DIR has model.safetensors and config.json; its README.md becomes the model card, or one is written.
+    """
+    coatnet_zoo_command.import_models()
+    from ..hub.publish import prepare, publish
+
+    try:
+        publication = prepare(folder, repo_id, **facts)
+        url = None if dry_run else publish(publication, private)
+    except (CheckpointError, HubError, OSError, UnicodeDecodeError) as e:
+        raise click.ClickException(str(e)) from e
+    click.echo(f'would publish {repo_id}:' if dry_run else f'published {url}:')
+    for name, size in publication.sizes.items():
+        click.echo(f'  {name}  {size:,} bytes')
+    if dry_run:
+        click.echo(f'\n{publication.card}')

@@ -1,0 +1,30 @@
+"""The bias of all pairs of positions, looked up once for one feature map size instead of at every call."""
+
+import torch
+from torch import nn
+
+
+class ExpandedRelPos(nn.Module):
+    """The bias of all pairs of positions of one feature map size, for inference.
+
+    Args:
+        rel_pos: Gives the bias of all pairs of positions: (height, width) -> (1, heads, N, N).
+        height: Rows of the feature map.
+        width: Columns of the feature map.
+        otherwise: Gives the positions of every other size, in a form that the core of the attention takes.
+    """
+
+    def __init__(self, rel_pos: nn.Module, height: int, width: int, otherwise: nn.Module) -> None:
+        super().__init__()
+        self.otherwise = otherwise
+        self.size = (height, width)
+        with torch.no_grad():
+            bias = rel_pos(height, width)[0]
+        # channels_last would reorder a tensor of four dimensions, which attention would then copy at every call.
+        self.register_buffer('bias', bias, persistent=False)
+
+    def forward(self, height: int, width: int) -> torch.Tensor:
+        """The bias of all pairs of positions, (1, heads, N, N) with N = height * width; or what `otherwise` gives."""
+        if (height, width) == self.size:
+            return self.bias.unsqueeze(0)
+        return self.otherwise(height, width)

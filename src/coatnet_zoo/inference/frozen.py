@@ -1,0 +1,36 @@
+"""Compiling a part of a model for inference, with its weights as constants."""
+
+import itertools
+
+import torch
+import torch._inductor.config
+from torch import nn
+
+
+class Frozen(nn.Module):
+    """A module that is compiled for inference, with its weights as constants.
+
+    Args:
+        module: Takes and gives one tensor.
+    """
+
+    _numbers = itertools.count()
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+        def call(x: torch.Tensor) -> torch.Tensor:
+            return module(x)
+
+        # The compiler counts by function what it learns of sizes and how often it compiles anew. Modules of one class
+        # share a function: widths that differ from stage to stage would pass for sizes that change from call to call.
+        call.__code__ = call.__code__.replace(co_name=f'{type(module).__name__}_{next(self._numbers)}')
+        self.compiled = torch.compile(call)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """As the module."""
+        # Both halves of the compiler read this setting, and the `options` of torch.compile reach only one of them. The
+        # setting has no effect where gradients are on.
+        with torch._inductor.config.patch(freezing=True), torch.no_grad():
+            return self.compiled(x)

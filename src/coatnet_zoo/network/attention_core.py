@@ -1,0 +1,208 @@
+"""The cores of self-attention: everything between its projections, without parameters, so that one can replace another.
+
+A core maps queries, keys and values, and the bias of all pairs of positions, to the sums of values. Three forms say
+what is summed (`SoftmaxAttention`, `PostBiasAttention`, `LinearAttention`); two cores say over which positions
+(`GlobalCore`, `WindowCore`). `create_core(cfg)` puts a form into a core. docs/design-space.md has the formulas.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from ..tables import CoAtNetCfg
+from .windows import from_windows, padding_mask, to_windows
+
+
+def split_heads(qkv: torch.Tensor, num_heads: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """(B, N, heads * 3 * d), ordered (head, q|k|v, d), -> queries, keys and values, each (B, heads, N, d)."""
+    batch, positions, dim = qkv.shape
+    qkv = qkv.reshape(batch, positions, num_heads, dim // num_heads).transpose(1, 2)
+    q, k, v = qkv.chunk(3, dim=-1)
+    return q, k, v
+
+
+def weighted_sum(weights: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    """sum_j weights_ij v_j, with the same weights for every image and every window.
+
+    Args:
+        weights: (1, heads, N, N).
+        v: (B, windows * heads, N, d).
+
+    Returns:
+        (B, windows * heads, N, d).
+    """
+    batch, groups, positions, dim = v.shape
+    heads = weights.shape[1]
+    # A broadcast matmul would copy the weights for every image; images and windows become columns instead.
+    columns = v.reshape(-1, heads, positions, dim).permute(1, 2, 0, 3).flatten(2)
+    sums = torch.bmm(weights.squeeze(0).to(v.dtype), columns)
+    return sums.reshape(heads, positions, -1, dim).permute(2, 0, 1, 3).reshape(batch, groups, positions, dim)
+
+
+@torch.fx.wrap
+def linear_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    """y_i = sum_j f(q_i).f(k_j) v_j / sum_j f(q_i).f(k_j) with f = elu + 1 (arXiv 2006.16236), at linear cost.
+
+    Args:
+        q: Queries, (B, heads, N, d).
+        k: Keys, likewise.
+        v: Values, likewise.
+
+    Returns:
+        (B, heads, N, d), in the values' precision.
+    """
+    dtype = torch.promote_types(q.dtype, torch.float32)
+    q = F.elu(q.to(dtype)) + 1
+    k = F.elu(k.to(dtype)) + 1
+    # Sums over thousands of positions overflow float16. So the keys of each feature are divided by their sum, and the
+    # query is multiplied by that sum: both products below are then weighted averages of values.
+    total = k.sum(dim=-2, keepdim=True)
+    k = k / total.clamp(min=1e-30)
+    q = q * total
+    q = q / q.sum(dim=-1, keepdim=True).clamp(min=1e-30)
+    return q.to(v.dtype) @ (k.to(v.dtype).transpose(-2, -1) @ v)
+
+
+class SoftmaxAttention(nn.Module):
+    """y_i = sum_j softmax_j(q_i.k_j / sqrt(d) + w_{i-j}) v_j, the form that CoAtNet paper section 2.1 chooses.
+
+    Args:
+        attn_drop: Dropout of the weights that the softmax gives.
+    """
+
+    def __init__(self, attn_drop: float = 0.0) -> None:
+        super().__init__()
+        self.attn_drop = attn_drop
+
+    def forward(
+        self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bias: torch.Tensor | None, padding: torch.Tensor | None
+    ) -> torch.Tensor:
+        """The sum of values for every position.
+
+        Args:
+            q: Queries, (B, windows * heads, N, d).
+            k: Keys, likewise.
+            v: Values, likewise; zeros outside of the feature map.
+            bias: w, (1, heads, N, N), or None.
+            padding: (windows, 1, 1, N), minus infinity outside of the feature map; None if no window reaches there.
+
+        Returns:
+            (B, windows * heads, N, d).
+        """
+        mask = None if bias is None else bias.to(q.dtype)
+        if padding is not None:
+            heads = q.shape[1] // padding.shape[0]
+            by_window = padding.expand(-1, heads, -1, -1) if mask is None else mask + padding
+            mask = by_window.flatten(0, 1).unsqueeze(0)
+        dropout = self.attn_drop if self.training else 0.0
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
+
+
+class PostBiasAttention(nn.Module):
+    """y_i = sum_j (softmax_j(q_i.k_j / sqrt(d)) + w_{i-j}) v_j, the other form of CoAtNet paper section 2.1.
+
+    Two sums, so that the weights of the softmax need not be kept.
+
+    Args:
+        attn_drop: Dropout of the weights that the softmax gives.
+    """
+
+    def __init__(self, attn_drop: float = 0.0) -> None:
+        super().__init__()
+        self.softmax = SoftmaxAttention(attn_drop)
+
+    def forward(
+        self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bias: torch.Tensor, padding: torch.Tensor | None
+    ) -> torch.Tensor:
+        """See `SoftmaxAttention.forward`."""
+        by_position = weighted_sum(bias, v)
+        return self.softmax(q, k, v, None, padding) + by_position
+
+
+class LinearAttention(nn.Module):
+    """Attention without positions and without a softmax, at a cost that grows with the number of positions.
+
+    See `linear_attention`.
+    """
+
+    def forward(
+        self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bias: torch.Tensor | None, padding: torch.Tensor | None
+    ) -> torch.Tensor:
+        """See `SoftmaxAttention.forward`; the bias and the padding are None."""
+        return linear_attention(q, k, v)
+
+
+class GlobalCore(nn.Module):
+    """Attention over the whole feature map.
+
+    Args:
+        num_heads: Attention heads.
+        form: What is summed: (q, k, v, bias, padding) -> (B, heads, N, d).
+    """
+
+    def __init__(self, num_heads: int, form: nn.Module) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.form = form
+
+    def forward(self, qkv: torch.Tensor, bias: torch.Tensor | None, height: int, width: int) -> torch.Tensor:
+        """Everything between the projections.
+
+        Args:
+            qkv: (B, N, heads * 3 * d), ordered (head, q|k|v, d), of N = height * width positions.
+            bias: The bias of all pairs of positions, (1, heads, N, N), or None.
+            height: Rows of the feature map.
+            width: Columns of the feature map.
+
+        Returns:
+            (B, N, heads * d).
+        """
+        q, k, v = split_heads(qkv, self.num_heads)
+        return self.form(q, k, v, bias, None).transpose(1, 2).flatten(2)
+
+
+class WindowCore(nn.Module):
+    """Attention within windows that do not overlap. A feature map smaller than a window is one window.
+
+    Args:
+        num_heads: Attention heads.
+        form: What is summed: (q, k, v, bias, padding) -> (B, windows * heads, N, d).
+        window: Side of a window in positions.
+    """
+
+    def __init__(self, num_heads: int, form: nn.Module, window: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.form = form
+        self.window = window
+
+    def forward(self, qkv: torch.Tensor, bias: torch.Tensor | None, height: int, width: int) -> torch.Tensor:
+        """See `GlobalCore.forward`; the bias is that of the N positions of a window."""
+        q, k, v = to_windows(qkv, height, width, self.window, self.num_heads).chunk(3, dim=-1)
+        padding = padding_mask(height, width, self.window, q)
+        return from_windows(self.form(q, k, v, bias, padding), height, width, self.window, self.num_heads)
+
+
+def create_core(cfg: CoAtNetCfg, num_heads: int, attn_drop: float = 0.0) -> nn.Module:
+    """The core of the attention that a configuration asks for.
+
+    Args:
+        cfg: Flavour of the block.
+        num_heads: Attention heads.
+        attn_drop: Dropout of attention weights.
+
+    Raises:
+        ValueError: If `attn_drop` is not 0 and attention is linear, which has no weights to drop.
+    """
+    if cfg.attn_type == 'linear' and attn_drop:
+        raise ValueError(
+            f"attn_drop_rate={attn_drop} cannot be had with attn_type='linear', which has no attention weights to "
+            'drop; use proj_drop_rate or leave it out.'
+        )
+    if cfg.attn_type == 'linear':
+        form: nn.Module = LinearAttention()
+    else:
+        form = PostBiasAttention(attn_drop) if cfg.rel_attn == 'post' else SoftmaxAttention(attn_drop)
+    if cfg.attn_window is None:
+        return GlobalCore(num_heads, form)
+    return WindowCore(num_heads, form, cfg.attn_window)

@@ -1,0 +1,126 @@
+"""Building a registered model: the choice of the rules on names, the file of its weights, and timm's builder."""
+
+import dataclasses
+from functools import partial
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from timm.layers import to_2tuple
+from timm.models import PretrainedCfg, build_model_with_cfg, get_pretrained_cfg, resolve_pretrained_cfg
+from torch import nn
+
+from .._timm import pretrained_cfg_for_features, set_fixed_input_size, update_model_args
+from ..errors import CheckpointError
+from ..network import CoAtNet
+from ..tables.names import Choice, Request, choose
+from ..tables.weights import untrained_cfg
+from .config_json import check_config_json
+from .pretrained import adapt_checked, localize, materialize
+
+# The fields of a pretrained configuration that say where weights are.
+_SOURCES = ('file', 'url', 'state_dict', 'hf_hub_id')
+
+
+def build(
+    size: str,
+    pretrained: bool = False,
+    impl: str | None = None,
+    pretrained_cfg: str | dict[str, Any] | PretrainedCfg | None = None,
+    pretrained_cfg_overlay: dict[str, Any] | None = None,
+    pretrained_model_args: dict[str, Any] | None = None,
+    cache_dir: str | None = None,
+    **kwargs: Any,
+) -> nn.Module:
+    """Build a registered CoAtNet as `timm.create_model` asks for it.
+
+    Args:
+        size: Registered name without tag.
+        pretrained: Load the weights of the tag.
+        impl: Implementation; by default the one that the tag needs, or the size's first.
+        pretrained_cfg: A tag, or a whole pretrained configuration.
+        pretrained_cfg_overlay: Fields that replace those of the configuration.
+        pretrained_model_args: The arguments recorded with the weights of `local-dir:` and `hf-hub:` models.
+        cache_dir: Cache of huggingface_hub; see `hub.release_file` for weights of a release page.
+        **kwargs: Fields of `CoAtNetCfg`, and arguments of `CoAtNet` and of `timm.models.build_model_with_cfg`.
+
+    Raises:
+        ValueError: If `impl`, tag and weights contradict each other or do not exist, or an argument is bad.
+        TypeError: If an argument is unknown.
+        HubError: If the weights cannot be had from the Hub or a release page.
+        CheckpointError: If the weights do not fit, or a `config.json` does not describe a network.
+    """
+    tag = pretrained_cfg if isinstance(pretrained_cfg, str) else None
+    if tag is not None:
+        get_pretrained_cfg(f'{size}.{tag}')  # raises for a tag that does not exist
+    if dataclasses.is_dataclass(pretrained_cfg):
+        pretrained_cfg = dataclasses.asdict(pretrained_cfg)
+    given = pretrained_cfg if isinstance(pretrained_cfg, dict) else {}
+    if given.get('source') in ('local-dir', 'hf-hub'):
+        check_config_json(size, given, pretrained_model_args or {})
+    choice = choose(
+        Request(
+            size=size,
+            impl=impl,
+            # A configuration from elsewhere may have any tag.
+            tag=tag or (None if given.get('source') else given.get('tag')),
+            tag_is_explicit=tag is not None,
+            has_config=bool(given),
+            pretrained=pretrained,
+            has_weights=any(d.get(key) for d in (given, pretrained_cfg_overlay or {}) for key in _SOURCES),
+            arguments=kwargs,
+            recorded=pretrained_model_args or {},
+        )
+    )
+    config = given if choice.keeps_config else choice.tag or untrained_cfg(size)
+    load_cfg = resolve_pretrained_cfg(size, config, pretrained_cfg_overlay)
+    return _build(size, pretrained, choice, load_cfg, pretrained_model_args, cache_dir)
+
+
+def _build(
+    size: str,
+    pretrained: bool,
+    choice: Choice,
+    load_cfg: PretrainedCfg,
+    recorded: dict[str, Any] | None,
+    cache_dir: str | None,
+) -> nn.Module:
+    arguments = dict(choice.arguments)
+    public_cfg = load_cfg.to_dict()
+    if arguments.get('in_chans') is not None:
+        # timm's scripts prepare images for the channels that the configuration says.
+        public_cfg['input_size'] = (arguments['in_chans'], *load_cfg.input_size[1:])
+    if pretrained:
+        load_cfg = localize(load_cfg, size, choice.cfg, cache_dir)
+    # Random weights that the file replaces would take longer to draw than the file to read.
+    from_file = pretrained and load_cfg.state_dict is None
+    if from_file:
+        device = arguments.pop('device', None) or torch.get_default_device()
+        arguments['device'] = 'meta'
+    arguments.setdefault('img_size', load_cfg.input_size[-2:])
+    trained_size = (recorded or {}).get('img_size')
+    try:
+        model = build_model_with_cfg(
+            CoAtNet,
+            size,
+            pretrained,
+            pretrained_cfg=load_cfg,
+            model_cfg=choice.cfg,
+            feature_cfg=dict(flatten_sequential=True),
+            pretrained_filter_fn=partial(adapt_checked, img_size=trained_size and to_2tuple(trained_size)),
+            pretrained_model_args=recorded,
+            cache_dir=cache_dir,
+            **arguments,
+        )
+    except SafetensorError as e:
+        raise CheckpointError(f'{load_cfg.file} is not a whole safetensors file ({e}); fetch or save it again.') from e
+    if from_file:
+        materialize(model, device)
+    # The user sees the Hub repository or the address, not the file in the cache that the weights were loaded from.
+    features_only = not isinstance(model, CoAtNet)
+    model.pretrained_cfg = pretrained_cfg_for_features(public_cfg) if features_only else public_cfg
+    model.default_cfg = model.pretrained_cfg
+    # Any size works. But a size that was asked for is the one to prepare images for, whatever size the weights have.
+    set_fixed_input_size(model, 'img_size' in choice.arguments)
+    update_model_args(model, **choice.structure)
+    return model

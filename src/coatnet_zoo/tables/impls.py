@@ -1,0 +1,139 @@
+"""The implementations of CoAtNet as a table: what each does differently from the paper, and whose code it is.
+
+A foreign code, whose checkpoints this package converts, is one row here and one file in `checkpoints/`.
+docs/implementations.md explains every difference.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+PAPER_URL = 'https://arxiv.org/abs/2106.04803'
+_TIMM_URL = 'https://github.com/huggingface/pytorch-image-models'
+
+
+@dataclass(frozen=True)
+class ForeignCode:
+    """How the checkpoints of another code are read.
+
+    Attributes:
+        title: What people call the code.
+        mapping: The module that reads a structure off the tensors of that code and maps the tensors; see
+            `checkpoints.codes.CodeMapping`.
+        suffixes: Endings of the files that only that module's `read` can read.
+        interpolation: How the evaluation of that code resizes images.
+        crop_pct: Share of the resized image that the evaluation of that code crops.
+    """
+
+    title: str
+    mapping: str
+    suffixes: tuple[str, ...] = ()
+    interpolation: str = 'bicubic'
+    crop_pct: float = 0.875
+
+
+@dataclass(frozen=True)
+class Implementation:
+    """One implementation of CoAtNet.
+
+    Attributes:
+        url: Address of the code or of the paper.
+        flavour: What differs from the defaults of `CoAtNetCfg`, which are the paper's.
+        sizes: The sizes that the code has, with what differs there; on top of the sizes whose own row names the
+            implementation.
+        code: How its checkpoints are read, if their names differ from the names of this package.
+    """
+
+    url: str
+    flavour: dict[str, Any] = field(default_factory=dict)
+    sizes: dict[str, dict[str, Any]] = field(default_factory=dict)
+    code: ForeignCode | None = None
+
+
+_TIMM = dict(
+    head_hidden=False,
+    conv_act='silu',
+    pre_norm_act=True,
+    conv_expand_base='in',
+    conv_stride='depthwise',
+    conv_out_bias=False,
+    se_base='mid',
+    se_act='relu',
+    attn_base='in',
+    pool_type='avg2',
+    shortcut_proj_always=False,
+)
+
+IMPLS: dict[str, Implementation] = {
+    'paper': Implementation(PAPER_URL),
+    'timm': Implementation(_TIMM_URL, _TIMM),
+    'timm_bn': Implementation(_TIMM_URL, dict(_TIMM, norm_layer='batchnorm2d')),
+    'timm_rmlp': Implementation(_TIMM_URL, dict(_TIMM, rel_pos_type='mlp')),
+    'timm_rmlp2': Implementation(_TIMM_URL, dict(_TIMM, rel_pos_type='mlp')),
+    'chinhsuanwu': Implementation(
+        'https://github.com/chinhsuanwu/coatnet-pytorch',
+        dict(
+            stem_norm_last=True,
+            final_norm=False,
+            head_hidden=False,
+            head_bias=False,
+            conv_expand_base='in',
+            conv_out_bias=False,
+            conv_out_norm=True,
+            se_base='in',
+            se_act='gelu',
+            se_bias=False,
+            norm_eps=1e-5,
+            num_heads=8,
+            attn_pool_first=True,
+            attn_shortcut_bias=False,
+            qkv_bias=False,
+            mlp_base='in',
+            pool_type='max',
+        ),
+        sizes={
+            'coatnet_0': {},
+            'coatnet_1': {},
+            'coatnet_2': dict(embed_dim=(128, 256, 512, 1026)),
+            'coatnet_3': {},
+            'coatnet_4': {},
+        },
+        # That code has no preprocessing; the usual one is assumed.
+        code=ForeignCode('chinhsuanwu/coatnet-pytorch', 'coatnet_zoo.checkpoints.chinhsuanwu'),
+    ),
+    'keras_cv': Implementation(
+        'https://github.com/leondgarse/keras_cv_attention_models',
+        dict(
+            final_norm=False,
+            head_hidden=False,
+            conv_expand_base='in',
+            conv_stride='depthwise',
+            conv_out_bias=False,
+            se_base='in',
+            se_divisor=8,
+            se_act='gelu',
+            norm_eps=1e-5,
+            heads_round_down=True,
+            attn_base='in',
+            attn_shortcut_bias=False,
+            qkv_bias=False,
+            proj_bias=False,
+            mlp_bias=False,
+        ),
+        sizes={
+            'coatnet_0': {},
+            'coatnet_1': {},
+            'coatnet_2': {},
+            'coatnet_3': {},
+            'coatnet_4': {},
+            'coatnet_5': {},
+            'coatnet_6': dict(embed_dim=(192, 384, (768,) * 8 + (1536,) * 42, 2048)),
+            'coatnet_7': {},
+        },
+        code=ForeignCode(
+            'keras_cv_attention_models',
+            'coatnet_zoo.checkpoints.keras_cv',
+            suffixes=('.h5', '.hdf5'),
+            crop_pct=0.95,
+        ),
+    ),
+}

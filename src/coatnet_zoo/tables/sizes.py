@@ -1,0 +1,169 @@
+"""The sizes of CoAtNet as a table, and the way from a size and an implementation to a configuration.
+
+A row is all that a new size needs: timm's entrypoint, the costs and the line in the README follow from it.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from .configs import CoAtNetCfg, field_types
+from .impls import IMPLS
+
+
+@dataclass(frozen=True)
+class Size:
+    """One registered name.
+
+    Attributes:
+        about: One sentence, the documentation of timm's entrypoint.
+        stages: Fields of `CoAtNetCfg` that say how many blocks there are and how wide they are.
+        impls: The implementations, the default first, with what differs from the stages and from the flavour.
+            Sizes that only a foreign code has are in the row of that code.
+    """
+
+    about: str
+    stages: dict[str, Any]
+    impls: dict[str, dict[str, Any]] = field(default_factory=lambda: {'paper': {}})
+
+
+def _vit_rel(width: int) -> dict[str, Any]:
+    """A ViT_REL in four equal parts: patches in place of convolutions, and the head of timm's ViTs."""
+    return dict(
+        stem_width=(width,),
+        embed_dim=(width,) * 4,
+        depths=(3, 3, 3, 3),
+        block_types='TTTT',
+        patch_size=16,
+        stem_bias=True,
+        head_hidden=False,
+        dim_head=64,
+    )
+
+
+# timm changed details between trainings; these sets recur below.
+_TIMM_EARLY = dict(se_early=True, attn_shortcut_bias=False)
+_TIMM_NANO = dict(pre_norm_act=False, conv_out_bias=True, se_act='silu')
+_TIMM_STEM = dict(stem_width=(32, 64))
+
+SIZES: dict[str, Size] = {
+    'coatnet_atto': Size(
+        'CoAtNet of below 1 M parameters, for tests, demos and small images.',
+        dict(stem_width=(16, 16), embed_dim=(16, 32, 64, 96), depths=(1, 2, 2, 2)),
+    ),
+    'coatnet_nano': Size(
+        "timm's CoAtNet-nano.",
+        dict(stem_width=(32, 64), embed_dim=(64, 128, 256, 512), depths=(3, 4, 6, 3)),
+        {
+            'timm': dict(_TIMM_NANO, conv_stride='pool'),
+            'timm_rmlp': dict(_TIMM_NANO, rel_pos_dim=384),
+        },
+    ),
+    'coatnet_0': Size(
+        'CoAtNet-0.',
+        dict(stem_width=(64, 64), embed_dim=(96, 192, 384, 768), depths=(2, 3, 5, 2)),
+        {
+            'timm': dict(_TIMM_STEM, **_TIMM_EARLY, depths=(2, 3, 7, 2), conv_stride='pool'),
+            'timm_bn': dict(_TIMM_STEM, **_TIMM_EARLY, depths=(2, 3, 7, 2)),
+            'paper': {},
+        },
+    ),
+    'coatnet_1': Size(
+        'CoAtNet-1.',
+        dict(stem_width=(64, 64), embed_dim=(96, 192, 384, 768), depths=(2, 6, 14, 2)),
+        {
+            'timm': dict(_TIMM_STEM, **_TIMM_EARLY),
+            'timm_rmlp': dict(_TIMM_STEM, **_TIMM_EARLY, conv_stride='pool', pool_type='max', rel_pos_dim=384),
+            'timm_rmlp2': _TIMM_STEM,
+            'paper': {},
+        },
+    ),
+    'coatnet_2': Size(
+        'CoAtNet-2.',
+        dict(stem_width=(128, 128), embed_dim=(128, 256, 512, 1024), depths=(2, 6, 14, 2)),
+        {
+            'timm': dict(stem_width=(64, 128), se_act='silu'),
+            'timm_rmlp': dict(stem_width=(64, 128), se_act='silu', init_values=1e-6),
+            'paper': {},
+        },
+    ),
+    'coatnet_3': Size(
+        'CoAtNet-3.',
+        dict(stem_width=(192, 192), embed_dim=(192, 384, 768, 1536), depths=(2, 6, 14, 2)),
+        {
+            'timm': dict(stem_width=(96, 192), se_act='silu', init_values=1e-6),
+            'paper': {},
+        },
+    ),
+    'coatnet_4': Size(
+        'CoAtNet-4.',
+        dict(stem_width=(192, 192), embed_dim=(192, 384, 768, 1536), depths=(2, 12, 28, 2)),
+    ),
+    'coatnet_5': Size(
+        'CoAtNet-5, 687 M parameters.',
+        dict(stem_width=(192, 192), embed_dim=(256, 512, 1280, 2048), depths=(2, 12, 28, 2), dim_head=64),
+    ),
+    'coatnet_6': Size(
+        'CoAtNet-6, 1.47 B parameters.',
+        dict(
+            stem_width=(192, 192),
+            # The paper prints 2048 for the last width, but its parameters and multiply-adds are those of 3072.
+            embed_dim=(192, 384, (768,) * 8 + (1536,) * 42, 3072),
+            depths=(2, 4, 50, 2),
+            block_types=('C', 'C', 'C' * 8 + 'T' * 42, 'T'),
+            dim_head=128,
+        ),
+    ),
+    'coatnet_7': Size(
+        'CoAtNet-7, 2.44 B parameters.',
+        dict(
+            stem_width=(192, 192),
+            embed_dim=(256, 512, (1024,) * 8 + (2048,) * 42, 3072),
+            depths=(2, 4, 50, 2),
+            block_types=('C', 'C', 'C' * 8 + 'T' * 42, 'T'),
+            dim_head=128,
+        ),
+    ),
+    'vit_rel_tiny': Size("ViT_REL of the size of timm's `vit_tiny_patch16_224`.", _vit_rel(192)),
+    'vit_rel_small': Size("ViT_REL of the size of timm's `vit_small_patch16_224`.", _vit_rel(384)),
+    'vit_rel_base': Size("ViT_REL of the size of timm's `vit_base_patch16_224`.", _vit_rel(768)),
+}
+
+
+def list_impls(size: str) -> list[str]:
+    """The implementations that a size has, the default first.
+
+    Args:
+        size: Registered name without tag, e.g. `coatnet_1`.
+    """
+    own = SIZES[size].impls
+    return [*own, *(impl for impl, row in IMPLS.items() if size in row.sizes and impl not in own)]
+
+
+def check_impl(size: str, impl: str) -> None:
+    """Raise a `ValueError` that lists what exists, unless a size has an implementation."""
+    if impl not in list_impls(size):
+        raise ValueError(f'{size} has no impl={impl!r}; it has {", ".join(list_impls(size))}.')
+
+
+def resolve_cfg(size: str, impl: str, **overrides: Any) -> CoAtNetCfg:
+    """The configuration of a size in an implementation.
+
+    Args:
+        size: Registered name without tag, e.g. `coatnet_1`.
+        impl: Implementation, one of `list_impls(size)`.
+        **overrides: Fields of `CoAtNetCfg` that replace those of the tables.
+
+    Raises:
+        ValueError: If the size has no such implementation, or a value is bad.
+        TypeError: If an override is not a field of `CoAtNetCfg`.
+    """
+    check_impl(size, impl)
+    known = field_types().keys() - {'impl'}
+    unknown = sorted(overrides.keys() - known)
+    if unknown:
+        raise TypeError(
+            f'{size} has no argument {", ".join(unknown)}; structural arguments are {", ".join(sorted(known))}.'
+        )
+    row = SIZES[size]
+    differences = row.impls.get(impl) or IMPLS[impl].sizes.get(size) or {}
+    return CoAtNetCfg(impl=impl, **{**IMPLS[impl].flavour, **row.stages, **differences, **overrides})

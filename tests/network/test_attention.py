@@ -1,0 +1,348 @@
+"""Every form of attention equals a direct evaluation of its formula, and works wherever the default form does."""
+
+import copy
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+import torch.nn.functional as F
+from peers import assert_close, random_images, randomize_, relative_error
+from timm.models import save_for_hf
+from torch import nn
+from torch._dynamo.testing import CompileCounter
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from coatnet_zoo import CheckpointError, CoAtNetCfg, optimize_for_inference
+from coatnet_zoo.inference.expanded import ExpandedRelPos
+from coatnet_zoo.network import Attention
+from coatnet_zoo.network.attention_core import linear_attention, weighted_sum
+from coatnet_zoo.network.rel_pos import NoRelPos
+from coatnet_zoo.network.rel_pos_table import expand_rel_pos_table
+
+STAGES = dict(impl='paper', stem_width=(8, 8), embed_dim=(8, 16, 32, 32), depths=(1, 1, 2, 1), dim_head=16)
+FORMS = {
+    'pre': dict(rel_attn='pre'),
+    'post': dict(rel_attn='post'),
+    'none': dict(rel_attn='none'),
+    'pre window': dict(rel_attn='pre', attn_window=3),
+    'post window': dict(rel_attn='post', attn_window=3),
+    'none window': dict(rel_attn='none', attn_window=3),
+    'mlp window': dict(rel_pos_type='mlp', rel_pos_dim=8, attn_window=3),
+    'linear': dict(rel_attn='none', attn_type='linear'),
+}
+NAMES = list(FORMS)
+
+
+def create(form: str, **kwargs) -> nn.Module:
+    args = {**STAGES, 'img_size': 64, 'num_classes': 10, **FORMS[form], **kwargs}
+    return randomize_(timm.create_model('coatnet_0', **args))
+
+
+def layer(form: str, feat_size: tuple[int, int]) -> Attention:
+    """Two heads of size 4, in float64."""
+    cfg = CoAtNetCfg(dim_head=4, embed_dim=(8, 8, 8, 8), **FORMS[form])
+    return randomize_(Attention(cfg, 8, 8, feat_size, dtype=torch.float64))
+
+
+def by_hand(attn: Attention, form: str, qkv: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    """The formulas of docs/design-space.md, one position after the other, in float64."""
+    window = FORMS[form].get('attn_window', max(height, width))
+    kind = FORMS[form].get('rel_attn', 'pre')
+    heads, d = attn.num_heads, attn.dim_head
+    h, w = min(height, window), min(width, window)
+    bias = attn.rel_pos(h, w)[0].detach() if kind != 'none' else None
+    qkv = qkv.reshape(len(qkv), height, width, heads, 3 * d)
+    q, k, v = qkv[..., :d], qkv[..., d : 2 * d], qkv[..., 2 * d :]
+    out = torch.zeros(len(qkv), height, width, heads, d, dtype=torch.float64)
+    positions = [(y, x) for y in range(height) for x in range(width)]
+    for y, x in positions:
+        near = [(b, a) for b, a in positions if (b // h, a // w) == (y // h, x // w)]
+        for head in range(heads):
+            keys = torch.stack([k[:, b, a, head] for b, a in near], dim=1)
+            values = torch.stack([v[:, b, a, head] for b, a in near], dim=1)
+            logits = torch.einsum('bd,bjd->bj', q[:, y, x, head], keys)
+            if form == 'linear':
+                features = [torch.where(t > 0, t + 1, t.exp()) for t in (q[:, y, x, head], keys)]
+                weights = torch.einsum('bd,bjd->bj', *features)
+                weights = weights / weights.sum(dim=1, keepdim=True)
+            else:
+                logits = logits / d**0.5
+                offsets = torch.zeros(len(near), dtype=torch.float64)
+                if bias is not None:
+                    index = [(b % h) * w + a % w for b, a in near]
+                    offsets = bias[head, (y % h) * w + x % w, index]
+                inside, after = (offsets, 0.0) if kind == 'pre' else (0.0, offsets)
+                weights = (logits + inside).softmax(dim=1) + after
+            out[:, y, x, head] = torch.einsum('bj,bjd->bd', weights, values)
+    return out.reshape(len(qkv), height * width, heads * d)
+
+
+@pytest.mark.parametrize('size', [(3, 3), (4, 7), (7, 5), (2, 6)], ids=str)
+@pytest.mark.parametrize('form', NAMES)
+@torch.no_grad()
+def test_forms_equal_their_formulas(form: str, size: tuple[int, int]) -> None:
+    """At the native size and at others, on oblong maps, with windows that fit and that do not."""
+    attn = layer(form, (4, 7))
+    qkv = torch.randn(2, size[0] * size[1], 24, dtype=torch.float64)
+    expected = by_hand(attn, form, qkv, *size)
+    torch.testing.assert_close(attn.attend(qkv, *size), expected, rtol=0, atol=1e-10)
+    assert expected.std() > 0.1
+
+
+@pytest.mark.parametrize('form', [name for name in NAMES if name != 'linear'])
+def test_table_entries_belong_to_offsets(form: str) -> None:
+    """What is above takes the bias from the table's own lookup; here entries are found by their offsets."""
+    attn = layer(form, (4, 7))
+    h, w = attn.table_size((4, 7))
+    assert (h, w) == ((3, 3) if 'window' in form else (4, 7))
+    assert isinstance(attn.rel_pos, NoRelPos) == form.startswith('none')
+    if form.startswith(('pre', 'post')):
+        table = attn.rel_pos.relative_position_bias_table
+        bias = attn.rel_pos(h, w)
+        for i, j in [(0, 1), (w, 0), (h * w - 1, 0), (1, w + 1)]:
+            dy, dx = i // w - j // w, i % w - j % w
+            torch.testing.assert_close(bias[0, :, i, j], table[(dy + h - 1) * (2 * w - 1) + dx + w - 1])
+
+
+@pytest.mark.parametrize('dtype', [torch.float32, torch.float64], ids=str)
+@torch.no_grad()
+def test_post_attention_can_be_depthwise_convolution(dtype: torch.dtype) -> None:
+    """Zero queries make the softmax 1/N everywhere; a bias of -1/N plus a kernel leaves the convolution."""
+    height, width, heads, d = 6, 9, 2, 5
+    positions = height * width
+    cfg = CoAtNetCfg(dim_head=d, embed_dim=(10, 10, 10, 10), rel_attn='post')
+    attn = Attention(cfg, 10, 10, (height, width), dtype=dtype)
+    kernels = torch.randn(heads, 3, 3, dtype=dtype)
+    table = torch.full((2 * height - 1, 2 * width - 1, heads), -1 / positions, dtype=dtype)
+    # The table's offset is the query's position minus the key's, a kernel's is the other way round.
+    table[height - 2 : height + 1, width - 2 : width + 1] += kernels.flip(1, 2).permute(1, 2, 0)
+    attn.rel_pos.relative_position_bias_table.copy_(table.flatten(0, 1))
+    v = torch.randn(2, heads, d, height, width, dtype=dtype)
+    qkv = torch.zeros(2, heads, 3 * d, height, width, dtype=dtype)
+    qkv[:, :, d:] = torch.cat([torch.randn_like(v), v], dim=2)
+    ours = attn.attend(qkv.flatten(3).permute(0, 3, 1, 2).flatten(2), height, width)
+    per_channel = kernels.repeat_interleave(d, dim=0).unsqueeze(1)
+    theirs = F.conv2d(v.flatten(1, 2), per_channel, padding=1, groups=heads * d)
+    theirs = theirs.flatten(2).transpose(1, 2)
+    assert relative_error(ours, theirs) < (1e-6 if dtype == torch.float32 else 1e-14)
+
+
+class Largest(TorchDispatchMode):
+    """The elements of the largest tensor that any operator allocates."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.elements = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        for tensor in out if isinstance(out, tuple) else (out,):
+            if isinstance(tensor, torch.Tensor) and not func.is_view:
+                self.elements = max(self.elements, tensor.numel())
+        return out
+
+
+@torch.no_grad()
+def test_what_is_materialised() -> None:
+    """Tables are expanded for one image, however many there are; linear attention makes nothing larger than q, k, v."""
+    batch, side = 64, 8
+    n = side**2
+    largest = {}
+    for form in ('pre', 'post', 'none', 'linear'):
+        attn = layer(form, (side, side)).float()
+        qkv = torch.randn(batch, n, 24)
+        with Largest() as mode:
+            attn.attend(qkv, side, side)
+        largest[form] = mode.elements
+    assert largest['linear'] <= batch * n * 8  # one of q, k, v
+    assert max(largest.values()) < batch * 2 * n * n  # nobody keeps weights for every image
+    assert largest['post'] <= max(batch * n * 24, 2 * n * n)
+
+
+@torch.no_grad()
+def test_the_sum_of_values_is_shared_by_images_and_windows() -> None:
+    weights, v = torch.randn(1, 2, 6, 6), torch.randn(3, 8, 6, 5)
+    expected = weights.repeat(3, 4, 1, 1) @ v
+    torch.testing.assert_close(weighted_sum(weights, v), expected)
+
+
+@pytest.mark.parametrize('form', NAMES)
+def test_gradients(form: str) -> None:
+    attn = layer(form, (4, 3))
+    qkv = torch.randn(1, 4 * 5, 24, dtype=torch.float64, requires_grad=True)
+    tables = tuple(p for n, p in attn.named_parameters() if 'rel_pos' in n)
+
+    def attend(qkv: torch.Tensor, *_: torch.Tensor) -> torch.Tensor:
+        return attn.attend(qkv, 4, 5)
+
+    assert torch.autograd.gradcheck(attend, (qkv, *tables), fast_mode=True)
+
+
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16], ids=str)
+@torch.no_grad()
+def test_linear_attention_keeps_its_range(dtype: torch.dtype) -> None:
+    """Sums over 16,384 positions exceed float16's largest number, and far negative features underflow."""
+    q, k, v = torch.randn(3, 1, 2, 128 * 128, 16) * 8
+    q[..., 0, :] = k[:, :, :, 0] = -200.0
+    expected = linear_attention(q.double(), k.double(), v.double())
+    ours = linear_attention(*(t.to(dtype) for t in (q, k, v)))
+    assert ours.dtype == dtype and ours.isfinite().all()
+    assert (
+        relative_error(ours[:, :, 1:].double(), expected[:, :, 1:]) < {torch.float16: 0.01, torch.bfloat16: 0.05}[dtype]
+    )
+
+
+@pytest.mark.parametrize('form', NAMES)
+@pytest.mark.usefixtures('fast_bfloat16')
+@torch.no_grad()
+def test_torchscript_fx_and_optimisation_at_several_sizes(form: str) -> None:
+    model = create(form)
+    scripted = torch.jit.script(model)
+    traced = torch.fx.symbolic_trace(model)
+    optimized = optimize_for_inference(model)
+    half = optimize_for_inference(model, dtype=torch.bfloat16)
+    for size in (64, (112, 50)):
+        x = random_images(2, 3, size)
+        expected = model(x)
+        assert_close(scripted(x), expected, rel=1e-5)
+        assert_close(traced(x), expected, rel=1e-5)
+        assert_close(optimized(x), expected, rel=1e-5)
+        assert_close(half(x), expected, rel=0.05)
+    torch.testing.assert_close(torch.jit.script(traced)(x), expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize('form', ['post window', 'linear'])
+def test_compiled(form: str) -> None:
+    """At most two recompilations over five sizes larger than the windows, as the default form; compiled training."""
+    torch._dynamo.reset()
+    model = create(form, depths=(1, 1, 1, 1), block_types='CCCT', img_size=128)
+    counter = CompileCounter()
+    compiled = torch.compile(model, backend=counter)
+    with torch.no_grad():
+        for size in (128, 160, 224, (128, 192), 256):
+            x = random_images(2, 3, size)
+            assert_close(compiled(x), model(x), rel=1e-5)
+    assert counter.frame_count <= 1 + 2
+    torch._dynamo.reset()
+    model.train()
+    x = random_images(2, 3, 128)
+    model(x).square().mean().backward()
+    expected = {name: p.grad.clone() for name, p in model.named_parameters()}
+    model.zero_grad()
+    torch.compile(model, backend='aot_eager')(x).square().mean().backward()
+    largest = max(g.abs().max() for g in expected.values())
+    for name, p in model.named_parameters():
+        assert (p.grad - expected[name]).abs().max() < 1e-4 * largest, name
+
+
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize('form', NAMES)
+def test_autocast(form: str, dtype: torch.dtype) -> None:
+    model = create(form)
+    x = random_images(2, 3, (64, 80))
+    with torch.no_grad():
+        expected = model(x)
+        with torch.autocast('cpu', dtype):
+            assert_close(model(x).float(), expected, rel={torch.bfloat16: 0.05, torch.float16: 0.01}[dtype])
+    with torch.autocast('cpu', dtype):
+        loss = model.train()(x).float().square().mean()
+    loss.backward()
+    assert all(p.grad.isfinite().all() and p.grad.any() for p in model.parameters())
+
+
+@pytest.mark.parametrize('form', ['post window', 'linear'])
+@torch.no_grad()
+def test_export_and_onnx(form: str, tmp_path: Path) -> None:
+    pytest.importorskip('onnxscript')
+    runtime = pytest.importorskip('onnxruntime')
+    model = create(form, depths=(1, 1, 1, 1))
+    batch = torch.export.Dim('batch', min=1, max=16)
+    exported = torch.onnx.export(
+        model, (random_images(2, 3, 64),), dynamo=True, dynamic_shapes=({0: batch},), verbose=False
+    )
+    exported.save(tmp_path / 'model.onnx')
+    session = runtime.InferenceSession(tmp_path / 'model.onnx', providers=['CPUExecutionProvider'])
+    x = random_images(5, 3, 64)
+    (theirs,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
+    assert_close(torch.from_numpy(theirs), model(x), rel=1e-4)
+
+
+@pytest.mark.parametrize('form', NAMES)
+@torch.no_grad()
+def test_saved_models_come_back_and_change_size(form: str, tmp_path: Path) -> None:
+    model = create(form)
+    save_for_hf(model, tmp_path, safe_serialization=True)
+    loaded = timm.create_model(f'local-dir:{tmp_path}', pretrained=True).eval()
+    assert loaded.cfg == model.cfg
+    x = random_images(2, 3, (64, 112))
+    expected = model(x)
+    torch.testing.assert_close(loaded(x), expected, rtol=0, atol=1e-6)
+
+    larger = timm.create_model(f'local-dir:{tmp_path}', pretrained=True, img_size=(64, 112)).eval()
+    changed = copy.deepcopy(model)
+    changed.set_input_size((64, 112))
+    for other in (larger, changed):
+        assert_close(other(x), expected, rel=1e-5)
+    sizes = {m.rel_pos.window_size for m in changed.modules() if hasattr(getattr(m, 'rel_pos', None), 'window_size')}
+    windows = {(3, 3), (2, 3)} if 'window' in form else {(4, 7), (2, 4)}
+    assert sizes == (windows if form.startswith(('pre', 'post')) else set())
+
+
+@torch.no_grad()
+def test_tables_of_whole_maps_are_cut_down_for_windows(tmp_path: Path) -> None:
+    """Offsets inside a window are those of the map: the same bias, seen by fewer positions."""
+    model = create('pre')
+    for path in ('load_state_dict', 'local-dir'):
+        if path == 'load_state_dict':
+            windowed = create('pre window')
+            windowed.load_state_dict(model.state_dict())
+        else:
+            save_for_hf(model, tmp_path, safe_serialization=True)
+            windowed = timm.create_model(f'local-dir:{tmp_path}', pretrained=True, attn_window=3)
+        whole, cut = (m.stages[2].blocks[0].attn.rel_pos for m in (model, windowed))
+        whole = whole(4, 4).reshape(2, 4, 4, 4, 4)[:, :3, :3, :3, :3].reshape(1, 2, 9, 9)
+        torch.testing.assert_close(cut(3, 3), whole, rtol=0, atol=0)
+
+
+def test_a_checkpoint_with_positions_is_refused_where_they_have_no_place() -> None:
+    state_dict = create('pre').state_dict()
+    for form in ('none', 'linear', 'none window'):
+        model = create(form)
+        with pytest.raises(CheckpointError, match=r"relative bias \(stages\.2.*rel_attn='none'.*strict=False") as e:
+            model.load_state_dict(state_dict)
+        assert '\n' not in str(e.value)
+        left_over = model.load_state_dict(state_dict, strict=False).unexpected_keys
+        assert left_over and all('rel_pos' in name for name in left_over)
+    create('post').load_state_dict(state_dict)
+
+
+def test_a_window_needs_an_image_that_is_larger() -> None:
+    with pytest.raises(ValueError, match=r'attn_window=5 has no effect at img_size=\(64, 64\)'):
+        create('pre', attn_window=5)
+    model = create('pre', attn_window=4)
+    with pytest.raises(ValueError, match=r'attn_window=4 has no effect at img_size=\(32, 32\)'):
+        model.set_input_size(32)
+    assert model.img_size == (64, 64)
+    create('pre', attn_window=5, img_size=(64, 96))
+
+
+@torch.no_grad()
+def test_windows_have_their_tables_expanded() -> None:
+    model = create('pre window', img_size=640)
+    optimized = optimize_for_inference(model)
+    sizes = [m.size for m in optimized.modules() if isinstance(m, ExpandedRelPos)]
+    assert sizes == [(3, 3)] * 3
+    table = model.stages[2].blocks[0].attn.rel_pos.relative_position_bias_table
+    expanded = next(m for m in optimized.modules() if isinstance(m, ExpandedRelPos))
+    torch.testing.assert_close(expanded(3, 3), expand_rel_pos_table(table, 3, 3), rtol=0, atol=0)
+
+
+@torch.no_grad()
+def test_attention_weights_are_dropped_in_training_only() -> None:
+    for form in ('pre', 'post', 'none', 'post window'):
+        model = create(form, attn_drop_rate=0.5)
+        x = random_images(2, 3, 64)
+        torch.testing.assert_close(model(x), model(x))
+        attn = model.stages[2].blocks[0].attn.train()
+        assert not torch.allclose(attn(torch.ones(1, 16, 4, 4)), attn(torch.ones(1, 16, 4, 4)))

@@ -1,0 +1,188 @@
+"""What timm's users do with a model works for every implementation: features, heads, tracing, training options."""
+
+import pytest
+import timm
+import torch
+from peers import randomize_
+from timm.models import group_parameters
+from timm.optim import create_optimizer_v2, param_groups_layer_decay
+
+from coatnet_zoo.tables import SIZES, WEIGHTS
+
+IMPLS = ['timm', 'timm_rmlp', 'timm_rmlp2', 'paper', 'chinhsuanwu', 'keras_cv']
+STAGES = dict(stem_width=(16, 24), embed_dim=(32, 32, 64, 96), depths=(1, 2, 2, 1), img_size=64, num_classes=10)
+
+
+def create(impl: str, **kwargs) -> torch.nn.Module:
+    return randomize_(timm.create_model('coatnet_1', impl=impl, **{**STAGES, **kwargs}))
+
+
+@pytest.fixture
+def x() -> torch.Tensor:
+    return torch.randn(2, 3, 64, 64)
+
+
+def test_all_models_are_listed_under_their_module() -> None:
+    assert timm.list_models(module='coatnet') == sorted(SIZES)
+
+
+@pytest.mark.parametrize('impl', IMPLS)
+def test_features_only(impl: str, x: torch.Tensor) -> None:
+    model = create(impl)
+    extractor = timm.create_model('coatnet_1', impl=impl, features_only=True, **STAGES)
+    extractor.load_state_dict({k.replace('stages.', 'stages_'): v for k, v in model.state_dict().items()}, strict=False)
+    features = extractor.eval()(x)
+    assert [f.shape[1] for f in features] == extractor.feature_info.channels() == [24, 32, 32, 64, 96]
+    assert [64 // f.shape[-1] for f in features] == extractor.feature_info.reduction() == [2, 4, 8, 16, 32]
+    for ours, theirs in zip(features, model.forward_intermediates(x, intermediates_only=True), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize('impl', IMPLS)
+def test_forward_intermediates(impl: str, x: torch.Tensor) -> None:
+    model = create(impl)
+    final, all_of_them = model.forward_intermediates(x)
+    torch.testing.assert_close(final, model.forward_features(x))
+    assert len(all_of_them) == 5
+    last_two = model.forward_intermediates(x, indices=2, intermediates_only=True)
+    torch.testing.assert_close(last_two, all_of_them[-2:])
+    early = model.forward_intermediates(x, indices=[0, 2], stop_early=True, intermediates_only=True)
+    torch.testing.assert_close(early, [all_of_them[0], all_of_them[2]])
+    normed = model.forward_intermediates(x, indices=1, norm=True, intermediates_only=True)
+    torch.testing.assert_close(normed, [model.norm(all_of_them[-1])])
+    with pytest.raises(ValueError, match="output_fmt='NLC'"):
+        model.forward_intermediates(x, output_fmt='NLC')
+
+
+@pytest.mark.parametrize('impl', IMPLS)
+def test_pruned_models_give_the_same_intermediates(impl: str, x: torch.Tensor) -> None:
+    model = create(impl)
+    expected = model.forward_intermediates(x, indices=[1, 3], intermediates_only=True)
+    assert model.prune_intermediate_layers([1, 3]) == [1, 3]
+    torch.testing.assert_close(model.forward_intermediates(x, indices=[1, 3], intermediates_only=True), expected)
+    assert len(model.stages) == 3
+    assert model(x).shape == (2, 64, 4, 4)
+
+
+@pytest.mark.parametrize('impl', IMPLS)
+def test_classifier_can_be_reset(impl: str, x: torch.Tensor) -> None:
+    model = create(impl)
+    has_bias = model.get_classifier().bias is not None
+    assert has_bias == (impl != 'chinhsuanwu')
+    model.reset_classifier(7)
+    assert model(x).shape == (2, 7) and model.num_classes == 7
+    assert (model.get_classifier().bias is not None) == has_bias
+    model.reset_classifier(0)
+    torch.testing.assert_close(model(x), model.forward_head(model.forward_features(x), pre_logits=True))
+    model.reset_classifier(5, 'max')
+    assert model(x).shape == (2, 5)
+    model.reset_classifier(0, '')
+    assert model(x).shape == (2, 96, 2, 2)
+
+
+@pytest.mark.parametrize('impl', IMPLS)
+def test_input_channels_classes_and_pooling(impl: str) -> None:
+    model = create(impl, in_chans=5, num_classes=3, global_pool='max')
+    assert model(torch.randn(2, 5, 64, 64)).shape == (2, 3)
+
+
+@pytest.mark.parametrize('impl', IMPLS)
+def test_drop_path_only_acts_in_training(impl: str, x: torch.Tensor) -> None:
+    model = create(impl)
+    dropped = timm.create_model('coatnet_1', impl=impl, drop_path_rate=0.5, **STAGES)
+    dropped.load_state_dict(model.state_dict())
+    torch.testing.assert_close(dropped.eval()(x), model(x))
+    assert not torch.allclose(dropped.train()(x), dropped(x))
+    rates = [m.drop_prob for m in dropped.modules() if type(m).__name__ == 'DropPath']
+    assert rates == sorted(rates) and max(rates) == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize('impl', IMPLS)
+def test_gradient_checkpointing_changes_nothing(impl: str, x: torch.Tensor) -> None:
+    grads = []
+    for enable in (False, True):
+        model = create(impl)
+        model.set_grad_checkpointing(enable)
+        model.train()
+        torch.manual_seed(0)
+        model(x).square().mean().backward()
+        grads.append({k: p.grad for k, p in model.named_parameters()})
+    for k, grad in grads[0].items():
+        torch.testing.assert_close(grads[1][k], grad, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize('impl', IMPLS)
+def test_every_parameter_gets_a_gradient_and_a_group(impl: str, x: torch.Tensor) -> None:
+    model = create(impl).train()
+    model(x).square().mean().backward()
+    names = {k for k, p in model.named_parameters() if p.grad is not None and p.grad.any()}
+    assert names == {k for k, _ in model.named_parameters()}
+
+    groups = group_parameters(model, model.group_matcher())
+    assert sorted(n for g in groups.values() for n in g) == sorted(names)
+    assert len(groups) == 1 + sum(STAGES['depths']) + 1  # stem, blocks with the norm in the last, head
+    assert len(group_parameters(model, model.group_matcher(coarse=True))) == 1 + 4 + 1
+    no_decay = model.no_weight_decay()
+    assert no_decay and all('rel_pos' in n for n in no_decay)
+    params = [p for g in param_groups_layer_decay(model, no_weight_decay_list=no_decay) for p in g['params']]
+    assert len(params) == len(names)
+    create_optimizer_v2(model, opt='adamw', lr=1e-3, layer_decay=0.8).step()
+
+
+@pytest.mark.parametrize('impl', IMPLS)
+def test_torchscript(impl: str, x: torch.Tensor) -> None:
+    model = create(impl)
+    scripted = torch.jit.script(timm.create_model('coatnet_1', impl=impl, scriptable=True, **STAGES).eval())
+    scripted.load_state_dict(model.state_dict())
+    torch.testing.assert_close(scripted(x), model(x), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize('impl', IMPLS)
+def test_fx(impl: str, x: torch.Tensor) -> None:
+    model = create(impl)
+    traced = torch.fx.symbolic_trace(model)
+    torch.testing.assert_close(traced(x), model(x), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize('impl', IMPLS)
+def test_export(impl: str, x: torch.Tensor) -> None:
+    model = create(impl)
+    batch = torch.export.Dim('batch', min=1, max=16)
+    exported = torch.export.export(model, (x,), dynamic_shapes=({0: batch},)).module()
+    x3 = torch.randn(3, 3, 64, 64)
+    torch.testing.assert_close(exported(x3), model(x3), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize('impl', IMPLS)
+def test_fx_backward_and_torchscript_of_the_traced_model(impl: str, x: torch.Tensor) -> None:
+    model = create(impl).train()
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0  # random, and so different in two passes
+    model(x).square().mean().backward()
+    expected = {name: p.grad.clone() for name, p in model.named_parameters()}
+    model.zero_grad()
+    traced = torch.fx.symbolic_trace(model)
+    traced(x).square().mean().backward()
+    for name, p in traced.named_parameters():
+        torch.testing.assert_close(p.grad, expected[name], rtol=1e-4, atol=1e-6)
+
+    model.eval()
+    scripted = torch.jit.script(torch.fx.symbolic_trace(model))
+    torch.testing.assert_close(scripted(x), model(x), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize('name', [*SIZES, *WEIGHTS])
+def test_default_configurations_describe_the_models(name: str) -> None:
+    """As timm's own tests demand of every model: sizes, and the names of the first convolution and the classifier."""
+    model = timm.create_model(name, device='meta').eval()
+    cfg = model.default_cfg
+    assert f'{cfg["first_conv"]}.weight' in model.state_dict()
+    assert model.get_submodule(cfg['classifier']) is model.get_classifier()
+    assert model.num_classes == cfg['num_classes'] == model.get_classifier().out_features
+    features = model.forward_features(torch.empty(2, *cfg['input_size'], device='meta'))
+    assert features.shape == (2, model.num_features, *cfg['pool_size'])
+    assert model.forward_head(features, pre_logits=True).shape == (2, model.head_hidden_size)
+    assert timm.create_model(name, device='meta', num_classes=0, global_pool='').eval()(
+        torch.empty(2, *cfg['input_size'], device='meta')
+    ).shape == (2, model.num_features, *cfg['pool_size'])

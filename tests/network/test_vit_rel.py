@@ -1,0 +1,198 @@
+"""ViT_REL: with tables of zeros timm's own ViT without positions, and a citizen of timm like the rest."""
+
+import copy
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from peers import assert_close, random_images, randomize_
+from timm.models import group_parameters, save_for_hf
+from timm.optim import param_groups_layer_decay
+from torch import nn
+from torch._dynamo.testing import CompileCounter
+
+from coatnet_zoo import optimize_for_inference
+from coatnet_zoo.inference.expanded import ExpandedRelPos
+
+SMALL = dict(stem_width=64, embed_dim=(64, 64, 64, 64), depths=(1, 2, 1, 1), dim_head=32, img_size=96, num_classes=10)
+
+
+def create(**kwargs) -> nn.Module:
+    return randomize_(timm.create_model('vit_rel_tiny', **{**SMALL, **kwargs}))
+
+
+def from_vit(model: nn.Module, vit: nn.Module) -> dict[str, torch.Tensor]:
+    """A ViT's weights in our names and order, with tables of zeros."""
+    theirs = vit.state_dict()
+    names = {'patch_embed.proj': 'stem.conv1', 'norm': 'norm', 'head': 'head.fc'}
+    blocks = [f'stages.{s}.blocks.{b}' for s, stage in enumerate(model.stages) for b in range(len(stage.blocks))]
+    for i, block in enumerate(blocks):
+        for layer in ('norm1', 'attn.qkv', 'attn.proj', 'norm2', 'mlp.fc1', 'mlp.fc2'):
+            names[f'blocks.{i}.{layer}'] = f'{block}.{layer}'
+    ours = {k: torch.zeros_like(v) for k, v in model.state_dict().items() if k.endswith('bias_table')}
+    heads = model.stages[0].blocks[0].attn.num_heads
+    for key, value in theirs.items():
+        layer, _, kind = key.rpartition('.')
+        if layer.endswith('qkv'):  # (q|k|v, head, dim) there, (head, q|k|v, dim) here
+            value = value.unflatten(0, (3, heads, -1)).transpose(0, 1).flatten(0, 2)
+        ours[f'{names[layer]}.{kind}'] = value
+    return ours
+
+
+@torch.inference_mode()
+def test_equals_timms_vit_at_several_sizes() -> None:
+    """The whole of vit_tiny_patch16_224 but its class token and positions, also at sizes that patches do not fill."""
+    structure = dict(class_token=False, global_pool='avg', pos_embed='none', fc_norm=False)
+    structure |= dict(dynamic_img_size=True, dynamic_img_pad=True)
+    theirs = randomize_(timm.create_model('vit_tiny_patch16_224', **structure))
+    ours = timm.create_model('vit_rel_tiny').eval()
+    ours.load_state_dict(from_vit(ours, theirs))
+    for size in (224, (64, 160), (50, 97), 32):
+        x = random_images(2, 3, size)
+        features = ours.forward_features(x)
+        assert_close(features.flatten(2).transpose(1, 2), theirs.forward_features(x), rel=1e-5)
+        assert_close(ours(x), theirs(x), rel=1e-5)
+    randomize_(ours.stages[0].blocks[0].attn.rel_pos)
+    with pytest.raises(AssertionError, match='relative error'):  # tables matter
+        assert_close(ours(x), theirs(x), rel=1e-5)
+
+
+@pytest.mark.parametrize('size, width', [('tiny', 192), ('small', 384), ('base', 768)])
+def test_size_is_that_of_timms_vit(size: str, width: int) -> None:
+    """But for the class token and 197 positions there, and twelve tables of 27 x 27 offsets a head here."""
+    count = [
+        sum(p.numel() for p in timm.create_model(name, device='meta').parameters())
+        for name in (f'vit_rel_{size}', f'vit_{size}_patch16_224')
+    ]
+    assert count[0] - count[1] == 12 * 27**2 * (width // 64) - width - 197 * width
+    assert count[0] == pytest.approx(count[1], rel=0.003)
+
+
+@torch.inference_mode()
+def test_features_at_one_resolution() -> None:
+    model = create()
+    extractor = timm.create_model('vit_rel_tiny', features_only=True, **SMALL).eval()
+    assert extractor.feature_info.reduction() == [16] * 5 and extractor.feature_info.channels() == [64] * 5
+    extractor.load_state_dict({k.replace('stages.', 'stages_'): v for k, v in model.state_dict().items()}, strict=False)
+    x = random_images(2, 3, (96, 50))
+    expected = model.forward_intermediates(x, intermediates_only=True)
+    for ours, theirs in zip(extractor(x), expected, strict=True):
+        assert ours.shape == (2, 64, 6, 4)
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)
+    assert model.prune_intermediate_layers([1, 3]) == [1, 3] and len(model.stages) == 3
+
+
+def test_heads_channels_sizes_and_initialisation() -> None:
+    model = create(in_chans=5, num_classes=3, global_pool='max', img_size=(64, 112))
+    assert model(torch.randn(2, 5, 40, 70)).shape == (2, 3)
+    assert model.stages[3].blocks[0].attn.rel_pos.window_size == (4, 7)
+    assert isinstance(model.stages[1].blocks[0].shortcut, nn.Identity)
+    model.reset_classifier(7, 'avg')
+    assert model(torch.randn(2, 5, 64, 64)).shape == (2, 7)
+    with pytest.raises(AssertionError, match='at least 32x32 pixels'):
+        model(torch.randn(1, 5, 31, 64))
+    model = timm.create_model('vit_rel_tiny', device='meta', **SMALL).to_empty(device='cpu')
+    model.init_weights()
+    assert model.stem.conv1.weight.std().item() == pytest.approx((2 / (768 + 64)) ** 0.5, rel=0.05)
+    assert model(random_images(2, 3, 96)).isfinite().all()
+
+
+def test_training() -> None:
+    model = create(drop_path_rate=0.1)
+    model.set_grad_checkpointing()
+    model.train()
+    assert any(type(m).__name__ == 'DropPath' for m in model.modules())
+    for size in (96, (64, 40)):
+        model(random_images(2, 3, size)).square().mean().backward()
+    names = {k for k, p in model.named_parameters() if p.grad.isfinite().all() and p.grad.any()}
+    assert names == {k for k, _ in model.named_parameters()}
+    groups = group_parameters(model, model.group_matcher())
+    assert sorted(n for g in groups.values() for n in g) == sorted(names) and len(groups) == 1 + 5 + 1
+    no_decay = model.no_weight_decay()
+    assert len(no_decay) == 5 and all(name.endswith('rel_pos.relative_position_bias_table') for name in no_decay)
+    groups = param_groups_layer_decay(model, no_weight_decay_list=no_decay)
+    assert sum(len(g['params']) for g in groups) == len(names)
+
+
+@pytest.mark.usefixtures('fast_bfloat16')
+@torch.no_grad()
+def test_traced_optimised_and_reduced_in_precision() -> None:
+    model = create()
+    candidates = {
+        'TorchScript': (torch.jit.script(model), 1e-5),
+        'FX': (torch.fx.symbolic_trace(model), 1e-5),
+        'optimised': (optimize_for_inference(model), 1e-5),
+        'optimised bf16': (optimize_for_inference(model, dtype=torch.bfloat16), 0.05),
+    }
+    optimised, _ = candidates['optimised']
+    assert {m.size for m in optimised.modules() if isinstance(m, ExpandedRelPos)} == {(6, 6)}
+    for size in (96, (50, 120)):
+        x = random_images(3, 3, size)
+        expected = model(x)
+        for other, tolerance in candidates.values():
+            assert_close(other(x), expected, rel=tolerance)
+        for dtype, tolerance in ((torch.bfloat16, 0.05), (torch.float16, 0.01)):
+            with torch.autocast('cpu', dtype):
+                assert_close(model(x).float(), expected, rel=tolerance)
+
+
+@torch.no_grad()
+def test_large_batches_are_computed_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of as many images as fit: the largest tensor of a stage is the 256 wide one of its feed-forward network."""
+    model = create()
+    monkeypatch.setattr('coatnet_zoo.inference.microbatch._LARGEST', 3 * 4 * 6 * 6 * 256)
+    optimized = optimize_for_inference(model)
+    seen: list[int] = []
+    optimized.stages[2].module.register_forward_hook(lambda _, args, __: seen.append(len(args[0])))
+    x = random_images(7, 3, 96)
+    torch.testing.assert_close(optimized(x), model(x), rtol=0, atol=1e-4)
+    assert seen == [3, 3, 1]
+
+
+@torch.no_grad()
+def test_compiled_and_exported(tmp_path: Path) -> None:
+    runtime = pytest.importorskip('onnxruntime')
+    pytest.importorskip('onnxscript')
+    torch._dynamo.reset()
+    model = create(embed_dim=(64,), depths=(1,), block_types='T')
+    counter = CompileCounter()
+    compiled = torch.compile(model, backend=counter)
+    for size in (64, 96, 160, (128, 192), 112):
+        x = random_images(2, 3, size)
+        assert_close(compiled(x), model(x), rel=1e-5)
+    assert counter.frame_count <= 1 + 2
+    batch = torch.export.Dim('batch', min=1, max=16)
+    exported = torch.onnx.export(
+        model, (random_images(2, 3, (64, 90)),), dynamo=True, dynamic_shapes=({0: batch},), verbose=False
+    )
+    exported.save(tmp_path / 'model.onnx')
+    session = runtime.InferenceSession(tmp_path / 'model.onnx', providers=['CPUExecutionProvider'])
+    x = random_images(5, 3, (64, 90))
+    (theirs,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
+    assert_close(torch.from_numpy(theirs), model(x), rel=1e-4)
+
+
+@pytest.mark.parametrize('options', [{}, dict(rel_attn='post'), dict(rel_attn='none', attn_type='linear')], ids=str)
+@torch.no_grad()
+def test_saved_models_come_back_and_change_size(options: dict, tmp_path: Path) -> None:
+    model = create(**options)
+    save_for_hf(model, tmp_path, safe_serialization=True)
+    loaded = timm.create_model(f'local-dir:{tmp_path}', pretrained=True).eval()
+    assert loaded.cfg == model.cfg
+    x = random_images(2, 3, (64, 130))
+    expected = model(x)
+    torch.testing.assert_close(loaded(x), expected, rtol=0, atol=1e-6)
+    larger = timm.create_model(f'local-dir:{tmp_path}', pretrained=True, img_size=(64, 130)).eval()
+    changed = copy.deepcopy(model)
+    changed.set_input_size((64, 130))
+    for other in (larger, changed):
+        assert_close(other(x), expected, rel=1e-5)
+
+
+def test_patches_for_other_layouts() -> None:
+    """`patch_size` is an option like any other."""
+    args = dict(impl='paper', patch_size=8, stem_width=16, embed_dim=(16, 32, 32, 64), depths=(1, 1, 1, 1), img_size=64)
+    model = timm.create_model('coatnet_0', block_types='CCTT', num_classes=4, **args)
+    assert [i['reduction'] for i in model.feature_info] == [8] * 5
+    assert model.eval().forward_features(torch.randn(1, 3, 60, 33)).shape == (1, 64, 8, 5)

@@ -1,0 +1,54 @@
+"""Processes of their own that fetch a file from the loopback Hub, without the seconds that importing timm takes."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+# Prints the file, or the error; whether torch was imported; the seconds that it took.
+_FETCH = """
+import resource, sys, time
+import coatnet_zoo_command
+coatnet_zoo_command.without_models = True
+from huggingface_hub import constants
+from coatnet_zoo.errors import HubError
+from coatnet_zoo.hub import fetch_weights
+constants.DOWNLOAD_CHUNK_SIZE = 1 << 16
+_, repo, cache, largest = sys.argv
+if int(largest):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (int(largest), resource.RLIM_INFINITY))
+start = time.monotonic()
+try:
+    print(fetch_weights(repo, cache_dir=cache))
+except HubError as e:
+    print('HubError:', e)
+print('torch' in sys.modules, time.monotonic() - start)
+"""
+
+
+def start_fetch(repo: str, cache: Path, largest: int = 0, **env: str) -> subprocess.Popen:
+    """Start fetching a file.
+
+    Args:
+        repo: Repository on the Hub.
+        cache: Cache folder.
+        largest: Size in bytes at which writing a file fails, as on a full disk; 0 for none.
+        **env: Environment variables.
+    """
+    return subprocess.Popen(
+        [sys.executable, '-c', _FETCH, repo, str(cache), str(largest)],
+        env={**os.environ, **env},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def result_of(process: subprocess.Popen) -> tuple[str, float]:
+    """What it printed, a path or `HubError: ...`, and the seconds that fetching took."""
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0 and err == '', err
+    *lines, last = out.splitlines()
+    torch, seconds = last.split()
+    assert torch == 'False' and len(lines) == 1, out
+    return lines[0], float(seconds)

@@ -1,0 +1,30 @@
+"""What each process of test_distributed.py does: two steps with the functions of scripts/train_fsdp.py."""
+
+import json
+import sys
+from pathlib import Path
+
+import timm
+import torch
+import torch.distributed as dist
+from safetensors.torch import load_file
+from train_fsdp import load_full, save, shard, train_step
+
+import coatnet_zoo
+
+assert coatnet_zoo
+folder = Path(sys.argv[1])
+dist.init_process_group('gloo')
+rank = dist.get_rank()
+model = shard(timm.create_model('coatnet_atto', device='meta'), torch.device('cpu')).train()
+load_full(model, load_file(folder / 'initial.safetensors') if rank == 0 else {})
+if sys.argv[2] == 'checkpointing':
+    model.set_grad_checkpointing()
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+batches = torch.load(folder / 'batches.pt', weights_only=True)
+losses = [train_step(model, optimizer, x.chunk(2)[rank], y.chunk(2)[rank]) for x, y in batches]
+save(model, timm.create_model('coatnet_atto', device='meta'), folder / 'trained')
+if rank == 0:
+    local = sum(p.to_local().numel() for p in model.parameters())
+    (folder / 'result.json').write_text(json.dumps(dict(losses=losses, local=local)))
+dist.destroy_process_group()

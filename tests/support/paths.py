@@ -1,0 +1,8 @@
+"""Where the repository, its test data and its scripts are."""
+
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+DATA = ROOT / 'tests' / 'data'
+SCRIPTS = ROOT / 'scripts'
+SUPPORT = ROOT / 'tests' / 'support'
