@@ -31,7 +31,7 @@ COSTS: dict[tuple[str, str], tuple[int, float]] = {
 _FINGERPRINTS = '''\
 """The registered networks by the hash of their names and shapes. `make tables` writes this file."""
 
-# See `checkpoints.fingerprint`. Networks that differ in nothing but activations and the like have one hash.
+# See `checkpoints.recognition`. Networks that differ in nothing but activations and the like have one hash.
 FINGERPRINTS: dict[str, tuple[tuple[str, str], ...]] = {
 '''
 

@@ -44,7 +44,7 @@ def test_bfloat16_agrees_on_held_out_digits(model: nn.Module) -> None:
 @torch.inference_mode()
 def test_int8_agrees_on_held_out_digits(model: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
     """The integers' values, simulated in floating point, as compiling takes long."""
-    monkeypatch.setattr('coatnet_zoo.inference.optimize._Frozen', lambda part: part)
+    monkeypatch.setattr('coatnet_zoo.inference.optimize.Frozen', lambda part: part)
     train, images = digits()
     quantized = optimize_for_inference(model, quantize='int8', calibration=train[:32])
     for batch in (images, images[:1]):

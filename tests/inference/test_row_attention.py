@@ -14,7 +14,7 @@ from coatnet_zoo.inference import optimize
 from coatnet_zoo.inference.expanded import ExpandedRelPos
 from coatnet_zoo.inference.row_attention import RowCore, bias_by_rows, row_attention
 from coatnet_zoo.network import GlobalCore
-from coatnet_zoo.network.rel_pos_table import expand_rel_pos_table
+from coatnet_zoo.network.rel_pos import expand_rel_pos_table
 
 STAGES = dict(depths=(1, 1, 1, 1), num_classes=10)
 MAPS = [(1, 1), (1, 5), (4, 1), (3, 3), (7, 4), (4, 9)]

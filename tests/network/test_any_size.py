@@ -164,33 +164,15 @@ def test_preprocessing_follows_the_channels_that_were_asked_for(name: str, in_ch
     )
 
 
-def test_evaluation_remembers_resized_tables_until_they_change() -> None:
-    model = create('paper')
-    table = table_of(model).relative_position_bias_table
-    with torch.no_grad():
-        a = rel_pos.resize_rel_pos_table(table, (4, 4), 6, 6)
-        assert rel_pos.resize_rel_pos_table(table, (4, 4), 6, 6) is a
-        table.mul_(2)
-        torch.testing.assert_close(rel_pos.resize_rel_pos_table(table, (4, 4), 6, 6), 2 * a)
-        table.data.mul_(2)  # behind autograd's back, as libraries for moving averages do; then eval() is called
-        model.eval()
-        torch.testing.assert_close(rel_pos.resize_rel_pos_table(table, (4, 4), 6, 6), 4 * a)
-        for side in range(1, 100):
-            rel_pos.resize_rel_pos_table(table, (4, 4), side, 3)
-        assert len(rel_pos._RESIZED[table][1]) <= 32
-    assert rel_pos.resize_rel_pos_table(table, (4, 4), 6, 6).requires_grad
-
-
-def test_remembered_tables_do_not_outlive_the_model() -> None:
-    model = create('paper')
-    with torch.no_grad():
-        model(torch.randn(1, 3, 96, 96))
-    table = table_of(model).relative_position_bias_table
-    before = len(rel_pos._RESIZED)
-    assert table in rel_pos._RESIZED
-    num_tables = sum(isinstance(m, rel_pos.RelPosBias) for m in model.modules())
-    del model, table
-    assert len(rel_pos._RESIZED) == before - num_tables
+@torch.no_grad()
+def test_resized_tables_follow_every_change_of_the_parameter() -> None:
+    """Also changes that torch does not see, such as `p.data.copy_`, which libraries for moving averages use."""
+    rel_pos = table_of(create('paper').eval())
+    before = rel_pos.table(6, 6)
+    rel_pos.relative_position_bias_table.mul_(2)
+    torch.testing.assert_close(rel_pos.table(6, 6), 2 * before)
+    rel_pos.relative_position_bias_table.data.mul_(2)
+    torch.testing.assert_close(rel_pos.table(6, 6), 4 * before)
 
 
 def test_evaluation_after_inference_mode() -> None:

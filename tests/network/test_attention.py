@@ -17,8 +17,7 @@ from coatnet_zoo import CheckpointError, CoAtNetCfg, optimize_for_inference
 from coatnet_zoo.inference.expanded import ExpandedRelPos
 from coatnet_zoo.network import Attention
 from coatnet_zoo.network.attention_core import linear_attention, weighted_sum
-from coatnet_zoo.network.rel_pos import NoRelPos
-from coatnet_zoo.network.rel_pos_table import expand_rel_pos_table
+from coatnet_zoo.network.rel_pos import NoRelPos, expand_rel_pos_table
 
 STAGES = dict(impl='paper', stem_width=(8, 8), embed_dim=(8, 16, 32, 32), depths=(1, 1, 2, 1), dim_head=16)
 FORMS = {
@@ -94,7 +93,7 @@ def test_forms_equal_their_formulas(form: str, size: tuple[int, int]) -> None:
 def test_table_entries_belong_to_offsets(form: str) -> None:
     """What is above takes the bias from the table's own lookup; here entries are found by their offsets."""
     attn = layer(form, (4, 7))
-    h, w = attn.table_size((4, 7))
+    h, w = attn.core.grid(4, 7)
     assert (h, w) == ((3, 3) if 'window' in form else (4, 7))
     assert isinstance(attn.rel_pos, NoRelPos) == form.startswith('none')
     if form.startswith(('pre', 'post')):

@@ -115,8 +115,12 @@ def test_gradient_checkpointing_changes_nothing(impl: str, x: torch.Tensor) -> N
 def test_every_parameter_gets_a_gradient_and_a_group(impl: str, x: torch.Tensor) -> None:
     model = create(impl).train()
     model(x).square().mean().backward()
-    names = {k for k, p in model.named_parameters() if p.grad is not None and p.grad.any()}
-    assert names == {k for k, _ in model.named_parameters()}
+    names = {k for k, _ in model.named_parameters()}
+    # A constant that an MLP of offsets adds to all logits changes no softmax: its gradient is nothing but rounding.
+    moved = {k for k, p in model.named_parameters() if p.grad.any()}
+    assert {k for k in names if not k.endswith('rel_pos.mlp.fc2.bias')} <= moved
+        k for k in names if 'rel_pos.mlp.fc2.bias' not in k
+    }
 
     groups = group_parameters(model, model.group_matcher())
     assert sorted(n for g in groups.values() for n in g) == sorted(names)

@@ -5,10 +5,11 @@ from .codes import Translation as Translation
 from .codes import find_reader as find_reader
 from .codes import foreign_codes as foreign_codes
 from .codes import translate as translate
-from .fingerprint import fingerprint as fingerprint
-from .fingerprint import identify as identify
+from .keras_h5 import require_h5py as require_h5py
 from .reading import find_state_dict as find_state_dict
 from .reading import read_checkpoint as read_checkpoint
+from .recognition import fingerprint as fingerprint
+from .recognition import identify as identify
 from .structure import Structure as Structure
 from .values import check_finite as check_finite
 from .values import check_values as check_values

@@ -13,7 +13,7 @@ import torch
 from einops import EinopsError, rearrange
 
 from ..errors import CheckpointError
-from ..tables.impls import IMPLS, ForeignCode
+from ..tables import IMPLS, ForeignCode
 from .checkpoint import Checkpoint
 from .structure import Structure
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from ..errors import CheckpointError
-from ..tables.grids import feature_sizes, num_offsets
+from ..tables import feature_sizes, num_offsets
 from .checkpoint import Checkpoint
 from .codes import Target
 from .keras_h5 import read_h5 as read

@@ -7,8 +7,7 @@ from typing import Any
 import torch
 
 from ..errors import CheckpointError
-from ..tables.configs import CoAtNetCfg, PerBlock
-from ..tables.sizes import SIZES, list_impls, resolve_cfg
+from ..tables import SIZES, CoAtNetCfg, PerBlock, list_impls, resolve_cfg
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,7 @@ import click
 import coatnet_zoo_command
 
 from ..errors import CheckpointError, HubError
-from ..hub.cache import pull, verify
-from ..hub.catalogue import Entry, entries, entries_of, full_names, local_file
+from ..hub import Entry, entries, entries_of, full_names, local_file, pull, verify
 from ..tables import WEIGHTS, weights_cfg
 
 _HEADER = ('name', 'impl', 'M params', 'G MACs', 'px', 'classes', 'top-1', 'licence', 'source', 'cached')

@@ -3,6 +3,13 @@
 The face needs no torch. `hub.folder` and `hub.publish`, which build models, are imported by their files.
 """
 
+from .cache import pull as pull
+from .cache import verify as verify
+from .catalogue import Entry as Entry
+from .catalogue import entries as entries
+from .catalogue import entries_of as entries_of
+from .catalogue import full_names as full_names
+from .catalogue import local_file as local_file
 from .fetch import cached_weights as cached_weights
 from .fetch import fetch_weights as fetch_weights
 from .fetch import sentence as sentence

@@ -5,7 +5,7 @@ from typing import Any
 
 from huggingface_hub import ModelCard, ModelCardData
 
-from ..tables.impls import IMPLS, PAPER_URL
+from ..tables import IMPLS, PAPER_URL
 
 
 @dataclass(frozen=True)

@@ -47,7 +47,7 @@ def fetch_release(release: str, md5: str, cache_dir: str | os.PathLike | None = 
         CheckpointError: If h5py is missing, or if the file cannot be converted.
     """
     # Imported here, because the list of weights asks this module where files are, and needs no torch for that.
-    from ..checkpoints.keras_h5 import require_h5py
+    from ..checkpoints import require_h5py
 
     file = release_file(release, md5, cache_dir)
     if file.is_file():

@@ -95,7 +95,7 @@ def _replace_attention(model: CoAtNet, by_rows: bool) -> None:
         for attn in stage.modules():
             if not isinstance(attn, Attention) or not isinstance(attn.rel_pos, (RelPosBias, RelPosMlp)):
                 continue
-            rel_pos, (height, width) = attn.rel_pos, attn.table_size(size)
+            rel_pos, (height, width) = attn.rel_pos, attn.core.grid(*size)
             if by_rows and type(attn.core) is GlobalCore and type(attn.core.form) is SoftmaxAttention:
                 attn.core, attn.rel_pos = RowCore(attn.num_heads), TableOfSize(rel_pos)
             if height * width <= _MAX_EXPANDED:

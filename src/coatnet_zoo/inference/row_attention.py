@@ -17,7 +17,7 @@ def bias_by_rows(table: torch.Tensor, height: int, width: int) -> torch.Tensor:
     """The bias of all pairs of positions as a view of the bias of one row.
 
     Args:
-        table: ((2 * height - 1) * (2 * width - 1), heads), see `network.rel_pos_table.expand_rel_pos_table`.
+        table: ((2 * height - 1) * (2 * width - 1), heads), see `network.rel_pos.expand_rel_pos_table`.
         height: Rows of the feature map.
         width: Columns of the feature map.
 
@@ -89,6 +89,10 @@ class RowCore(nn.Module):
     def __init__(self, num_heads: int) -> None:
         super().__init__()
         self.num_heads = num_heads
+
+    def grid(self, height: int, width: int) -> tuple[int, int]:
+        """See `network.GlobalCore.grid`."""
+        return height, width
 
     def forward(self, qkv: torch.Tensor, positions: torch.Tensor, height: int, width: int) -> torch.Tensor:
         """See `network.GlobalCore.forward`; positions are a table of offsets, or the bias of all pairs."""

@@ -6,13 +6,13 @@ from torch import nn
 from ..tables import CoAtNetCfg
 from .attention_core import create_core
 from .rel_pos import NoRelPos, RelPosBias, RelPosMlp
-from .windows import window_side
 
 
 class Attention(nn.Module):
     """Self-attention, CoAtNet paper section 2.1.
 
-    `rel_pos` gives the bias of positions for a size, and `core` does everything between the projections with it.
+    `core` does everything between the projections. `rel_pos` gives the bias of positions, for the grid that `core` asks
+    for.
 
     Args:
         cfg: Flavour of the block.
@@ -38,25 +38,18 @@ class Attention(nn.Module):
         dd = {'device': device, 'dtype': dtype}
         self.num_heads = cfg.num_heads or (dim if cfg.attn_base == 'in' else dim_out) // cfg.dim_head
         self.dim_head = cfg.dim_head
-        self.window = cfg.attn_window or 0
         dim_attn = self.num_heads * self.dim_head
         # Rows of qkv are ordered (head, q|k|v, dim), as in timm's MaxxVit.
         self.qkv = nn.Linear(dim, dim_attn * 3, bias=cfg.qkv_bias, **dd)
+        self.core = create_core(cfg, self.num_heads, attn_drop)
         if cfg.rel_attn == 'none':
             self.rel_pos: nn.Module = NoRelPos()
         elif cfg.rel_pos_type == 'mlp':
             self.rel_pos = RelPosMlp(self.num_heads, cfg.rel_pos_dim, **dd)
         else:
-            self.rel_pos = RelPosBias(self.table_size(feat_size), self.num_heads, **dd)
-        self.core = create_core(cfg, self.num_heads, attn_drop)
+            self.rel_pos = RelPosBias(self.core.grid(*feat_size), self.num_heads, **dd)
         self.proj = nn.Linear(dim_attn, dim_out, bias=cfg.proj_bias, **dd)
         self.proj_drop = nn.Dropout(proj_drop)
-
-    def table_size(self, feat_size: tuple[int, int]) -> tuple[int, int]:
-        """The grid that the bias is for on a feature map, (height, width): the whole map, or a window."""
-        if self.window == 0:
-            return feat_size
-        return window_side(feat_size[0], self.window), window_side(feat_size[1], self.window)
 
     def set_feat_size(self, feat_size: tuple[int, int]) -> None:
         """Make position tables those of another feature map size.
@@ -65,7 +58,7 @@ class Attention(nn.Module):
             feat_size: (height, width).
         """
         if isinstance(self.rel_pos, RelPosBias):
-            self.rel_pos.set_window_size(self.table_size(feat_size))
+            self.rel_pos.set_window_size(self.core.grid(*feat_size))
 
     def attend(self, qkv: torch.Tensor, height: int, width: int) -> torch.Tensor:
         """Everything between the projections.
@@ -78,7 +71,7 @@ class Attention(nn.Module):
         Returns:
             (B, N, heads * d).
         """
-        rows, cols = self.table_size((height, width))
+        rows, cols = self.core.grid(height, width)
         return self.core(qkv, self.rel_pos(rows, cols), height, width)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

@@ -1,8 +1,9 @@
 """The cores of self-attention: everything between its projections, without parameters, so that one can replace another.
 
 A core maps queries, keys and values, and the bias of all pairs of positions, to the sums of values. Three forms say
-what is summed (`SoftmaxAttention`, `PostBiasAttention`, `LinearAttention`); two cores say over which positions
-(`GlobalCore`, `WindowCore`). `create_core(cfg)` puts a form into a core. docs/design-space.md has the formulas.
+what is summed (`SoftmaxAttention`, `PostBiasAttention`, `LinearAttention`). Two cores say over which positions:
+`GlobalCore`, and `WindowCore` of windows.py. `create_core(cfg)` puts a form into a core. docs/design-space.md has the
+formulas.
 """
 
 import torch
@@ -10,7 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..tables import CoAtNetCfg
-from .windows import from_windows, padding_mask, to_windows
+from .windows import WindowCore
 
 
 def split_heads(qkv: torch.Tensor, num_heads: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -112,9 +113,10 @@ class PostBiasAttention(nn.Module):
         self.softmax = SoftmaxAttention(attn_drop)
 
     def forward(
-        self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bias: torch.Tensor, padding: torch.Tensor | None
+        self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bias: torch.Tensor | None, padding: torch.Tensor | None
     ) -> torch.Tensor:
-        """See `SoftmaxAttention.forward`."""
+        """See `SoftmaxAttention.forward`; the bias is not None."""
+        assert bias is not None
         by_position = weighted_sum(bias, v)
         return self.softmax(q, k, v, None, padding) + by_position
 
@@ -145,6 +147,10 @@ class GlobalCore(nn.Module):
         self.num_heads = num_heads
         self.form = form
 
+    def grid(self, height: int, width: int) -> tuple[int, int]:
+        """The grid of positions that the bias is for on a feature map, (height, width): the whole map."""
+        return height, width
+
     def forward(self, qkv: torch.Tensor, bias: torch.Tensor | None, height: int, width: int) -> torch.Tensor:
         """Everything between the projections.
 
@@ -159,28 +165,6 @@ class GlobalCore(nn.Module):
         """
         q, k, v = split_heads(qkv, self.num_heads)
         return self.form(q, k, v, bias, None).transpose(1, 2).flatten(2)
-
-
-class WindowCore(nn.Module):
-    """Attention within windows that do not overlap. A feature map smaller than a window is one window.
-
-    Args:
-        num_heads: Attention heads.
-        form: What is summed: (q, k, v, bias, padding) -> (B, windows * heads, N, d).
-        window: Side of a window in positions.
-    """
-
-    def __init__(self, num_heads: int, form: nn.Module, window: int) -> None:
-        super().__init__()
-        self.num_heads = num_heads
-        self.form = form
-        self.window = window
-
-    def forward(self, qkv: torch.Tensor, bias: torch.Tensor | None, height: int, width: int) -> torch.Tensor:
-        """See `GlobalCore.forward`; the bias is that of the N positions of a window."""
-        q, k, v = to_windows(qkv, height, width, self.window, self.num_heads).chunk(3, dim=-1)
-        padding = padding_mask(height, width, self.window, q)
-        return from_windows(self.form(q, k, v, bias, padding), height, width, self.window, self.num_heads)
 
 
 def create_core(cfg: CoAtNetCfg, num_heads: int, attn_drop: float = 0.0) -> nn.Module:

@@ -15,8 +15,7 @@ from ..checkpoints import Checkpoint, Translation, find_state_dict, fingerprint,
 from ..errors import CheckpointError
 from ..tables import CoAtNetCfg, feature_sizes, num_offsets
 from .attention import Attention
-from .rel_pos import RelPosBias
-from .rel_pos_table import crop_rel_pos_table
+from .rel_pos import RelPosBias, crop_rel_pos_table
 
 _TABLE = 'relative_position_bias_table'
 
@@ -124,8 +123,8 @@ def _resize_tables(
         table, own = state_dict[key], attn.rel_pos
         stage = int(name.split('.')[1])
         whole = feature_sizes(img_size or model.img_size, stage + 1, model.cfg.patch_size)[stage]
-        trained = attn.table_size(whole)
-        if attn.window and len(table) == num_offsets(whole):
+        trained = attn.core.grid(*whole)
+        if trained != whole and len(table) == num_offsets(whole):
             table = crop_rel_pos_table(table, whole, trained)
         shape = own.relative_position_bias_table.shape
         if (img_size and trained != own.window_size) or table.shape != shape:

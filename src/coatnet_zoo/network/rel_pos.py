@@ -1,11 +1,159 @@
-"""The relative position bias w_{i-j} of CoAtNet paper section 2.1, for any feature map size."""
+"""The relative position bias w_{i-j} of CoAtNet paper section 2.1, for any feature map size.
+
+A table has one row for each relative offset and one column for each head. A learned table belongs to the size that a
+model was built for. `resize_rel_pos_table` follows `timm.layers.resize_rel_pos_bias_table`, which keeps near offsets
+where they are and stretches the distances between far offsets. timm's function does not trace and is not
+differentiable; here it is two weighted gathers.
+"""
+
+import functools
 
 import torch
 from timm.layers import Mlp, trunc_normal_
 from torch import nn
 
 from ..tables import num_offsets
-from .rel_pos_table import expand_rel_pos_table, log_offsets, resize_rel_pos_table
+
+
+def _lerp_offsets(src: int, dst: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Where the offsets of a resized axis lie between the learned ones.
+
+    Args:
+        src: Number of learned offsets, 2 * size - 1.
+        dst: Number of offsets to interpolate for.
+        device: Where to compute.
+
+    Returns:
+        Index of the learned offset to the left, to the right, and the weight of the right one; each (dst,).
+    """
+    # timm looks for the ratio q of a geometric sequence whose sum spans the new axis, and halves the interval from 1.01
+    # to 1.5 down to 1e-6. Two passes over 512 steps each find the same q; compilers choke on a chain of 19 decisions.
+    wanted = torch.arange(dst, device=device, dtype=torch.float32) - dst // 2
+    steps = torch.arange(1, 512, device=device, dtype=torch.float64)
+    exponents = torch.arange(src // 2, device=device, dtype=torch.float64)
+    q = torch.tensor(1.01, device=device, dtype=torch.float64)
+    width = 0.49
+    for _ in range(2):
+        width = width / 512
+        candidates = q + width * steps
+        sums = (1 - candidates ** (src // 2)) / (1 - candidates)
+        # A comparison with a number would make a compiled graph one for this size only.
+        q = q + width * (sums <= wanted[-1]).sum()
+    q = q + width / 2
+    distances = (q**exponents).cumsum(0)
+    learned = torch.cat([-distances.flip(0), distances.new_zeros(1), distances]).float()
+    hi = torch.bucketize(wanted, learned).clamp(max=src - 1)
+    lo = (hi - 1).clamp(min=0)
+    # The clamp at zero makes offsets beyond either end take the value of that end.
+    to_lo = (wanted - learned[lo]).clamp(min=0)
+    to_hi = (learned[hi] - wanted).clamp(min=0)
+    span = to_lo + to_hi
+    weight = torch.where(span > 0, to_lo / span, torch.full_like(span, 0.5))
+    return lo, hi, weight
+
+
+@functools.lru_cache(maxsize=1024)
+def _cached_lerp_offsets(src: int, dst: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    with torch.inference_mode(False), torch.no_grad():
+        lo, hi, weight = _lerp_offsets(src, dst, torch.device('cpu'))
+        return lo.to(device), hi.to(device), weight.to(device)
+
+
+def _resize_axis(table: torch.Tensor, dim: int, dst: int) -> torch.Tensor:
+    src = table.shape[dim]
+    if torch.jit.is_scripting():
+        lo, hi, weight = _lerp_offsets(src, dst, table.device)
+    else:
+        offsets = _lerp_offsets if torch.compiler.is_compiling() else _cached_lerp_offsets
+        lo, hi, weight = offsets(src, dst, table.device)
+    shape = [1, 1, 1]
+    shape[dim] = dst
+    weight = weight.view(shape)
+    return table.index_select(dim, lo) * (1 - weight) + table.index_select(dim, hi) * weight
+
+
+@torch.fx.wrap
+def resize_rel_pos_table(table: torch.Tensor, src_size: tuple[int, int], height: int, width: int) -> torch.Tensor:
+    """Resize a relative position table as `timm.layers.resize_rel_pos_bias_table` does, differentiably.
+
+    Args:
+        table: ((2 * src_size[0] - 1) * (2 * src_size[1] - 1), heads).
+        src_size: (height, width) that the table is for.
+        height: Rows of the grid that a table is wanted for.
+        width: Columns of that grid.
+
+    Returns:
+        ((2 * height - 1) * (2 * width - 1), heads); the table itself where the size is the same.
+    """
+    if height == src_size[0] and width == src_size[1]:
+        return table
+    heads = table.shape[1]
+    # timm respaces both axes even where only one axis changes, and so does this function.
+    grid = table.reshape(2 * src_size[0] - 1, 2 * src_size[1] - 1, heads)
+    grid = _resize_axis(grid, 0, 2 * height - 1)
+    grid = _resize_axis(grid, 1, 2 * width - 1)
+    return grid.reshape(-1, heads)
+
+
+def crop_rel_pos_table(table: torch.Tensor, src_size: tuple[int, int], size: tuple[int, int]) -> torch.Tensor:
+    """Cut a relative position table down to the offsets that a smaller grid has.
+
+    Args:
+        table: ((2 * src_size[0] - 1) * (2 * src_size[1] - 1), heads).
+        src_size: (height, width) that the table is for.
+        size: (height, width) of the smaller grid.
+
+    Returns:
+        ((2 * size[0] - 1) * (2 * size[1] - 1), heads).
+    """
+    grid = table.reshape(2 * src_size[0] - 1, 2 * src_size[1] - 1, -1)
+    y, x = src_size[0] - size[0], src_size[1] - size[1]
+    return grid[y : y + 2 * size[0] - 1, x : x + 2 * size[1] - 1].flatten(0, 1)
+
+
+@torch.fx.wrap
+def expand_rel_pos_table(table: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    """Look up w_{i-j} for every pair of positions of a grid.
+
+    The order of offsets is that of Swin, timm and chinhsuanwu. A query that lies (dy, dx) after its key has the row
+    (dy + height - 1) * (2 * width - 1) + (dx + width - 1) of the table.
+
+    Args:
+        table: ((2 * height - 1) * (2 * width - 1), heads).
+        height: Rows of the grid.
+        width: Columns of the grid.
+
+    Returns:
+        (1, heads, height * width, height * width), queries before keys.
+    """
+    heads = table.shape[1]
+    ys = torch.arange(height, device=table.device)
+    xs = torch.arange(width, device=table.device)
+    dy = (ys[:, None] - ys[None, :] + (height - 1)).reshape(-1)
+    dx = (xs[:, None] - xs[None, :] + (width - 1)).reshape(-1)
+    # Two gathers over the two axes need H^2 + W^2 indices, one gather over the flat table needs (H W)^2.
+    bias = table.transpose(0, 1).reshape(heads, 2 * height - 1, 2 * width - 1)
+    bias = bias.index_select(1, dy).index_select(2, dx)
+    bias = bias.reshape(heads, height, height, width, width).permute(0, 1, 3, 2, 4)
+    return bias.reshape(1, heads, height * width, height * width)
+
+
+@torch.fx.wrap
+def log_offsets(height: int, width: int, like: torch.Tensor) -> torch.Tensor:
+    """All relative offsets of a grid on a signed logarithmic scale.
+
+    Args:
+        height: Rows of the grid.
+        width: Columns of the grid.
+        like: A tensor whose device and dtype to take.
+
+    Returns:
+        ((2 * height - 1) * (2 * width - 1), 2), vertical before horizontal.
+    """
+    dy = torch.arange(1 - height, height, device=like.device, dtype=torch.float32)
+    dx = torch.arange(1 - width, width, device=like.device, dtype=torch.float32)
+    offsets = torch.stack(torch.meshgrid(dy, dx, indexing='ij'), dim=-1).reshape(-1, 2)
+    return (offsets.sign() * offsets.abs().log1p()).to(like.dtype)
 
 
 class RelPosBias(nn.Module):

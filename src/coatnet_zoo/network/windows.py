@@ -1,7 +1,8 @@
-"""Cutting a feature map into windows that do not overlap, for attention, and putting it together again."""
+"""Attention within windows: cutting a feature map into windows that do not overlap, and putting it together again."""
 
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 
 def _windows(side: int, window: int) -> tuple[int, int]:
@@ -72,3 +73,29 @@ def padding_mask(height: int, width: int, window: int, like: torch.Tensor) -> to
     outside = outside_y.reshape(rows, 1, h, 1) | outside_x.reshape(1, cols, 1, w)
     outside = outside.reshape(rows * cols, 1, 1, h * w)
     return torch.zeros(outside.shape, device=like.device, dtype=like.dtype).masked_fill(outside, -float('inf'))
+
+
+class WindowCore(nn.Module):
+    """Attention within windows that do not overlap. A feature map smaller than a window is one window.
+
+    Args:
+        num_heads: Attention heads.
+        form: What is summed: (q, k, v, bias, padding) -> (B, windows * heads, N, d).
+        window: Side of a window in positions.
+    """
+
+    def __init__(self, num_heads: int, form: nn.Module, window: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.form = form
+        self.window = window
+
+    def grid(self, height: int, width: int) -> tuple[int, int]:
+        """The grid of positions that the bias is for on a feature map, (height, width): a window."""
+        return window_side(height, self.window), window_side(width, self.window)
+
+    def forward(self, qkv: torch.Tensor, bias: torch.Tensor | None, height: int, width: int) -> torch.Tensor:
+        """See `attention_core.GlobalCore.forward`; the bias is that of the N positions of a window."""
+        q, k, v = to_windows(qkv, height, width, self.window, self.num_heads).chunk(3, dim=-1)
+        padding = padding_mask(height, width, self.window, q)
+        return from_windows(self.form(q, k, v, bias, padding), height, width, self.window, self.num_heads)

@@ -13,8 +13,7 @@ from torch import nn
 from .._timm import pretrained_cfg_for_features, set_fixed_input_size, update_model_args
 from ..errors import CheckpointError
 from ..network import CoAtNet
-from ..tables.names import Choice, Request, choose
-from ..tables.weights import untrained_cfg
+from ..tables import Choice, Request, choose, untrained_cfg
 from .config_json import check_config_json
 from .pretrained import adapt_checked, localize, materialize
 

@@ -9,8 +9,7 @@ from typing import Any
 from timm.models import generate_default_cfgs, register_model
 from torch import nn
 
-from ..tables import SIZES
-from ..tables.weights import all_cfgs
+from ..tables import SIZES, all_cfgs
 from .build import build
 
 __all__ = ['default_cfgs']  # register_model adds the entrypoints

@@ -12,8 +12,7 @@ from timm.models import PretrainedCfg
 
 from ..errors import CheckpointError
 from ..network import CoAtNet
-from ..tables.checks import Count, check
-from ..tables.configs import field_types
+from ..tables import Count, check, field_types, list_impls, resolve_cfg
 
 _Numbers = tuple[float, ...]
 # The fields of a pretrained configuration that are used, with their types.
@@ -49,7 +48,9 @@ def check_config_json(size: str, pretrained_cfg: Mapping[str, Any], arguments: M
         known = {field.name for field in dataclasses.fields(PretrainedCfg)}
         _check_fields('pretrained_cfg', pretrained_cfg, _PRETRAINED_FIELDS, known)
         types = _argument_types()
-        _check_fields('model_args', arguments, types, set(types))
+        _check_fields('model_args', arguments, types, {*types, *field_types()})
+        fields = {name: value for name, value in arguments.items() if name in field_types() and name != 'impl'}
+        resolve_cfg(size, arguments.get('impl') or list_impls(size)[0], **fields)
     except ValueError as e:
         raise CheckpointError(f'{size} cannot be built from the config.json of {where}: {e}') from e
 
@@ -58,7 +59,7 @@ def _argument_types() -> dict[str, Any]:
     parameters = inspect.signature(CoAtNet.__init__).parameters
     hints = get_type_hints(CoAtNet.__init__, include_extras=True)
     own = {name: hints[name] for name in parameters if name in hints and name != 'cfg'}
-    return {**field_types(), **own, **_BUILDER_ARGUMENTS}
+    return {**own, **_BUILDER_ARGUMENTS}
 
 
 def _check_fields(what: str, values: Mapping[str, Any], types: Mapping[str, Any], known: set[str]) -> None:

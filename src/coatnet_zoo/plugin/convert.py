@@ -16,8 +16,7 @@ from ..checkpoints import Structure, Translation, check_finite, foreign_codes, i
 from ..errors import CheckpointError
 from ..files import CONFIG, SAFETENSORS, write_folder
 from ..network import num_params
-from ..tables import INTERPOLATIONS
-from ..tables.impls import ForeignCode
+from ..tables import INTERPOLATIONS, ForeignCode
 
 
 @dataclass(frozen=True)

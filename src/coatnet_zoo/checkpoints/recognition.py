@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 import torch
 
-from ..tables.fingerprints import FINGERPRINTS
+from ..tables import FINGERPRINTS
 
 _TABLE = 'relative_position_bias_table'
 

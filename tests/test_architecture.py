@@ -1,0 +1,140 @@
+"""The rooms of the package: arrows of import run downwards, and other rooms are entered by their faces."""
+
+import ast
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from paths import ROOT
+
+SOURCE = ROOT / 'src' / 'coatnet_zoo'
+# The modules at the top, which belong to no room, and the rooms: whose faces each may import.
+_BASE = {'errors', 'files', 'version'}
+_DATA = _BASE | {'tables'}
+_READ = _DATA | {'checkpoints'}
+ARROWS = {
+    'errors': set(),
+    'files': set(),
+    'version': set(),
+    '_timm': set(),
+    'run': set(),
+    'tables': _BASE,
+    'checkpoints': _DATA,
+    'hub': _READ | {'_timm'},
+    'network': _READ | {'_timm'},
+    'inference': _READ | {'_timm', 'network', 'hub'},
+    'explain': _READ | {'_timm', 'network', 'hub'},
+    'plugin': _READ | {'_timm', 'network', 'hub'},
+    'commands': _READ | {'_timm', 'network', 'hub', 'plugin', 'inference', 'explain', 'run'},
+    '__init__': _READ | {'network', 'plugin', 'inference', 'explain'},
+}
+# The face of a room that `coatnet-zoo list` needs must not load torch, so these are imported by their files.
+FILES = {'hub.folder', 'hub.publish'}
+
+
+def imports(file: Path, package: Path) -> Iterator[str]:
+    """The dotted names that a file imports, also inside functions; relative ones from the package on."""
+    parts = file.relative_to(package).with_suffix('').parts
+    for node in ast.walk(ast.parse(file.read_text(encoding='utf-8'))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            above = ['coatnet_zoo', *parts[:-1]][: len(parts) + 1 - node.level] if node.level else []
+            base = [*above, *(node.module or '').split('.')] if node.module else above
+            # `from ..hub import folder` names a module, `from ..hub import pull` a name of the face.
+            for alias in node.names:
+                is_module = (package.parent / Path(*base, alias.name)).with_suffix('.py').is_file()
+                is_room = (package.parent / Path(*base, alias.name)).is_dir()
+                yield '.'.join([*base, alias.name] if is_module or is_room else base)
+
+
+def violations(package: Path) -> list[str]:
+    """What is wrong with the imports of a package, one line each."""
+    found = []
+    for file in sorted(package.rglob('*.py')):
+        name = str(file.relative_to(package))
+        room = file.relative_to(package).with_suffix('').parts[0]
+        for dotted in imports(file, package):
+            top, *rest = dotted.split('.')
+            if top != 'coatnet_zoo':
+                if top == 'timm' and any(part.startswith('_') for part in rest) and room != '_timm':
+                    found.append(f'{name} imports {dotted}, which is private; only _timm.py may')
+                continue
+            target = rest[0] if rest else '__init__'
+            if target == room:
+                continue
+            if target not in ARROWS[room]:
+                found.append(f'{name} imports {dotted}: no arrow runs from {room} to {target}')
+            elif len(rest) > 1 and '.'.join(rest) not in FILES:
+                found.append(f'{name} imports {dotted} instead of the face of {target}')
+    return found
+
+
+def circles(package: Path) -> list[str]:
+    """Modules that import themselves by way of others of their room."""
+    graph: dict[str, set[str]] = {}
+    for file in package.rglob('*.py'):
+        name = '.'.join(['coatnet_zoo', *file.relative_to(package).with_suffix('').parts])
+        graph[name] = {i for i in imports(file, package) if i.startswith('coatnet_zoo.')}
+
+    def reaches(start: str, goal: str, seen: set[str]) -> bool:
+        for following in graph.get(start, set()) - seen:
+            seen.add(following)
+            if following == goal or reaches(following, goal, seen):
+                return True
+        return False
+
+    return [name for name in sorted(graph) if reaches(name, name, set())]
+
+
+def test_arrows_run_downwards() -> None:
+    assert violations(SOURCE) == []
+    assert circles(SOURCE) == []
+
+
+def test_every_room_is_in_the_picture() -> None:
+    rooms = {p.name if p.is_dir() else p.stem for p in SOURCE.iterdir() if p.is_dir() or p.suffix == '.py'}
+    assert rooms - {'__pycache__', 'weights'} == set(ARROWS)
+
+
+@pytest.mark.parametrize(
+    'file, line, complaint',
+    [
+        ('tables/grids.py', 'from ..network import CoAtNet', 'no arrow runs from tables to network'),
+        ('checkpoints/values.py', 'def f():\n    from ..hub import pull', 'no arrow runs from checkpoints to hub'),
+        ('network/stem.py', 'from ..plugin.convert import Conversion', 'no arrow runs from network to plugin'),
+        ('hub/cache.py', 'import coatnet_zoo', 'no arrow runs from hub to __init__'),
+        ('hub/cache.py', 'from coatnet_zoo.network import CoAtNet', 'no arrow runs from hub to network'),
+        ('plugin/build.py', 'from .. import commands', 'no arrow runs from plugin to commands'),
+        ('plugin/build.py', 'from ..network.model import Stage', 'instead of the face of network'),
+        ('network/model.py', 'from timm.models._manipulate import checkpoint', 'only _timm.py may'),
+        ('network/model.py', 'import timm.models._builder', 'only _timm.py may'),
+    ],
+)
+def test_a_wrong_arrow_is_found(file: str, line: str, complaint: str, tmp_path: Path) -> None:
+    shutil.copytree(SOURCE, tmp_path / 'coatnet_zoo')
+    planted = tmp_path / 'coatnet_zoo' / file
+    planted.write_text(f'{planted.read_text()}\n\n{line}\n')
+    (found,) = violations(tmp_path / 'coatnet_zoo')
+    assert found.startswith(file) and complaint in found
+
+
+def test_a_circle_is_found(tmp_path: Path) -> None:
+    shutil.copytree(SOURCE, tmp_path / 'coatnet_zoo')
+    planted = tmp_path / 'coatnet_zoo' / 'network' / 'rel_pos.py'
+    planted.write_text(f'{planted.read_text()}\n\nfrom .model import CoAtNet\n')
+    assert 'coatnet_zoo.network.model' in circles(tmp_path / 'coatnet_zoo')
+
+
+def test_files_are_short_and_say_what_they_are_for() -> None:
+    for file in [*ROOT.glob('src/**/*.py'), *ROOT.glob('tests/**/*.py'), *ROOT.glob('scripts/**/*.py')]:
+        text = file.read_text(encoding='utf-8')
+        assert text.count('\n') <= 400, f'{file} has more than 400 lines'
+        assert ast.get_docstring(ast.parse(text)), f'{file} does not say what it is for'
+
+
+def test_scripts_use_nothing_private_of_timm() -> None:
+    for file in ROOT.glob('scripts/**/*.py'):
+        for dotted in imports(file, ROOT / 'scripts'):
+            assert not dotted.startswith('timm.') or '._' not in dotted, f'{file} imports {dotted}'
