@@ -1,6 +1,7 @@
 """Checkpoint files: reading them without executing anything, telling apart who wrote them, mapping foreign tensors."""
 
 from .checkpoint import Checkpoint as Checkpoint
+from .codes import Target as Target
 from .codes import Translation as Translation
 from .codes import find_reader as find_reader
 from .codes import foreign_codes as foreign_codes
@@ -11,5 +12,6 @@ from .reading import read_checkpoint as read_checkpoint
 from .recognition import fingerprint as fingerprint
 from .recognition import identify as identify
 from .structure import Structure as Structure
+from .structure import shape_of as shape_of
 from .values import check_finite as check_finite
 from .values import check_values as check_values

@@ -43,7 +43,7 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(dim, dim_attn * 3, bias=cfg.qkv_bias, **dd)
         self.core = create_core(cfg, self.num_heads, attn_drop)
         if cfg.rel_attn == 'none':
-            self.rel_pos: nn.Module = NoRelPos()
+            self.rel_pos = NoRelPos()
         elif cfg.rel_pos_type == 'mlp':
             self.rel_pos = RelPosMlp(self.num_heads, cfg.rel_pos_dim, **dd)
         else:
