@@ -6,20 +6,13 @@ import sys
 import pytest
 import timm
 import torch
-from digits import scaled_digits, split
 from peers import relative_error
 from torch import nn
 
 from coatnet_zoo import optimize_for_inference
+from scripts.train_digits import digits
 
 pytest.importorskip('torchao', reason='needs the extra quantize')
-
-
-def digits() -> tuple[torch.Tensor, torch.Tensor]:
-    """Images of the training part and of the held-out part."""
-    x, classes = scaled_digits()
-    train, held_out = split(classes)
-    return x[train], x[held_out]
 
 
 def agreement(ours: torch.Tensor, theirs: torch.Tensor) -> tuple[float, float]:
@@ -35,7 +28,7 @@ def model() -> nn.Module:
 @pytest.mark.usefixtures('fast_bfloat16')
 @torch.inference_mode()
 def test_bfloat16_agrees_on_held_out_digits(model: nn.Module) -> None:
-    _, images = digits()
+    images, _ = digits(train=False)
     same, difference = agreement(optimize_for_inference(model, dtype=torch.bfloat16)(images), model(images))
     assert same >= 0.99
     assert 0 < difference < 0.03
@@ -45,7 +38,7 @@ def test_bfloat16_agrees_on_held_out_digits(model: nn.Module) -> None:
 def test_int8_agrees_on_held_out_digits(model: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
     """The integers' values, simulated in floating point, as compiling takes long."""
     monkeypatch.setattr('coatnet_zoo.inference.optimize.Frozen', lambda part: part)
-    train, images = digits()
+    (train, _), (images, _) = digits(train=True), digits(train=False)
     quantized = optimize_for_inference(model, quantize='int8', calibration=train[:32])
     for batch in (images, images[:1]):
         same, difference = agreement(quantized(batch), model(batch))
@@ -70,9 +63,12 @@ def test_compiled_int8_computes_with_integers() -> None:
     assert agreement(logits, model(images))[1] < 0.1
 
 
-def test_one_image_is_enough_to_calibrate(model: nn.Module) -> None:
-    train, _ = digits()
-    optimize_for_inference(model, quantize='int8', calibration=train[:1])
+@torch.inference_mode()
+def test_one_image_is_enough_to_calibrate(model: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr('coatnet_zoo.inference.optimize.Frozen', lambda part: part)
+    images, _ = digits(train=True)
+    quantized = optimize_for_inference(model, quantize='int8', calibration=images[:1])
+    assert 0.001 < agreement(quantized(images[:1]), model(images[:1]))[1] < 0.06
 
 
 def test_bad_arguments(model: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:

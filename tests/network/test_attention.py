@@ -1,13 +1,12 @@
 """Every form of attention equals a direct evaluation of its formula, and works wherever the default form does."""
 
-import copy
 from pathlib import Path
 
 import pytest
 import timm
 import torch
 import torch.nn.functional as F
-from peers import assert_close, random_images, randomize_, relative_error
+from peers import assert_close, assert_saved_and_resized, random_images, randomize_, relative_error
 from timm.models import save_for_hf
 from torch import nn
 from torch._dynamo.testing import CompileCounter
@@ -268,21 +267,8 @@ def test_export_and_onnx(form: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize('form', NAMES)
-@torch.no_grad()
 def test_saved_models_come_back_and_change_size(form: str, tmp_path: Path) -> None:
-    model = create(form)
-    save_for_hf(model, tmp_path, safe_serialization=True)
-    loaded = timm.create_model(f'local-dir:{tmp_path}', pretrained=True).eval()
-    assert loaded.cfg == model.cfg
-    x = random_images(2, 3, (64, 112))
-    expected = model(x)
-    torch.testing.assert_close(loaded(x), expected, rtol=0, atol=1e-6)
-
-    larger = timm.create_model(f'local-dir:{tmp_path}', pretrained=True, img_size=(64, 112)).eval()
-    changed = copy.deepcopy(model)
-    changed.set_input_size((64, 112))
-    for other in (larger, changed):
-        assert_close(other(x), expected, rel=1e-5)
+    changed = assert_saved_and_resized(create(form), tmp_path, (64, 112))
     sizes = {m.rel_pos.window_size for m in changed.modules() if hasattr(getattr(m, 'rel_pos', None), 'window_size')}
     windows = {(3, 3), (2, 3)} if 'window' in form else {(4, 7), (2, 4)}
     assert sizes == (windows if form.startswith(('pre', 'post')) else set())

@@ -1,13 +1,12 @@
 """ViT_REL: with tables of zeros timm's own ViT without positions, and a citizen of timm like the rest."""
 
-import copy
 from pathlib import Path
 
 import pytest
 import timm
 import torch
-from peers import assert_close, random_images, randomize_
-from timm.models import group_parameters, save_for_hf
+from peers import assert_close, assert_saved_and_resized, random_images, randomize_
+from timm.models import group_parameters
 from timm.optim import param_groups_layer_decay
 from torch import nn
 from torch._dynamo.testing import CompileCounter
@@ -174,20 +173,8 @@ def test_compiled_and_exported(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize('options', [{}, dict(rel_attn='post'), dict(rel_attn='none', attn_type='linear')], ids=str)
-@torch.no_grad()
 def test_saved_models_come_back_and_change_size(options: dict, tmp_path: Path) -> None:
-    model = create(**options)
-    save_for_hf(model, tmp_path, safe_serialization=True)
-    loaded = timm.create_model(f'local-dir:{tmp_path}', pretrained=True).eval()
-    assert loaded.cfg == model.cfg
-    x = random_images(2, 3, (64, 130))
-    expected = model(x)
-    torch.testing.assert_close(loaded(x), expected, rtol=0, atol=1e-6)
-    larger = timm.create_model(f'local-dir:{tmp_path}', pretrained=True, img_size=(64, 130)).eval()
-    changed = copy.deepcopy(model)
-    changed.set_input_size((64, 130))
-    for other in (larger, changed):
-        assert_close(other(x), expected, rel=1e-5)
+    assert_saved_and_resized(create(**options), tmp_path, (64, 130))
 
 
 def test_patches_for_other_layouts() -> None:

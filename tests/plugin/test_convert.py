@@ -15,7 +15,6 @@ import pytest
 import timm
 import torch
 from click.testing import CliRunner
-from digits import scaled_digits
 from hub_server import HubServer
 from paths import DATA, SCRIPTS
 from peers import assert_close, randomize_
@@ -26,6 +25,7 @@ from coatnet_zoo import CheckpointError, convert_checkpoint
 from coatnet_zoo.checkpoints import chinhsuanwu
 from coatnet_zoo.commands import main
 from coatnet_zoo.plugin import Conversion
+from scripts.train_digits import scaled_digits
 
 FIXTURE = DATA / 'chinhsuanwu_digits_64.pth'
 EXPECTED = DATA / 'chinhsuanwu_digits_64_expected.pt'

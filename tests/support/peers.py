@@ -1,7 +1,11 @@
 """Helpers to compare models with other people's: random weights in which everything matters, and closeness."""
 
+import copy
+from pathlib import Path
+
 import timm
 import torch
+from timm.models import save_for_hf
 from torch import nn
 
 # How much the outputs must vary over the batch, relative to their largest value, for a comparison to say anything.
@@ -69,3 +73,29 @@ def assert_close(ours: torch.Tensor, theirs: torch.Tensor, rel: float) -> None:
 def timm_peer(name: str, seed: int = 0, **kwargs) -> nn.Module:
     """timm's own model with random weights, see `randomize_`; the arguments are `timm.create_model`'s."""
     return randomize_(timm.create_model(name, **kwargs), seed)
+
+
+@torch.no_grad()
+def assert_saved_and_resized(model: nn.Module, folder: Path, size: tuple[int, int]) -> nn.Module:
+    """Assert that a model comes back from a folder, and that a change of its native size changes no logits.
+
+    Args:
+        model: In evaluation mode.
+        folder: Where to save the model.
+        size: (height, width) of the other native size.
+
+    Returns:
+        A copy of the model with the other native size.
+    """
+    save_for_hf(model, folder, safe_serialization=True)
+    loaded = timm.create_model(f'local-dir:{folder}', pretrained=True).eval()
+    assert loaded.cfg == model.cfg
+    x = random_images(2, 3, size)
+    expected = model(x)
+    torch.testing.assert_close(loaded(x), expected, rtol=0, atol=1e-6)
+    resized = timm.create_model(f'local-dir:{folder}', pretrained=True, img_size=size).eval()
+    changed = copy.deepcopy(model)
+    changed.set_input_size(size)
+    for other in (resized, changed):
+        assert_close(other(x), expected, rel=1e-5)
+    return changed
