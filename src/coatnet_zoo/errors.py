@@ -1,4 +1,4 @@
-"""Every public exception of the package, and the one line that says what an exception of another library means."""
+"""Every public exception of the package, and the first line of the message of any exception."""
 
 
 class CheckpointError(RuntimeError):

@@ -1,7 +1,7 @@
-"""Running a script that knows timm, but not this package: `python -m coatnet_zoo.run SCRIPT ARGS...`.
+"""Running a script that uses timm and does not import this package: `python -m coatnet_zoo.run SCRIPT ARGS...`.
 
-timm's `validate.py`, `inference.py` and `benchmark.py` have no option that imports a plugin. As a module, this also
-works under torchrun: `torchrun --nproc-per-node 2 -m coatnet_zoo.run train.py ...`.
+timm's `validate.py`, `inference.py` and `benchmark.py` have no option that imports a plugin. torchrun takes this module
+as well: `torchrun --nproc-per-node 2 -m coatnet_zoo.run train.py ...`.
 """
 
 import os
@@ -14,11 +14,12 @@ from pathlib import Path
 def run_script(script: str | os.PathLike, args: Sequence[str] = ()) -> None:
     """Run a script as `python SCRIPT ARGS...` would, with the models of this package registered.
 
-    `sys.argv` and `sys.path[0]` are what the script would see without us; its exit code and exceptions pass through.
+    The script sees the same `sys.argv` and `sys.path[0]` as without this package, and its exit code and exceptions pass
+    through.
 
     Args:
         script: A Python file.
-        args: Its arguments.
+        args: Arguments of the script.
 
     Raises:
         SystemExit: With a message, if there is no such file.

@@ -1,4 +1,4 @@
-"""The structure that the mappings of foreign checkpoints speak: what the tensors of a checkpoint say of the network."""
+"""The common language of the mappings of foreign checkpoints: what the tensors of a checkpoint say of the network."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -33,7 +33,7 @@ def _weights_argument(required: bool):
 @click.option('--impl', help='Only those of this implementation.')
 @click.option('--json', 'as_json', is_flag=True, help='Machine-readable: a list of objects, see docs/hub.md.')
 def list_command(pretrained: bool, impl: str | None, as_json: bool) -> None:
-    """List every name with what it costs and where its weights are; offline."""
+    """List every name with its costs and the place of its weights; offline."""
     try:
         found = entries(pretrained, impl)
     except ValueError as e:

@@ -95,9 +95,9 @@ def load_model(name: str) -> CoAtNet:
             `local-dir:FOLDER` or `hf-hub:ORG/NAME`.
 
     Raises:
-        ExplainError: If there is no such model, or it is none of this package.
+        ExplainError: If there is no such model, or the model is not one of this package.
         HubError: If the weights cannot be had.
-        CheckpointError: If they do not fit.
+        CheckpointError: If the weights do not fit.
     """
     try:
         architecture = resolve_model_input_args(name)['model_name']
@@ -126,7 +126,7 @@ def explain_image(image: Image.Image, model: CoAtNet, target: int | None = None)
     large as any other. Variants that multiply gradient and features place by place (HiResCAM) are not taken, because
     before that norm they cancel.
 
-    Of the tables of a stage, the one whose values differ most (largest standard deviation) is taken.
+    Of the position tables of a stage, the result has the table whose values differ most (largest standard deviation).
 
     Args:
         image: Of any mode and size; prepared for `model.img_size` as the configuration of the model says. Transparency
@@ -163,7 +163,7 @@ def explain_image(image: Image.Image, model: CoAtNet, target: int | None = None)
 
 
 def _grad_cam(model: CoAtNet, pixels: torch.Tensor, target: int | None) -> tuple[torch.Tensor, int, torch.Tensor]:
-    """The logits, the class whose evidence it is, and the evidence (h, w), on the CPU."""
+    """The logits, the class, and the evidence (h, w) for that class; all on the CPU."""
     device = next(model.parameters()).device
     with torch.inference_mode(False):
         with torch.no_grad():

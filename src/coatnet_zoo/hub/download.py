@@ -35,7 +35,7 @@ def download_file(url: str, digest: str, size: int | None, file: Path, name: str
         send_token: Send the user's token of the Hub along, if there is one.
 
     Raises:
-        HfHubHTTPError: If the server refuses, or goes on failing.
+        HfHubHTTPError: If the server refuses, or keeps failing.
         OSError: If the file cannot be stored, or its hash is wrong, even on a second try.
         Exception: The HTTP client's, if the connection breaks and cannot be made again.
     """
@@ -57,7 +57,7 @@ def download_file(url: str, digest: str, size: int | None, file: Path, name: str
 
 
 def _complete(url: str, headers: dict[str, str], size: int | None, partial: Path, name: str) -> None:
-    """Append to a file what the file lacks."""
+    """Append the missing bytes to a file."""
     waits = iter(_WAITS)
     while True:
         have = partial.stat().st_size if partial.exists() else 0

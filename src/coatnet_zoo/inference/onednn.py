@@ -8,9 +8,9 @@ import torch
 from timm.layers import GELU
 from torch import nn
 
-from ..network import CoAtNet, MBConv, TransformerBlock
+from ..network import CoAtNet, MBConv
 
-# oneDNN's names of activations, and of the algorithm where there are several.
+# oneDNN's names of activations, and of the algorithms of an activation that has several.
 _ACTIVATIONS = {
     nn.Identity: ('none', ''),
     nn.SiLU: ('swish', ''),
@@ -29,23 +29,23 @@ def is_available() -> bool:
 
 
 class _Packed(nn.Module):
-    """What packed layers share: the bias, and the activation as oneDNN calls it."""
+    """The common part of packed layers: the bias, and oneDNN's name of the activation."""
 
-    def __init__(self, layer: nn.Conv2d | nn.Linear, act: nn.Module | None) -> None:
+    def __init__(self, layer: nn.Conv2d | nn.Linear, act: nn.Module) -> None:
         super().__init__()
         self.bias = None if layer.bias is None else layer.bias.detach()
-        self.act, self.algorithm = _ACTIVATIONS[type(act or nn.Identity())]
+        self.act, self.algorithm = _ACTIVATIONS[type(act)]
 
 
 class PackedConv2d(_Packed):
     """A convolution and the activation after it.
 
     Args:
-        conv: Its weights are copied.
+        conv: The convolution, whose weights are copied.
         act: An activation that oneDNN knows, or an identity.
     """
 
-    def __init__(self, conv: nn.Conv2d, act: nn.Module | None = None) -> None:
+    def __init__(self, conv: nn.Conv2d, act: nn.Module) -> None:
         super().__init__(conv, act)
         self.geometry = (list(conv.padding), list(conv.stride), list(conv.dilation), conv.groups)
         self.weight = torch.ops.mkldnn._reorder_convolution_weight(conv.weight.detach(), *self.geometry)
@@ -61,11 +61,11 @@ class PackedLinear(_Packed):
     """A linear layer and the activation after it.
 
     Args:
-        linear: Its weights are copied.
+        linear: The linear layer, whose weights are copied.
         act: An activation that oneDNN knows, or an identity.
     """
 
-    def __init__(self, linear: nn.Linear, act: nn.Module | None = None) -> None:
+    def __init__(self, linear: nn.Linear, act: nn.Module) -> None:
         super().__init__(linear, act)
         self.weight = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach())
 
@@ -74,17 +74,15 @@ class PackedLinear(_Packed):
         return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, self.act, [], self.algorithm)
 
 
-def _pack(parent: nn.Module, name: str, follower: str | None = None) -> None:
-    """Pack a layer of a module, together with the activation after it if oneDNN knows that activation."""
-    layer = getattr(parent, name)
-    if not isinstance(layer, (nn.Conv2d, nn.Linear)):
-        return
-    act = getattr(parent, follower) if follower else nn.Identity()
-    if type(act) in _ACTIVATIONS and follower:
+def _pack(parent: nn.Module, name: str, follower: str = '') -> None:
+    """Pack a layer of a module, together with the activation after the layer if oneDNN knows that activation."""
+    layer, act = getattr(parent, name), getattr(parent, follower, None)
+    packed = PackedConv2d if isinstance(layer, nn.Conv2d) else PackedLinear
+    if type(act) in _ACTIVATIONS:
+        setattr(parent, name, packed(layer, act))
         setattr(parent, follower, nn.Identity())
     else:
-        act = nn.Identity()
-    setattr(parent, name, (PackedConv2d if isinstance(layer, nn.Conv2d) else PackedLinear)(layer, act))
+        setattr(parent, name, packed(layer, nn.Identity()))
 
 
 def pack(model: CoAtNet) -> None:
@@ -93,18 +91,18 @@ def pack(model: CoAtNet) -> None:
     Args:
         model: On the CPU, in evaluation mode, reparameterised.
     """
-    stem = dict(model.stem.named_children())
-    for name in [name for name in stem if name.startswith('conv')]:
-        follower = name.replace('conv', 'norm')
-        _pack(model.stem, name, follower if follower in stem else None)
+    for name, layer in list(model.stem.named_children()):
+        if isinstance(layer, nn.Conv2d):
+            _pack(model.stem, name, name.replace('conv', 'norm'))
     for block in (block for stage in model.stages for block in stage.blocks):
-        if not isinstance(block.shortcut, nn.Identity):
+        if isinstance(getattr(block.shortcut, 'expand', None), nn.Conv2d):
             _pack(block.shortcut, 'expand')
         if isinstance(block, MBConv):
             _pack(block, 'conv1_1x1', 'norm1')
-            _pack(block, 'conv2_kxk', 'norm2' if isinstance(block.se_early, nn.Identity) else None)
+            # With an early squeeze-excite, the activation of norm2 does not follow the convolution.
+            _pack(block, 'conv2_kxk', 'norm2' if isinstance(block.se_early, nn.Identity) else '')
             _pack(block, 'conv3_1x1')
-        elif isinstance(block, TransformerBlock):
+        else:
             _pack(block.attn, 'qkv')
             _pack(block.attn, 'proj')
             _pack(block.mlp, 'fc1', 'act')

@@ -103,7 +103,7 @@ def _replace_attention(model: CoAtNet, by_rows: bool) -> None:
 
 
 def _optimize_for_cpu(model: CoAtNet, elements: list[float], compile: bool, calibration: torch.Tensor | None) -> None:
-    """Quantise and compile the stem and the stages, or else pack them. Either way they take a few images at a time."""
+    """Quantise and compile the stem and the stages, or else pack them; and let them take a few images at a time."""
     parts = [model.stem, *model.stages]
     compile = compile or calibration is not None
     if calibration is not None:
@@ -112,7 +112,7 @@ def _optimize_for_cpu(model: CoAtNet, elements: list[float], compile: bool, cali
         parts = [Frozen(part) for part in parts]
     elif onednn.is_available():
         onednn.pack(model)
-    # The input of the stem has the resolution of the image; the input of a stage has that of the part before.
+    # The input of the stem has the resolution of the image; the input of a stage has that of the output before it.
     reductions = [1, *(info['reduction'] for info in model.feature_info)]
     parts = [MicroBatched(part, elements[i] * reductions[i] ** 2, equal=compile) for i, part in enumerate(parts)]
     model.stem, model.stages = parts[0], nn.Sequential(*parts[1:])

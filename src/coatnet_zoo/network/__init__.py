@@ -5,7 +5,6 @@ from .attention_core import GlobalCore as GlobalCore
 from .attention_core import SoftmaxAttention as SoftmaxAttention
 from .attention_core import split_heads as split_heads
 from .blocks import MBConv as MBConv
-from .blocks import TransformerBlock as TransformerBlock
 from .counting import multiply_adds as multiply_adds
 from .counting import num_params as num_params
 from .loading import adapt_state_dict as adapt_state_dict
@@ -13,5 +12,3 @@ from .loading import check_structure as check_structure
 from .model import CoAtNet as CoAtNet
 from .rel_pos import RelPosBias as RelPosBias
 from .rel_pos import RelPosMlp as RelPosMlp
-from .stem import Stem as Stem
-from .stem import check_size as check_size

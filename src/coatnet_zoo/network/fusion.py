@@ -44,7 +44,7 @@ def fold_after(layer: Linear, norm: nn.Module) -> nn.Module:
     """Fold a batch norm into the layer before it.
 
     Returns:
-        What takes the norm's place: its activation; the module itself if it is no batch norm.
+        The module for the place of the norm: the activation of the norm; or `norm` itself if it is no batch norm.
     """
     if not isinstance(norm, nn.BatchNorm2d):
         return norm
@@ -56,10 +56,10 @@ def fold_after(layer: Linear, norm: nn.Module) -> nn.Module:
 
 @torch.no_grad()
 def fold_before(norm: nn.Module, layer: Linear) -> nn.Module:
-    """Fold a batch norm into the layer after it, which must be 1x1 without padding; averages between them are fine.
+    """Fold a batch norm into the layer after it. The layer must be 1x1 without padding; an average may lie between.
 
     Returns:
-        What takes the norm's place; the module itself if it is no batch norm, or one with an activation.
+        The module for the place of the norm: an identity; or `norm` itself if it is no batch norm or has an activation.
     """
     if not isinstance(norm, nn.BatchNorm2d) or not isinstance(_activation(norm), nn.Identity):
         return norm
@@ -79,7 +79,7 @@ def fold_layer_scale(layer: Linear, layer_scale: nn.Module) -> nn.Module:
     """Fold a layer scale into the layer before it.
 
     Returns:
-        What takes its place; the module itself if it is none.
+        The module for the place of the layer scale: an identity; or `layer_scale` itself if it is no layer scale.
     """
     if not isinstance(layer_scale, LayerScale2d):
         return layer_scale
@@ -88,7 +88,7 @@ def fold_layer_scale(layer: Linear, layer_scale: nn.Module) -> nn.Module:
 
 
 class BiasAct(nn.Module):
-    """Add a bias per channel, then activate: what is left of a batch norm that squeeze-excite keeps from its layer.
+    """Add a bias per channel, then activate: the rest of a batch norm whose scale is folded across squeeze-excite.
 
     Args:
         bias: (C,).
@@ -109,8 +109,9 @@ class BiasAct(nn.Module):
 def fold_across_se(conv: nn.Conv2d, se: nn.Module, norm: nn.Module) -> nn.Module:
     """Fold the scale of a batch norm into the convolution before it although squeeze-excite lies between them.
 
-    Squeeze-excite multiplies by a gate that it computes from its input: scaling that input by s changes nothing but
-    the gate, and there the first layer's weights divided by s undo it. The shift comes after the gate and stays.
+    Squeeze-excite computes a gate from its input and multiplies the input by the gate. If the input is scaled by s, and
+    the weights of the first layer of squeeze-excite are divided by s, the gate stays the same and the output is scaled
+    by s. The shift of the norm comes after the gate and stays.
 
     Args:
         conv: The convolution.
@@ -118,8 +119,8 @@ def fold_across_se(conv: nn.Conv2d, se: nn.Module, norm: nn.Module) -> nn.Module
         norm: The batch norm.
 
     Returns:
-        What takes the norm's place; the module itself if it is no batch norm, or has a scale too close to zero to
-        divide by.
+        The module for the place of the norm; or `norm` itself if it is no batch norm, or if its scale is too close to
+        zero to divide by.
     """
     if isinstance(se, nn.Identity) or not isinstance(norm, nn.BatchNorm2d):
         return fold_after(conv, norm)

@@ -146,7 +146,7 @@ def _data_config(
     interpolation: str | None,
     crop_pct: float | None,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """timm's data_config from what was said, and the part of the data_config that had to be assumed."""
+    """timm's data_config from the given values, and the part of the data_config that had to be assumed."""
 
     def imagenet(values: Sequence[float]) -> tuple[float, ...]:
         # timm also takes the average where an image does not have three channels.

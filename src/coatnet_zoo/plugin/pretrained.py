@@ -76,7 +76,7 @@ def adapt_checked(
 
 
 def materialize(model: nn.Module, device: torch.device | str) -> None:
-    """Initialise what a file did not have, such as a new classifier, and bring everything to its device."""
+    """Initialise parameters that a file does not have, such as a new classifier, and move everything to a device."""
     for module in model.modules():
         if any(p.is_meta for p in module.parameters(recurse=False)):
             module.to_empty(device='cpu', recurse=False)

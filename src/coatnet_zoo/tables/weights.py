@@ -157,7 +157,7 @@ def untrained_cfg(size: str) -> dict[str, Any]:
 def shipped_file(name: str) -> Path:
     """Where the package keeps the shipped weights `name` (e.g. `coatnet_atto.digits`).
 
-    A wheel has shipped weights inside the package; a checkout has them in `weights/` at its top.
+    In a wheel shipped weights are inside the package; in a checkout they are in `weights/` at the top.
     """
     inside = Path(__file__).parents[1] / 'weights'
     folder = inside if inside.is_dir() else Path(__file__).parents[3] / 'weights'
