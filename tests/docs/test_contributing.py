@@ -1,0 +1,61 @@
+"""The three examples of CONTRIBUTING, taken from that page: a size, weights and a foreign code need nothing else."""
+
+import importlib
+import re
+import sys
+import types
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+from command_line import output_of
+from paths import DATA, ROOT
+
+from coatnet_zoo import CoAtNet, resolve_cfg
+from coatnet_zoo.checkpoints import read_checkpoint
+from coatnet_zoo.network import num_params
+from coatnet_zoo.tables import IMPLS, SIZES, WEIGHTS, Request, choose, weights_cfg
+
+SIZE, WEIGHTS_ROW, FILE, IMPL = re.findall(
+    r'^```python\n(.*?)^```', (ROOT / 'CONTRIBUTING.md').read_text(), flags=re.MULTILINE | re.DOTALL
+)
+
+
+def add(monkeypatch: pytest.MonkeyPatch, table: dict[str, Any], module: str, text: str) -> str:
+    """Add a row as it would stand in a module of `tables`, and return its name."""
+    ((name, row),) = eval(f'{{{text}}}', vars(importlib.import_module(f'coatnet_zoo.tables.{module}'))).items()
+    monkeypatch.setitem(table, name, row)
+    return name
+
+
+def test_a_size_and_its_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    size = add(monkeypatch, SIZES, 'sizes', SIZE)
+    assert num_params(CoAtNet(resolve_cfg(size, 'paper'), device='meta')) < 5e6
+    name = add(monkeypatch, WEIGHTS, 'weights', WEIGHTS_ROW)
+    assert name == f'{size}.{choose(Request(size, pretrained=True)).tag}'
+    assert (weights_cfg(name)['hf_hub_id'], weights_cfg(name)['license']) == ('me/coatnet_pico.me_in1k', 'mit')
+
+
+@torch.inference_mode()
+def test_a_foreign_code(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    impl = add(monkeypatch, IMPLS, 'impls', IMPL)
+    module = types.ModuleType(IMPLS[impl].code.mapping)
+    module.__package__ = 'coatnet_zoo.checkpoints'
+    exec(FILE, vars(module))
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+
+    theirs = read_checkpoint(DATA / 'chinhsuanwu_digits_64.pth').tensors
+    theirs = {name.replace('.', '/'): tensor for name, tensor in theirs.items()}
+    bias = torch.randn(10)
+    torch.save({**theirs, 'fc/bias': bias}, tmp_path / 'best.pth')
+    output_of('convert', tmp_path / 'best.pth', tmp_path / 'out')
+    model = timm.create_model(f'local-dir:{tmp_path / "out"}', pretrained=True).eval()
+    expected = torch.load(DATA / 'chinhsuanwu_digits_64_expected.pt', weights_only=True)
+    torch.testing.assert_close(model(expected['x']), expected['logits'] + bias, rtol=0, atol=1e-4)
+
+    names = ('stem_width', 'embed_dim', 'depths', 'block_types')
+    arguments = {name: getattr(model.cfg, name) for name in names} | dict(num_classes=10, in_chans=1)
+    again = timm.create_model('coatnet_0', impl=impl, checkpoint_path=str(tmp_path / 'best.pth'), **arguments).eval()
+    assert torch.equal(again(expected['x']), model(expected['x']))
