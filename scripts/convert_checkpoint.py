@@ -1,4 +1,4 @@
-"""Convert a checkpoint of chinhsuanwu/coatnet-pytorch: the same as `coatnet-zoo convert`.
+"""Convert a checkpoint of another code into a folder for timm, as `coatnet-zoo convert` does.
 
 python scripts/convert_checkpoint.py SRC DST_DIR
 """

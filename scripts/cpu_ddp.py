@@ -1,7 +1,7 @@
 """A device module that lets timm's train.py run under torchrun on CPUs: `--device-modules coatnet_zoo cpu_ddp`.
 
-That script hands the device to DistributedDataParallel, which takes device ids of accelerators only and refuses any
-model on CPUs. Nothing of this is needed on GPUs.
+timm's train.py gives DistributedDataParallel the device, but DistributedDataParallel takes device ids of accelerators
+only and refuses models on CPUs. GPUs need no such module.
 """
 
 import functools

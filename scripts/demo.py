@@ -1,4 +1,4 @@
-"""The main job on real input, offline: load shipped weights and classify images; convert a checkpoint and check it.
+"""The main jobs on real input, offline: classify images with shipped weights, convert a checkpoint and check it.
 
 python scripts/demo.py
 """
@@ -19,7 +19,7 @@ DATA = Path(__file__).parents[1] / 'tests' / 'data'
 
 
 def list_models() -> None:
-    """Print the registered models, and the weights that can be had for them."""
+    """Print the registered models and the published weights."""
     print('Models:', ', '.join(timm.list_models(module='coatnet')))
     print('Weights:')
     for name in timm.list_pretrained('coatnet_*'):
@@ -28,7 +28,7 @@ def list_models() -> None:
 
 
 def classify(folder: Path) -> None:
-    """Classify the PNG files of a folder, whose names begin with the right class, with the shipped weights."""
+    """Classify the PNG files of a folder with the shipped weights. File names begin with the right class."""
     model = timm.create_model('coatnet_atto.digits', pretrained=True).eval()
     transform = create_transform(**resolve_model_data_config(model))
     labels = model.pretrained_cfg['label_names']

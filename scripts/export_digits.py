@@ -2,8 +2,8 @@
 
     python scripts/export_digits.py data/digits
 
-writes `train/CLASS/*.png` and `validation/CLASS/*.png`: 1,437 and 360 grey images of 64x64 pixels, in the parts that
-`train_digits.py` trains and evaluates on.
+The command writes `train/CLASS/*.png` and `validation/CLASS/*.png`: 1,437 and 360 grey images of 64x64 pixels. These
+are the parts that `train_digits.py` trains and evaluates on.
 """
 
 import argparse
@@ -18,7 +18,7 @@ def export(out: Path, limit: int | None = None) -> int:
 
     Args:
         out: Folder to write.
-        limit: Images of either part; all unless given.
+        limit: Number of images of each part. Default: all.
 
     Returns:
         How many images were written.

@@ -1,9 +1,9 @@
-"""Write everything that follows from the tables of the package: costs, fingerprints, and tables in README and docs.
+"""Write what follows from the tables of the package: costs, fingerprints, and the tables in README and docs.
 
     python scripts/tables.py
 
-`make tables` calls it after a new row in `tables/sizes.py`, `tables/impls.py` or `tables/weights.py`. In the documents
-it replaces the text between `<!-- table: NAME -->` and `<!-- end of table -->`.
+Call it by `make tables` after a new row in `tables/sizes.py`, `tables/impls.py` or `tables/weights.py`. In the
+documents the script replaces the text between `<!-- table: NAME -->` and `<!-- end of table -->`.
 """
 
 import functools
@@ -22,16 +22,16 @@ from coatnet_zoo.tables import IMPLS, RELEASE_HOST, SIZES, WEIGHTS, tags_of, wei
 ROOT = Path(__file__).parents[1]
 TABLES = ROOT / 'src' / 'coatnet_zoo' / 'tables'
 _COSTS = '''\
-"""What every listed model costs. `make tables` writes this file, because counting needs torch and seconds."""
+"""What every listed model costs. `make tables` writes this file, because counting needs torch and takes seconds."""
 
-# By name (with the tag, where there are weights) and implementation: parameters, and multiply-adds in billions of one
-# image of the native size. Without weights that is 224x224 pixels, with 1000 classes.
+# By name (with the tag, if weights exist) and implementation: parameters, and multiply-adds in billions for one image
+# of the native size. Without weights, the native size is 224x224 pixels and there are 1000 classes.
 COSTS: dict[tuple[str, str], tuple[int, float]] = {
 '''
 _FINGERPRINTS = '''\
 """The registered networks by the hash of their names and shapes. `make tables` writes this file."""
 
-# See `checkpoints.recognition`. Networks that differ in nothing but activations and the like have one hash.
+# See `checkpoints.recognition`. Networks that differ only in parts without tensors, such as activations, share a hash.
 FINGERPRINTS: dict[str, tuple[tuple[str, str], ...]] = {
 '''
 
@@ -41,7 +41,7 @@ Costs = dict[tuple[str, str], tuple[int, float]]
 
 @functools.cache
 def network(size: str, impl: str) -> CoAtNet:
-    """A network without memory, with 1000 classes at 224x224 pixels."""
+    """A network on the meta device, with 1000 classes at 224x224 pixels."""
     return CoAtNet(resolve_cfg(size, impl), device='meta').eval()
 
 
@@ -111,7 +111,7 @@ def weights_table(costs: Costs) -> str:
 
 
 def variants_table() -> str:
-    """docs/implementations.md: how timm's trainings differ."""
+    """docs/implementations.md: how timm's variants differ."""
     rows = []
     for size, row in SIZES.items():
         for impl in (impl for impl in row.impls if impl.startswith('timm')):
@@ -129,7 +129,7 @@ def variants_table() -> str:
 
 
 def documents(costs: Costs) -> dict[Path, str]:
-    """The documents with their tables written anew, by path."""
+    """The documents with new tables, by path."""
     tables = {
         ROOT / 'README.md': {'sizes': sizes_table(), 'weights': weights_table(costs)},
         ROOT / 'docs' / 'implementations.md': {"timm's variants": variants_table()},

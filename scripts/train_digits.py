@@ -3,7 +3,7 @@
     python scripts/train_digits.py --out weights/coatnet_atto.digits
 
 The 1,797 images of 8x8 pixels are scaled to 64x64. A stratified fifth (360 images, `train_test_split` with
-random_state=0) is held out and only looked at to report the accuracy: the weights of the last epoch are kept.
+random_state=0) is held out and used only to report the accuracy: the weights of the last epoch are kept.
 """
 
 import argparse
@@ -55,7 +55,7 @@ def digits(train: bool) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def augment(x: torch.Tensor) -> torch.Tensor:
-    """Rotate, scale, shear and shift every image a little; what comes into view is background."""
+    """Rotate, scale, shear and shift every image a little; background fills the uncovered parts."""
     n = len(x)
     angle = (torch.rand(n) - 0.5) * 0.5
     scale = 1 + (torch.rand(n, 2) - 0.5) * 0.3
@@ -85,7 +85,7 @@ def train(epochs: int, batch_size: int, lr: float, seed: int) -> tuple[torch.nn.
     """Train from scratch.
 
     Returns:
-        The moving average of the model, its held-out accuracy in percent, and the seconds it took.
+        The moving average of the model, the held-out accuracy of that average in percent, and the seconds of training.
     """
     torch.manual_seed(seed)
     x, y = digits(train=True)
@@ -125,7 +125,7 @@ def save(model: torch.nn.Module, top1: float, seconds: float, command: str, out:
     (out / 'README.md').write_text(card)
     weights = out / 'model.safetensors'
     save_file(model.state_dict(), weights, metadata={'format': 'pt'})
-    weights.chmod(0o644)  # safetensors makes files that only their owner can read
+    weights.chmod(0o644)  # safetensors writes files that only the owner can read
 
 
 def main() -> None:
@@ -143,5 +143,5 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    assert coatnet_zoo  # imported for its registration of the models
+    assert coatnet_zoo  # the import registers the models
     main()

@@ -2,8 +2,8 @@
 
     torchrun --nproc-per-node 8 scripts/train_fsdp.py data/imagenet --model coatnet_7 --img-size 224 --out runs/7
 
-reads an image folder (`train/CLASS/*`) and writes a folder that `timm.create_model('local-dir:runs/7',
-pretrained=True)` loads. On GPUs in bfloat16; on CPUs (for trying it out) in float32.
+The command reads an image folder (`train/CLASS/*`) and writes a folder that `timm.create_model('local-dir:runs/7',
+pretrained=True)` loads. It computes in bfloat16 on GPUs, and in float32 on CPUs (to try the script).
 """
 
 import argparse
@@ -26,7 +26,7 @@ import coatnet_zoo
 
 
 def shard(model: nn.Module, device: torch.device) -> nn.Module:
-    """Spread a model over all processes: every process gets its part, initialised.
+    """Spread a model over all processes, and initialise the part of each process.
 
     Args:
         model: A CoAtNet on the meta device, so that no process ever holds all of it.
@@ -47,7 +47,7 @@ def shard(model: nn.Module, device: torch.device) -> nn.Module:
 def train_step(
     model: nn.Module, optimizer: torch.optim.Optimizer, images: torch.Tensor, targets: torch.Tensor
 ) -> float:
-    """One step on this process's part of the batch.
+    """Make one step with the part of the batch that this process has.
 
     Returns:
         The mean loss over all processes.
@@ -63,7 +63,7 @@ def train_step(
 
 
 def load_full(model: nn.Module, state_dict: dict[str, torch.Tensor]) -> None:
-    """Load whole weights, which only the first process needs to have."""
+    """Load whole weights; only the first process needs to have them."""
     set_model_state_dict(model, state_dict, options=StateDictOptions(full_state_dict=True, broadcast_from_rank0=True))
 
 
@@ -87,7 +87,7 @@ def main() -> None:
     parser.add_argument('--model', default='coatnet_7')
     parser.add_argument('--img-size', type=int, default=224)
     parser.add_argument('--num-classes', type=int, default=1000)
-    parser.add_argument('--batch-size', type=int, default=16, help='images of a process')
+    parser.add_argument('--batch-size', type=int, default=16, help='images per process')
     parser.add_argument('--epochs', type=int, default=90)
     parser.add_argument('--lr', type=float, default=1e-3)
     parser.add_argument('--warmup-steps', type=int, default=1000)
@@ -139,5 +139,5 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    assert coatnet_zoo  # imported for its registration of the models
+    assert coatnet_zoo  # the import registers the models
     main()

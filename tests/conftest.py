@@ -1,4 +1,4 @@
-"""Points huggingface_hub at a loopback server before it is imported, and the fixtures that all tests share."""
+"""Redirects huggingface_hub to a loopback server before its import, and has the fixtures that all tests share."""
 
 import os
 import sys
@@ -55,7 +55,7 @@ def hub() -> Iterator[HubServer]:
 
 @pytest.fixture
 def fresh_cache() -> Iterator[Path]:
-    """An empty folder for `cache_dir`, removed at once because weights are large."""
+    """An empty folder for `cache_dir`; it is removed at once because weights are large."""
     with tempfile.TemporaryDirectory(prefix='hf-cache-') as folder:
         yield Path(folder)
 
@@ -67,5 +67,5 @@ def _seed() -> None:
 
 @pytest.fixture
 def fast_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have `optimize_for_inference` compute in the precision it is asked for, also on CPUs where that is slow."""
+    """Make `optimize_for_inference` compute in the requested precision, also on CPUs where that is slow."""
     monkeypatch.setattr('coatnet_zoo.inference.optimize.multiplies_faster', lambda _: True)

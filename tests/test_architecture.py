@@ -9,7 +9,7 @@ import pytest
 from paths import ROOT
 
 SOURCE = ROOT / 'src' / 'coatnet_zoo'
-# The modules at the top, which belong to no room, and the rooms: whose faces each may import.
+# By module at the top (which belongs to no room) or by room: the modules and the faces that it may import.
 _BASE = {'errors', 'files', 'version'}
 _DATA = _BASE | {'tables'}
 _READ = _DATA | {'checkpoints'}
@@ -29,12 +29,12 @@ ARROWS = {
     'commands': _READ | {'_timm', 'network', 'hub', 'plugin', 'inference', 'explain', 'run'},
     '__init__': _READ | {'network', 'plugin', 'inference', 'explain'},
 }
-# The face of a room that `coatnet-zoo list` needs must not load torch, so these are imported by their files.
+# `coatnet-zoo list` needs the face of `hub` without torch; these modules load torch and are imported by their files.
 FILES = {'hub.folder', 'hub.publish'}
 
 
 def imports(file: Path, package: Path) -> Iterator[str]:
-    """The dotted names that a file imports, also inside functions; relative ones from the package on."""
+    """The dotted names that a file imports, also inside functions; relative names begin with the package."""
     parts = file.relative_to(package).with_suffix('').parts
     for node in ast.walk(ast.parse(file.read_text(encoding='utf-8'))):
         if isinstance(node, ast.Import):
@@ -50,7 +50,7 @@ def imports(file: Path, package: Path) -> Iterator[str]:
 
 
 def violations(package: Path) -> list[str]:
-    """What is wrong with the imports of a package, one line each."""
+    """The wrong imports of a package, one line for each."""
     found = []
     for file in sorted(package.rglob('*.py')):
         name = str(file.relative_to(package))
@@ -72,7 +72,7 @@ def violations(package: Path) -> list[str]:
 
 
 def circles(package: Path) -> list[str]:
-    """Modules that import themselves by way of others of their room."""
+    """Modules that import themselves through other modules of their room."""
     graph: dict[str, set[str]] = {}
     for file in package.rglob('*.py'):
         name = '.'.join(['coatnet_zoo', *file.relative_to(package).with_suffix('').parts])

@@ -1,1 +1,1 @@
-"""Measurements of speed and memory beside timm and chinhsuanwu's code: `python -m scripts.benchmarks`."""
+"""Speed and memory of this package, timm and chinhsuanwu's code: `python -m scripts.benchmarks`."""

@@ -1,10 +1,10 @@
-"""Measure this package beside timm and chinhsuanwu's code, and print, write and draw the result.
+"""Compare this package with timm and chinhsuanwu's code, and print, write and draw the result.
 
     python -m scripts.benchmarks --coatnet-pytorch /path/to/coatnet-pytorch --out docs/performance
 
-Everything is a ratio of calls made in turn in one run, with equal weights, images and threads, and with outputs that
-are checked to be equal; `--part` picks a part, `--device cuda` measures on a GPU. The whole takes half an hour on two
-CPU cores.
+Results are ratios of calls made in turn in one run, with equal weights, images and threads, and with outputs that are
+checked to be equal. `--part` selects parts, and `--device cuda` measures on a GPU. All parts together take half an hour
+on two CPU cores.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from .inference import TOLERANCES, growth, inference, load_peer, matmul_peak, op
 from .loading import converting, importing, loading
 from .training import training
 
-# By device: what is measured, and with what batches.
+# By device: the parts that are measured, and the default batch sizes.
 PARTS = {
     'cpu': ('inference', 'growth', 'attention', 'loading', 'training'),
     'cuda': ('inference', 'attention', 'training'),
@@ -30,7 +30,7 @@ BATCHES = {'cpu': [8], 'cuda': [64, 256]}
 
 
 def measure(args: argparse.Namespace) -> Iterator[list[Row]]:
-    """Run the parts that were asked for, one by one."""
+    """Run the requested parts, one by one."""
     if 'inference' in args.part:
         yield inference(args.device, args.batch, args.rounds, args.coatnet_pytorch, not args.eager)
     if 'growth' in args.part:
@@ -48,7 +48,7 @@ def measure(args: argparse.Namespace) -> Iterator[list[Row]]:
 
 
 def table(rows: list[Row], peaks: dict[str, float]) -> str:
-    """The rows as a Markdown table, with the share of the machine's matmul peak where that is defined."""
+    """The rows as a Markdown table, with the share of the matmul peak of the machine where the share is defined."""
     heads = 'part', 'setting', 'candidate', 'ms', '±', 'against', 'ratio', 'difference', 'peak MB', 'share of peak'
     lines = [f'| {" | ".join(heads)} | time goes to |', '|---|---|---|---:|---:|---|---:|---:|---:|---:|---|']
     for row in rows:
@@ -70,7 +70,7 @@ def table(rows: list[Row], peaks: dict[str, float]) -> str:
 
 
 def draw(rows: list[Row], file: Path) -> None:
-    """One panel a part and setting, a bar a candidate: how many times as fast as the reference."""
+    """Draw one panel for each part and setting. A bar is the speed of a candidate, relative to the first candidate."""
     groups: dict[tuple[str, str], list[Row]] = {}
     for row in rows:
         groups.setdefault((row.part, row.setting), []).append(row)
@@ -94,27 +94,27 @@ def draw(rows: list[Row], file: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--part', nargs='+', choices=PARTS['cpu'], help='all that the device has unless given')
+    parser.add_argument('--part', nargs='+', choices=PARTS['cpu'], help='default: all parts of the device')
     parser.add_argument('--device', choices=('cpu', 'cuda'), default='cpu')
-    parser.add_argument('--batch', nargs='+', type=int, help='batch sizes; 8 on CPUs and 64 256 on GPUs unless given')
+    parser.add_argument('--batch', nargs='+', type=int, help='batch sizes; default: 8 on CPUs, 64 256 on GPUs')
     parser.add_argument('--rounds', type=int, default=7)
     parser.add_argument('--threads', type=int, default=2)
-    parser.add_argument('--eager', action='store_true', help='leave out what is compiled, which takes minutes')
+    parser.add_argument('--eager', action='store_true', help='leave out compiled candidates, which take minutes')
     parser.add_argument('--coatnet-pytorch', type=Path, help='checkout of chinhsuanwu/coatnet-pytorch')
     parser.add_argument('--out', type=Path, required=True, help='path without suffix of the CSV file and the picture')
     args = parser.parse_args()
     if args.rounds < 2:
-        parser.error('--rounds must be at least 2, as the spread is shown, too')
+        parser.error('--rounds must be at least 2, because the table shows the spread')
     args.part = args.part or PARTS[args.device]
     args.batch = args.batch or BATCHES[args.device]
     torch.set_num_threads(args.threads)
-    torch.backends.cudnn.allow_tf32 = False  # or float32 would not be comparable
+    torch.backends.cudnn.allow_tf32 = False  # otherwise float32 would not be comparable
     args.out.parent.mkdir(parents=True, exist_ok=True)
     peaks = {precision: matmul_peak(precision, args.device) for precision in TOLERANCES}
     rows: list[Row] = []
     for part in measure(args):
         rows += part
-        write(rows, args.out.with_suffix('.csv'))  # after every part, as the next may take long, and fail
+        write(rows, args.out.with_suffix('.csv'))  # after every part, because the next may take long and fail
     draw(rows, args.out.with_suffix('.png'))
     print('matmul peak: ' + ', '.join(f'{peak / 1e9:.0f} GOP/s in {name}' for name, peak in peaks.items()))
     print(table(rows, peaks))

@@ -1,4 +1,4 @@
-"""Attention with a relative bias, as coatnet_1 has it at 224 pixels, by everything that torch offers for it."""
+"""Torch's ways to compute attention with a relative bias, in the shapes of coatnet_1 at 224 pixels."""
 
 from collections.abc import Callable
 
@@ -9,7 +9,7 @@ from torch.nn.attention.flex_attention import flex_attention
 
 from .core import Row, compare
 
-HEADS = {196: 12, 49: 24}  # by positions: of the third and the fourth stage
+HEADS = {196: 12, 49: 24}  # by number of positions, in the third and the fourth stage
 _DIM_HEAD = 32
 _BACKENDS = {
     'math': SDPBackend.MATH,
@@ -22,14 +22,14 @@ _BACKENDS = {
 def candidates(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bias: torch.Tensor, compiled: bool
 ) -> dict[str, Callable[[], torch.Tensor]]:
-    """Ways to compute sum_j softmax_j(q_i.k_j / sqrt(d) + bias_ij) v_j, the package's first; those that exist here.
+    """Ways to compute sum_j softmax_j(q_i.k_j / sqrt(d) + bias_ij) v_j on this machine, the package's way first.
 
     Args:
         q: Queries, (B, heads, N, d).
-        k: Keys, likewise.
-        v: Values, likewise.
+        k: Keys, (B, heads, N, d).
+        v: Values, (B, heads, N, d).
         bias: (1, heads, N, N).
-        compiled: Whether FlexAttention, which has to be compiled, is one of them.
+        compiled: Whether to include FlexAttention, which must be compiled.
     """
 
     def sdpa() -> torch.Tensor:
@@ -61,13 +61,13 @@ def candidates(
 
 @torch.inference_mode()
 def attention(device: str, batches: list[int], rounds: int, compiled: bool = True) -> list[Row]:
-    """Time them: in bfloat16 on GPUs, in float32 on CPUs."""
+    """Time all ways, in bfloat16 on GPUs and in float32 on CPUs."""
     dtype, tolerance = (torch.bfloat16, 0.02) if device == 'cuda' else (torch.float32, 1e-4)
     rows = []
     for batch in batches:
         for positions, heads in HEADS.items():
             torch._dynamo.reset()
-            # As the projection leaves them: (B, N, heads, q|k|v, d).
+            # The layout of the network's projection: (B, N, heads, q|k|v, d).
             qkv = torch.randn(batch, positions, heads, 3 * _DIM_HEAD, device=device, dtype=dtype)
             q, k, v = qkv.transpose(1, 2).chunk(3, dim=-1)
             bias = torch.randn(1, heads, positions, positions, device=device, dtype=dtype)

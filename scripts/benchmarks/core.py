@@ -1,4 +1,4 @@
-"""What all measurements share: timing candidates in turn, writing rows, calling functions in child processes."""
+"""Shared by all measurements: timing candidates in turn, writing rows, calling functions in child processes."""
 
 import csv
 import dataclasses
@@ -24,16 +24,16 @@ class Row:
     Attributes:
         part: The table that the line belongs to.
         setting: Batch, size, precision.
-        candidate: What was measured.
-        reference: The candidate that it is compared with, in the same rounds.
+        candidate: The measured call.
+        reference: The candidate that this one is compared with, in the same rounds.
         seconds: Median of one call.
         spread: Half the distance between the quartiles, as a share of the median.
         ratio: Median over the rounds of the time of the reference divided by the time of the candidate; above 1 is
             faster.
-        speed: The same with the time of the first candidate of the table.
+        speed: The same median with the first candidate of the table as the reference.
         difference: Largest difference of the outputs from those of the first candidate, divided by the largest output.
         memory: Peak memory in MB, None where it was not measured.
-        profile: What the time is spent on, see `profiling`; None where it was not looked at.
+        profile: Shares of the time by kind of operator, see `profiling`; None where no profile was made.
     """
 
     part: str
@@ -66,12 +66,12 @@ def compare(
     """Time candidates in turn, all of them in every round.
 
     Args:
-        part: Goes into the rows.
-        setting: Likewise.
-        candidates: Calls, whose results are compared.
-        rounds: How often each is called.
-        tolerance: Largest `Row.difference` by candidate; 1e-4 by default.
-        references: By candidate, the candidates whose fastest it is compared with; the first candidate by default.
+        part: The part that the rows name.
+        setting: The setting that the rows name.
+        candidates: Calls by name; the results of the calls are compared.
+        rounds: How often each candidate is called.
+        tolerance: Largest allowed `Row.difference` by candidate. Default: 1e-4.
+        references: By candidate, the candidates of which the fastest is the reference. Default: the first candidate.
 
     Raises:
         ValueError: If the output of a candidate differs from that of the first by more than its tolerance.
@@ -126,11 +126,11 @@ def write(rows: list[Row], file: Path) -> None:
 
 
 def in_child(function: Callable[..., dict], **arguments: Any) -> dict:
-    """Call a function in a process of its own.
+    """Call a function in a new process.
 
     Args:
-        function: A function of a module; gives an object that JSON has.
-        **arguments: Values that JSON has.
+        function: A function of a module; its result must fit into JSON.
+        **arguments: Arguments; they must fit into JSON.
 
     Raises:
         RuntimeError: If the process fails.

@@ -1,4 +1,4 @@
-"""What fresh processes measure: importing, loading, converting. Heavy imports are inside the functions."""
+"""Measurements for fresh processes: importing, loading, converting. Heavy imports are inside the functions."""
 
 import os
 import shutil
@@ -39,8 +39,8 @@ def convert(src: str, dst: str) -> dict:
     import coatnet_zoo
 
     copied = Path(dst).parent / 'copy'
-    # The first file that is written pays for memory that later files use again. And content that the system has not
-    # written to the disk yet would slow down the next file.
+    # The system allocates memory for the first file, and later files use that memory again. Content that the system
+    # has not yet written to the disk would slow down the next file.
     for _ in range(2):
         os.sync()
         with open(src, 'rb') as f, copied.open('wb') as g:

@@ -1,4 +1,4 @@
-"""Inference of coatnet_1 and, with a checkout, of chinhsuanwu's coatnet_1, beside what their users run."""
+"""Inference of our coatnet_1, compared with timm's and, with a checkout, chinhsuanwu's coatnet_1."""
 
 import copy
 import functools
@@ -21,12 +21,12 @@ from .core import Row, compare, in_child, synchronize
 from .memory import forward_memory
 from .profiling import shares
 
-TOLERANCES = {'fp32': 1e-4, 'bf16': 0.05, 'int8': 0.1}  # of the largest output; of random weights
+TOLERANCES = {'fp32': 1e-4, 'bf16': 0.05, 'int8': 0.1}  # relative to the largest output, for random weights
 SIZES = (224, 320, 448, 672, 896)
 
 
 def randomize(model: nn.Module) -> nn.Module:
-    """Random statistics, so that batch norms do something."""
+    """Set random statistics, so that batch norms have an effect."""
     generator = torch.Generator().manual_seed(0)
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -56,7 +56,7 @@ def freeze(model: nn.Module, device: str) -> Callable:
 
 
 def timm_candidates(device: str, batch: int, compiled: bool) -> dict[str, Callable[[], torch.Tensor]]:
-    """timm's coatnet_1_rw_224 and ours with its weights; the first is timm in eager mode, channels last."""
+    """timm's coatnet_1_rw_224, and our model with the same weights. The first is timm in eager mode, channels last."""
     torch.manual_seed(0)
     theirs = randomize(timm.create_model('coatnet_1_rw_224')).to(device)
     ours = timm.create_model('coatnet_1').eval().to(device)
@@ -96,7 +96,7 @@ def timm_candidates(device: str, batch: int, compiled: bool) -> dict[str, Callab
 def chinhsuanwu_candidates(
     peer: ModuleType, device: str, batch: int, compiled: bool
 ) -> dict[str, Callable[[], torch.Tensor]]:
-    """chinhsuanwu's coatnet_1 as its users run it (eager, NCHW, fp32), and ours with its weights."""
+    """chinhsuanwu's coatnet_1 as its users run it (eager, NCHW, fp32), and our model with the same weights."""
     torch.manual_seed(0)
     theirs = randomize(peer.coatnet_1()).to(device)
     ours = timm.create_model('coatnet_1', impl='chinhsuanwu').eval().to(device)
@@ -133,7 +133,7 @@ def _compare(part: str, batch: int, candidates: dict[str, Callable[[], torch.Ten
 
 
 def precision_of(candidate: str) -> str:
-    """The precision that the name of a candidate says."""
+    """The precision in the name of a candidate."""
     return next(precision for precision in TOLERANCES if precision in candidate)
 
 
@@ -153,7 +153,7 @@ def inference(device: str, batches: list[int], rounds: int, peer: Path | None, c
 
 @functools.cache
 def operations(weights: str, batch: int) -> float:
-    """Floating point operations of coatnet_1 at 224 pixels, multiplications and additions counted one by one."""
+    """Floating point operations of coatnet_1 at 224 pixels; a multiply-add counts as two."""
     return 2 * batch * multiply_adds(timm.create_model('coatnet_1', impl=weights, device='meta').eval())
 
 
@@ -179,7 +179,7 @@ def matmul_peak(precision: str, device: str) -> float:
 
 
 def growth_memory(name: str, size: int, threads: int) -> dict:
-    """Peak memory of one image through timm's model or ours, which is optimised; for a child process."""
+    """Peak memory of one image through timm's model or our optimised model; for a child process."""
 
     def build() -> tuple[nn.Module, torch.Tensor]:
         model = timm.create_model(name, img_size=size).eval().to(memory_format=torch.channels_last)

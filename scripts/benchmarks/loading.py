@@ -1,4 +1,4 @@
-"""Building models from files, importing the package, converting: each in a process of its own."""
+"""Building models from files, importing the package, converting; each measurement runs in a new process."""
 
 import compileall
 import statistics
@@ -39,7 +39,7 @@ def _rows(part: str, runs: list[dict[str, dict]], names: tuple[str, str], file_s
 
 
 def loading(rounds: int) -> list[Row]:
-    """Build the CoAtNet-5 from a file, ours and timm's, in turn."""
+    """Build our CoAtNet-5 and timm's from a file, in turn."""
     with tempfile.TemporaryDirectory() as folder:
         files = {name: Path(folder) / f'{name}.safetensors' for name in ('coatnet_5_224', 'coatnet_5')}
         for name, file in files.items():
@@ -52,7 +52,7 @@ def loading(rounds: int) -> list[Row]:
 
 
 def importing(rounds: int) -> tuple[float, float]:
-    """Milliseconds that importing timm takes, and what this package adds; medians."""
+    """Median milliseconds that importing timm takes, and that this package adds."""
     # pip compiles what it installs, except editable installations.
     compileall.compile_dir(Path(coatnet_zoo.__file__).parent, quiet=1)
     runs = [in_child(fresh.import_times) for _ in tqdm(range(rounds), desc='importing', leave=False)]
@@ -60,11 +60,11 @@ def importing(rounds: int) -> tuple[float, float]:
 
 
 def converting(peer: ModuleType, rounds: int) -> list[Row]:
-    """Convert a checkpoint of chinhsuanwu's coatnet_4, beside copying its file.
+    """Convert a checkpoint of chinhsuanwu's coatnet_4, and copy its file for comparison.
 
     Args:
         peer: chinhsuanwu's module.
-        rounds: How often.
+        rounds: How often the checkpoint is converted.
     """
     with tempfile.TemporaryDirectory() as folder:
         src = Path(folder) / 'coatnet_4.pth'

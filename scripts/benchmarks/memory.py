@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def reset_peak_rss() -> float:
-    """Have `peak_rss` count from now on, where the system can (Linux). Returns the memory of this process in MB."""
+    """Reset the peak that `peak_rss` reports, on Linux only. Returns the memory of this process in MB."""
     if sys.platform == 'linux':
         Path('/proc/self/clear_refs').write_text('5')
     return peak_rss()
@@ -23,7 +23,7 @@ def peak_rss() -> float:
 
 
 def forward_memory(build: Callable, threads: int) -> dict:
-    """Peak memory of images through a model, with its weights: in MB, beside what the process had before.
+    """Peak memory in MB of images through a model, weights included, above the memory of the process before.
 
     Args:
         build: Makes the model and the images.

@@ -1,4 +1,4 @@
-"""What torch's profiler says of a call: which kinds of operators take its time, and how much memory it needs."""
+"""Profiles of a call by torch's profiler: the share of each kind of operator in the time, and the peak memory."""
 
 from collections.abc import Callable
 
@@ -19,10 +19,10 @@ def _kind(name: str, shapes: list[list[int]]) -> str:
 
 
 def shares(call: Callable[[], object]) -> str:
-    """Profile one call: the time of the GPU if that computes anything, of the CPU else.
+    """Profile one call: the time of the GPU if the GPU computes anything, otherwise the time of the CPU.
 
     Args:
-        call: Has been called before.
+        call: The call; it must have run before.
 
     Returns:
         Shares of the time of all operators, e.g. `products 70 %, depthwise 10 %, attention 15 %, rest 5 %`.
@@ -42,13 +42,13 @@ def shares(call: Callable[[], object]) -> str:
 
 
 def allocated_peak(call: Callable[[], object]) -> float:
-    """Most memory that a call has allocated at one time on the CPU, in MB, beside what there was before.
+    """Most memory that a call has allocated at one time on the CPU, in MB, above the memory before the call.
 
-    It is counted from what torch's allocator is asked for, as on GPUs. A process' memory has the gaps between blocks,
-    too, which differ by some percent from run to run.
+    Counted are the requests to torch's allocator, as on GPUs. The memory of the process also has gaps between blocks,
+    which differ by some percent from run to run.
 
     Args:
-        call: Has been called before.
+        call: The call; it must have run before.
     """
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
         call()

@@ -1,4 +1,4 @@
-"""Training steps of coatnet_0 beside timm's at equal weights: time, peak memory, loss."""
+"""Training steps of coatnet_0 and timm's coatnet_0 with equal weights: time, peak memory, loss."""
 
 from collections.abc import Callable, Mapping
 
@@ -11,7 +11,7 @@ import coatnet_zoo
 from .core import Row, compare
 from .profiling import allocated_peak
 
-assert coatnet_zoo  # imported for its registration of the models
+assert coatnet_zoo  # the import registers the models
 
 
 def build(
@@ -23,7 +23,7 @@ def build(
     device: str,
     weights: Mapping[str, torch.Tensor],
 ) -> Callable[[], torch.Tensor]:
-    """A call that makes one training step and returns its loss, always with the same images."""
+    """A call that makes one training step, always with the same images, and returns the loss."""
     torch.manual_seed(0)
     images = torch.randn(batch, 3, size, size).to(device, memory_format=torch.channels_last)
     targets = torch.randint(1000, (batch,)).to(device)

@@ -1,11 +1,11 @@
-"""Time and memory of the ways to afford attention at growing image sizes, beside global attention.
+"""Time and memory of global attention and of cheaper attention at growing image sizes.
 
     python -m scripts.studies.attention --out docs/attention
 
-writes docs/attention.csv and docs/attention.png and prints a table. Every candidate is `coatnet_0` of `impl='paper'` in
-eager mode on the CPU, one image, without gradients; global attention also as `optimize_for_inference` has it. Time is
-measured in turn in this process, memory in a process for each candidate: by how much its peak exceeds what there was
-before the model.
+The command writes docs/attention.csv and docs/attention.png and prints a table. Every candidate is `coatnet_0` of
+`impl='paper'` in eager mode on the CPU, with one image and without gradients; global attention is also measured after
+`optimize_for_inference`. This process measures the times in turn. A new process for each candidate measures the memory:
+the peak above the memory before the model was built.
 """
 
 import argparse
@@ -30,7 +30,7 @@ CANDIDATES = {
 
 
 def build(candidate: str, name: str, size: int) -> nn.Module:
-    """One of the candidates, in evaluation mode."""
+    """Build a candidate, in evaluation mode."""
     model = timm.create_model(name, impl='paper', img_size=size, **CANDIDATES[candidate]).eval()
     return optimize_for_inference(model) if candidate.startswith('optimised') else model
 
@@ -42,14 +42,14 @@ def memory(candidate: str, name: str, size: int, threads: int) -> dict:
 
 @torch.no_grad()
 def measure(name: str, size: int, rounds: int, threads: int) -> list[Row]:
-    """One row a candidate at one image size."""
+    """One row for each candidate at one image size."""
     images = torch.randn(1, 3, size, size)
     calls = {}
     for candidate in CANDIDATES:
         model = build(candidate, name, size)
 
         def call(model=model) -> None:
-            model(images)  # not returned, as candidates are different networks
+            model(images)  # not returned, because candidates are different networks
 
         calls[candidate] = call
     rows = compare('attention', f'{size} px', calls, rounds)
@@ -59,7 +59,7 @@ def measure(name: str, size: int, rounds: int, threads: int) -> list[Row]:
 
 
 def table(rows: list[Row]) -> str:
-    """As Markdown: a line a size, two columns a candidate."""
+    """A Markdown table with a line for each size and two columns for each candidate."""
     lines = [
         '| size | ' + ' | '.join(f'{c}, ms | {c}, MB' for c in CANDIDATES) + ' |',
         '|---|' + '---:|---:|' * len(CANDIDATES),
@@ -71,7 +71,7 @@ def table(rows: list[Row]) -> str:
 
 
 def draw(rows: list[Row], file: Path) -> None:
-    """Time and memory by image size, a line a candidate."""
+    """Draw time and memory by image size, with a line for each candidate."""
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.5), layout='constrained')
     for candidate in CANDIDATES:
         own = [row for row in rows if row.candidate == candidate]
@@ -103,7 +103,7 @@ def main() -> None:
     rows: list[Row] = []
     for size in args.size:
         rows += measure(args.model, size, args.rounds, args.threads)
-        write(rows, args.out.with_suffix('.csv'))  # after every size, as the next may take long, and fail
+        write(rows, args.out.with_suffix('.csv'))  # after every size, because the next may take long and fail
     draw(rows, args.out.with_suffix('.png'))
     print(table(rows))
 

@@ -1,11 +1,12 @@
-"""The article's comparison of layouts and of forms of relative attention, at a scale that one can run.
+"""The paper's comparison of layouts and of forms of relative attention, on a small scale.
 
     python -m scripts.studies.layouts --out docs/layouts
 
-trains ViT_REL, C-C-C-C, C-C-C-T, C-C-T-T and C-T-T-T, at parameters and multiply-adds that agree within 5 %, and
-C-C-T-T with its relative bias before, after and without the softmax, each with several seeds, from scratch, without
-augmentation. Images are scikit-learn's digits, or those of a folder with one folder a class (`--data`). It writes
-every epoch to docs/layouts.csv and the curves, with confidence bands over the seeds, to docs/layouts.png.
+The command trains ViT_REL, C-C-C-C, C-C-C-T, C-C-T-T and C-T-T-T, whose parameters and multiply-adds agree within 5 %.
+It also trains C-C-T-T with its relative bias after the softmax, and without a relative bias. Every network is trained
+from scratch with several seeds, without augmentation. Images are scikit-learn's digits, or the images of a folder with
+one folder for each class (`--data`). The command writes every epoch to docs/layouts.csv, and the curves with
+confidence bands over the seeds to docs/layouts.png.
 """
 
 import argparse
@@ -31,7 +32,7 @@ from .layouts_data import Images, load_images
 from .layouts_picture import draw, summary
 
 _DEPTHS = (1, 2, 3, 1)
-# Widths, and stems where widths did not do, are chosen for what C-C-T-T costs at 64 pixels; `check_costs` looks again.
+# Widths, and stems where widths do not suffice, give the costs of C-C-T-T at 64 pixels; `check_costs` checks that.
 LAYOUTS: dict[str, dict[str, Any]] = {
     'ViT_REL': dict(stem_width=128, embed_dim=(128,) * 4, depths=(2, 2, 2, 1), dim_head=32, mlp_ratio=2.7),
     'CCCC': dict(stem_width=(16, 16), embed_dim=(32, 80, 144, 192), depths=_DEPTHS, block_types='CCCC'),
@@ -70,10 +71,10 @@ def costs(layout: str, images: Images) -> tuple[int, float]:
 
 
 def check_costs(images: Images) -> None:
-    """Print what the layouts cost.
+    """Print the costs of the layouts.
 
     Raises:
-        ValueError: If one is more than 5 % off C-C-T-T.
+        ValueError: If a layout costs more than 5 % more or less than C-C-T-T.
     """
     reference = costs('CCTT', images)
     for layout in LAYOUTS:
@@ -111,7 +112,7 @@ def train(layout: str, rel_attn: str, seed: int, images: Images, args: argparse.
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--out', type=Path, required=True, help='path without suffix of the CSV file and the picture')
-    parser.add_argument('--data', type=Path, help='folder with one folder of images a class; digits unless given')
+    parser.add_argument('--data', type=Path, help='folder with one folder of images for each class; default: digits')
     parser.add_argument('--train-images', type=int, default=300, help='the rest is held out')
     parser.add_argument('--seeds', type=int, default=5)
     parser.add_argument('--epochs', type=int, default=20)
@@ -128,7 +129,7 @@ def main() -> None:
         writer = csv.DictWriter(f, [field.name for field in dataclasses.fields(Epoch)])
         writer.writeheader()
         progress = tqdm(total=len(runs) * args.seeds * args.epochs, unit='epoch')
-        # Seed by seed, so that what is there after an interruption can be compared.
+        # Seed by seed, so that layouts can be compared after an interruption.
         for seed in range(args.seeds):
             for layout, form in runs:
                 for row in train(layout, form, seed, images, args):

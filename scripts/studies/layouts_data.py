@@ -1,4 +1,4 @@
-"""The images that layouts.py trains on: scikit-learn's digits, or a folder of images."""
+"""The images for layouts.py: scikit-learn's digits, or a folder of images."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,17 +36,17 @@ class Images:
         return int(self.y.max()) + 1
 
     def split(self, seed: int, train: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-        """A stratified part to train on, of so many images, and the rest: images, classes, images, classes.
+        """A stratified part of `train` images to train on, and the rest: images, classes, images, classes.
 
         Raises:
-            ValueError: If there are not so many images, or too few for every class to be in both parts.
+            ValueError: If there are fewer images, or too few images for every class to be in both parts.
         """
         rows = train_test_split(range(len(self.y)), train_size=train, random_state=seed, stratify=self.y)
         return self.x[rows[0]], self.y[rows[0]], self.x[rows[1]], self.y[rows[1]]
 
 
 def _square(image: Image.Image) -> torch.Tensor:
-    """Scaled to fit, on white; transparency becomes white, too."""
+    """Scale an image to fit, on a white background; transparent pixels become white."""
     image = image.convert('RGBA')
     image.thumbnail((IMG_SIZE, IMG_SIZE), Image.Resampling.BICUBIC)
     canvas = Image.new('RGBA', (IMG_SIZE, IMG_SIZE), 'white')
@@ -58,7 +58,7 @@ def load_images(folder: Path | None) -> Images:
     """Read and scale images.
 
     Args:
-        folder: Has one folder of images a class; the digits if None.
+        folder: A folder with one folder of images for each class. None: the digits.
 
     Raises:
         FileNotFoundError: If there are no images.

@@ -31,7 +31,7 @@ def _curve(axis: Axes, rows: list[Any], what: str, label: str, colour: str) -> N
 
 
 def _groups(rows: list[Any]) -> list[tuple[str, dict[str, list[Any]]]]:
-    """The two comparisons: title, and rows by what is compared."""
+    """The two comparisons: the title, and the rows by layout or by form."""
     layouts: dict[str, list[Any]] = {}
     forms: dict[str, list[Any]] = {}
     for row in rows:
@@ -43,7 +43,7 @@ def _groups(rows: list[Any]) -> list[tuple[str, dict[str, list[Any]]]]:
 
 
 def draw(rows: list[Any], file: Path) -> None:
-    """A row of panels for each comparison: held-out accuracy, training accuracy, and both at the end."""
+    """Draw a row of panels for each comparison: held-out accuracy, training accuracy, and both after the last epoch."""
     figure, axes = plt.subplots(2, 3, figsize=(14, 8), layout='constrained')
     for line, (title, group) in zip(axes, _groups(rows), strict=True):
         for axis, what in zip(line, ('held_out', 'train'), strict=False):
@@ -69,7 +69,7 @@ def draw(rows: list[Any], file: Path) -> None:
 
 
 def _at_end(rows: list[Any]) -> list[Any]:
-    """Those of the last epoch."""
+    """The rows of the last epoch."""
     last = max(row.epoch for row in rows)
     return [row for row in rows if row.epoch == last]
 

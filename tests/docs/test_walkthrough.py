@@ -1,4 +1,4 @@
-"""The commands of docs/training.md, taken from that page and run with timm's unmodified scripts and fewer epochs.
+"""Takes the commands of docs/training.md and runs them with timm's unmodified scripts and fewer epochs.
 
 Set TIMM_REPO to a checkout of huggingface/pytorch-image-models; WALKTHROUGH_EPOCHS=full keeps the epochs of the page.
 """
@@ -33,7 +33,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in which the walk-through has been run."""
     pytest.importorskip('pandas')
     folder = tmp_path_factory.mktemp('walkthrough')
-    # Copies, because beside the checkout's own timm package they would import that instead of the installed one.
+    # Copies, because scripts in the checkout would import the timm of the checkout instead of the installed timm.
     (folder / 'pytorch-image-models').mkdir()
     for name in ('train', 'validate', 'inference', 'benchmark'):
         shutil.copy(Path(REPO) / f'{name}.py', folder / 'pytorch-image-models')

@@ -1,4 +1,4 @@
-"""The measurements and studies: what they compare is comparable, and they write what they say."""
+"""The measurements and studies compare comparable candidates, and write the files that they promise."""
 
 import csv
 import functools

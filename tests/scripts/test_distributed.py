@@ -1,4 +1,4 @@
-"""FSDP2 on two processes computes what one process does."""
+"""FSDP2 on two processes computes the same as one process."""
 
 import json
 import os
@@ -17,7 +17,7 @@ from coatnet_zoo import CoAtNet
 
 
 def reference(model: torch.nn.Module, batches: list[tuple[torch.Tensor, torch.Tensor]]) -> list[float]:
-    """Train in this process; the halves of a batch go one by one, as batch norm sees one process's images only."""
+    """Train in this process, half a batch after the other, because batch norm sees the images of one process only."""
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
     losses = []
     for images, targets in batches:
@@ -63,7 +63,7 @@ def test_two_processes_train_like_one(mode: str, tmp_path: Path) -> None:
     'name, impl', [('coatnet_atto', 'paper'), ('coatnet_nano', 'timm'), ('coatnet_2', 'timm_rmlp')]
 )
 def test_weights_can_be_initialised_after_building_on_the_meta_device(name: str, impl: str) -> None:
-    """The same constants and spreads as those of a model that was built as usual."""
+    """The constants and spreads are those of a model that was built as usual."""
     kwargs = dict(impl=impl, depths=(1, 1, 1, 1))
     usual = timm.create_model(name, **kwargs)
     model = timm.create_model(name, device='meta', **kwargs)

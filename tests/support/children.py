@@ -1,11 +1,11 @@
-"""Processes of their own that fetch a file from the loopback Hub, without the seconds that importing timm takes."""
+"""Child processes that fetch a file from the loopback Hub and save the seconds of importing timm."""
 
 import os
 import subprocess
 import sys
 from pathlib import Path
 
-# Prints the file, or the error; whether torch was imported; the seconds that it took.
+# Prints the file or the error, then whether torch was imported and the seconds of the fetch.
 _FETCH = """
 import resource, sys, time
 import coatnet_zoo_command
@@ -45,7 +45,7 @@ def start_fetch(repo: str, cache: Path, largest: int = 0, **env: str) -> subproc
 
 
 def result_of(process: subprocess.Popen) -> tuple[str, float]:
-    """What it printed, a path or `HubError: ...`, and the seconds that fetching took."""
+    """The printed path or `HubError: ...`, and the seconds of the fetch."""
     out, err = process.communicate(timeout=120)
     assert process.returncode == 0 and err == '', err
     *lines, last = out.splitlines()

@@ -1,4 +1,4 @@
-"""Running the `coatnet-zoo` command inside the test's process."""
+"""Running the `coatnet-zoo` command inside the process of the test."""
 
 from pathlib import Path
 

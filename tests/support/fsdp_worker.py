@@ -1,4 +1,4 @@
-"""What each process of test_distributed.py does: two steps with the functions of scripts/train_fsdp.py."""
+"""A process of tests/scripts/test_distributed.py: two training steps with the functions of scripts/train_fsdp.py."""
 
 import json
 import sys

@@ -1,7 +1,7 @@
 """A Hugging Face Hub on the loopback interface, so that the tests go through the real huggingface_hub client.
 
-It serves files at `/{org}/{name}/resolve/{revision}/{filename}` with the headers that the client relies on, answers
-what is missing as the Hub does, takes uploads (hub_uploads.py), fails as it is told to, and keeps a log.
+The server has files at `/{org}/{name}/resolve/{revision}/{filename}` with the headers that the client relies on. It
+answers requests for missing files as the Hub does, takes uploads (hub_uploads.py), fails on request, and keeps a log.
 """
 
 import contextlib
@@ -25,13 +25,13 @@ _PIECE = 16 << 10
 
 @dataclass(frozen=True)
 class Fault:
-    """What is wrong with one answer.
+    """A fault of one answer.
 
     Attributes:
-        method: Of the request that it strikes.
-        status: Answered instead of the file.
-        headers: With the status.
-        body: What happens to the body, `after` so many bytes: it is cut short, stalls, or has a bit flipped.
+        method: Method of the request whose answer has the fault.
+        status: Status of the answer, which then has no file.
+        headers: Headers of an answer with `status`.
+        body: After `after` bytes the body is cut short, stalls, or has a bit flipped.
         after: See `body`.
     """
 
@@ -47,16 +47,16 @@ class HubServer:
 
     Attributes:
         requests: Every request so far as (method, path).
-        tokens: What every request had in its Authorization header, if it had one.
-        bodies: Every file that was asked for as (first byte, bytes sent).
-        faults: What the next answers suffer from, each once.
+        tokens: The Authorization header of every request, or None.
+        bodies: Every requested file as (first byte, bytes sent).
+        faults: Faults of the next answers; each fault happens once.
         silent: While true, requests are taken but not answered.
-        die_after: If set, the next download gets so many bytes; then the port is closed.
-        rate: If set, bytes per second and download.
-        token: If set, what a request needs.
+        die_after: If set, the next download gets this number of bytes; then the port is closed.
+        rate: If set, bytes per second for each download.
+        token: If set, the token that a request needs.
         cdn: Send downloads to another host, as the Hub does for large files.
-        most_at_once: How many downloads there were at the same time.
-        ranges: Answer requests for a part of a file with the part.
+        most_at_once: The largest number of downloads at the same time.
+        ranges: Answer requests for a part of a file with that part.
     """
 
     def __init__(self) -> None:
@@ -81,7 +81,7 @@ class HubServer:
 
     @property
     def url(self) -> str:
-        """What HF_ENDPOINT has to be; stays the same when the server is stopped and started again."""
+        """The value of HF_ENDPOINT; it stays the same when the server is stopped and started again."""
         return f'http://127.0.0.1:{self._port}'
 
     @property
@@ -97,15 +97,15 @@ class HubServer:
 
     @property
     def filenames(self) -> set[str]:
-        """The last part of every path that was asked for."""
+        """The last part of every requested path."""
         return {path.rpartition('/')[2] for _, path in self.requests}
 
     def count(self, method: str) -> int:
-        """How many requests there were of a method."""
+        """The number of requests with a method."""
         return [m for m, _ in self.requests].count(method)
 
     def start(self) -> 'HubServer':
-        """Listen; does nothing if it already does."""
+        """Start to listen, unless the server already listens."""
         if self._httpd is None:
             self._httpd = ThreadingHTTPServer(('127.0.0.1', self._port), self._handler())
             self._httpd.daemon_threads = True
@@ -129,7 +129,7 @@ class HubServer:
         self.stop()
 
     def clear(self) -> None:
-        """Forget repositories and log, and answer well again."""
+        """Forget repositories and log, and answer without faults again."""
         for log in (self._repos, self.requests, self.tokens, self.bodies, self.faults):
             log.clear()
         self.silent = self.cdn = False
@@ -139,7 +139,7 @@ class HubServer:
         self.uploads = Uploads(self)
 
     def add_repo(self, repo_id: str, content: Path | Mapping[str, Path | bytes]) -> str:
-        """Serve a repository, replacing one of the same name.
+        """Serve a repository; a repository of the same name is replaced.
 
         Args:
             repo_id: `org/name`.
@@ -154,7 +154,7 @@ class HubServer:
         return self.commit(repo_id)
 
     def files(self, repo_id: str) -> dict[str, Path | bytes]:
-        """What a repository has, by name."""
+        """The files of a repository by name."""
         return self._repos[repo_id]
 
     def commit(self, repo_id: str) -> str:
@@ -163,7 +163,7 @@ class HubServer:
         return hashlib.sha1(repr((repo_id, entries)).encode()).hexdigest()
 
     def find(self, path: str) -> tuple[dict[str, str], Path | bytes | None]:
-        """The headers, and the file unless something is missing."""
+        """The headers, and the file, or None if something is missing."""
         org, _, rest = path.partition('?')[0].lstrip('/').partition('/')
         name, resolve, rest = rest.partition('/resolve/')
         revision, _, filename = rest.partition('/')
@@ -180,7 +180,7 @@ class HubServer:
         return headers | {'ETag': f'"{digest(file)}"'}, file
 
     def take_fault(self, method: str) -> Fault:
-        """The fault that the answer to a request of this method is to have, if any."""
+        """The next fault for a request with this method, or a `Fault` without effect."""
         for i, fault in enumerate(self.faults):
             if fault.method == method:
                 return self.faults.pop(i)
@@ -191,7 +191,7 @@ class HubServer:
 
 
 class _Handler(BaseHTTPRequestHandler):
-    """HTTP/1.0 closes every connection, so that none outlives `HubServer.stop`."""
+    """HTTP/1.0 closes every connection, so that no connection outlives `HubServer.stop`."""
 
     hub: HubServer
 
@@ -211,7 +211,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._upload()
 
     def _begin(self) -> bool:
-        """Whether there is anything more to say."""
+        """Log the request and apply its fault. Returns whether an answer is still to be sent."""
         hub = self.hub
         token = self.headers.get('Authorization')
         hub.requests.append((self.command, self.path))
@@ -222,7 +222,7 @@ class _Handler(BaseHTTPRequestHandler):
         if self.fault.status is not None:
             self._say(self.fault.status, self.fault.headers)
             return False
-        is_signed = self.path.startswith(('/cdn/', '/lfs/'))  # addresses that the Hub gave away
+        is_signed = self.path.startswith(('/cdn/', '/lfs/'))  # addresses that the Hub has signed
         if hub.token is not None and token != f'Bearer {hub.token}' and not is_signed:
             self._say(401, {'X-Error-Code': 'RepoNotFound', 'X-Error-Message': 'Invalid username or password.'})
             return False
@@ -300,7 +300,7 @@ class _Handler(BaseHTTPRequestHandler):
             hub.stop()
 
     def handle(self) -> None:
-        # Raised when a client gives up waiting.
+        # A client that gives up waiting closes the connection.
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             super().handle()
 

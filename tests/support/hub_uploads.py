@@ -1,4 +1,4 @@
-"""The part of the loopback Hub that takes uploads: creating a repository, LFS (no Xet), and commits."""
+"""Uploads to the loopback Hub: creating a repository, LFS (no Xet), and commits."""
 
 import base64
 import hashlib
@@ -15,10 +15,10 @@ class _Repos(Protocol):
 
 
 class Uploads:
-    """Answers to the requests that change something.
+    """Answers to requests that change a repository.
 
     Attributes:
-        private: Whether the repositories that were created are private.
+        private: Whether each created repository is private.
     """
 
     def __init__(self, hub: _Repos) -> None:

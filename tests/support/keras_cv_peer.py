@@ -1,12 +1,13 @@
 """Builds CoAtNets of keras_cv_attention_models with random weights and saves them with their outputs.
 
-Not a test: `test_keras_cv.py` runs it in an environment that has tensorflow 2.15, with that package on PYTHONPATH:
+tests/checkpoints/test_keras_cv.py runs this script in an environment with tensorflow 2.15 and with
+keras_cv_attention_models on PYTHONPATH:
 
 python keras_cv_peer.py FOLDER '{"CoAtNet0": {"model": "CoAtNet0", "input_shape": [160, 160, 3]}}'
 
 FOLDER gets a folder for every entry, with `model.h5` (the whole model), `weights.h5` (weights only) and `expected.npz`:
-images `x`, (2, height, width, channels), and `logits`. `model` names a function of that package, `CoAtNet` unless
-given; the others are its arguments.
+images `x`, (2, height, width, channels), and `logits`. `model` names a function of that package, by default
+`CoAtNet`; all other entries are arguments of that function.
 """
 
 import json
@@ -18,7 +19,7 @@ from keras_cv_attention_models import coatnet
 
 
 def randomize(model, rng: np.random.Generator) -> None:
-    """Random weights and moving statistics in which everything matters, see `peers.randomize_`."""
+    """Set random weights and moving statistics that all affect the outputs, see `peers.randomize_`."""
     for weight in model.weights:
         kind = weight.name.split('/')[-1].partition(':')[0]
         shape = weight.shape
@@ -36,11 +37,11 @@ def randomize(model, rng: np.random.Generator) -> None:
 
 
 def save(folder: Path, model: str = 'CoAtNet', **arguments) -> None:
-    """Build, randomize, run and save one."""
+    """Build, randomize, run and save one network."""
     network = getattr(coatnet, model)(pretrained=None, classifier_activation=None, **arguments)
     rng = np.random.default_rng(0)
     randomize(network, rng)
-    # Noise whose contrast differs, because networks average plain noise away.
+    # The contrast of the noise differs from image to image, because networks average plain noise away.
     x = rng.normal(size=(2, *network.input_shape[1:])) * np.array([0.5, 2.0]).reshape(2, 1, 1, 1)
     x = x.astype('float32')
     folder.mkdir()

@@ -1,4 +1,4 @@
-"""Where the repository, its test data and its scripts are."""
+"""The folders of the repository, its test data and its scripts."""
 
 from pathlib import Path
 

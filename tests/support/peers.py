@@ -1,4 +1,4 @@
-"""Helpers to compare models with other people's: random weights in which everything matters, and closeness."""
+"""Helpers to compare models with models of other codes: random weights that all affect the outputs, and closeness."""
 
 import copy
 from pathlib import Path
@@ -8,17 +8,18 @@ import torch
 from timm.models import save_for_hf
 from torch import nn
 
-# How much the outputs must vary over the batch, relative to their largest value, for a comparison to say anything.
+# The least variation of the outputs over the batch, relative to the largest output, that makes a comparison useful.
 _MIN_VARIATION = 1e-2
 
 
 @torch.no_grad()
 def randomize_(model: nn.Module, seed: int = 0) -> nn.Module:
-    """Replace all weights and batch norm statistics by random ones, the same for the same seed and structure.
+    """Set random weights and batch norm statistics, which are the same for the same seed and structure.
 
-    Initial values hide mistakes: biases and position tables are 0, norms do nothing and layer scale silences the
-    branches. Matrices and convolutions are N(0, 1 / fan-in), norm weights U(0.5, 1.5), layer scale U(0.5, 1), position
-    tables N(0, 0.5), biases N(0, 0.1), running means N(0, 0.1) and variances U(0.5, 1.5); deviations, not variances.
+    Initial values hide mistakes: biases and position tables are 0, norms have no effect, and layer scale silences the
+    branches. Here matrices and convolutions are normal with variance 1 / fan-in, position tables are normal with
+    standard deviation 0.5, biases and running means with 0.1. Norm weights and running variances are uniform in
+    [0.5, 1.5], layer scale in [0.5, 1].
 
     Returns:
         The model, in eval mode.
@@ -45,7 +46,7 @@ def randomize_(model: nn.Module, seed: int = 0) -> nn.Module:
 
 
 def random_images(batch: int = 2, chans: int = 3, size: int | tuple[int, int] = 224) -> torch.Tensor:
-    """Noise whose contrast differs from image to image, because networks average plain noise away."""
+    """Noise with a different contrast for each image, because networks average plain noise away."""
     height, width = (size, size) if isinstance(size, int) else size
     contrast = torch.linspace(0.5, 2.0, batch).view(-1, 1, 1, 1)
     return torch.randn(batch, chans, height, width) * contrast
@@ -59,8 +60,8 @@ def relative_error(ours: torch.Tensor, theirs: torch.Tensor) -> float:
 def assert_close(ours: torch.Tensor, theirs: torch.Tensor, rel: float) -> None:
     """Assert that two batches of outputs have a relative error (see `relative_error`) of at most `rel`.
 
-    Also that they vary over the batch: outputs that do not depend on the images would be equal whatever the branches
-    compute.
+    Also assert that the outputs vary over the batch: outputs that do not depend on the images would be equal
+    even if the branches differed.
     """
     assert ours.shape == theirs.shape
     assert theirs.shape[0] > 1, 'compare a batch of at least two'
@@ -71,13 +72,13 @@ def assert_close(ours: torch.Tensor, theirs: torch.Tensor, rel: float) -> None:
 
 
 def timm_peer(name: str, seed: int = 0, **kwargs) -> nn.Module:
-    """timm's own model with random weights, see `randomize_`; the arguments are `timm.create_model`'s."""
+    """timm's own model with random weights, see `randomize_`; the arguments go to `timm.create_model`."""
     return randomize_(timm.create_model(name, **kwargs), seed)
 
 
 @torch.no_grad()
 def assert_saved_and_resized(model: nn.Module, folder: Path, size: tuple[int, int]) -> nn.Module:
-    """Assert that a model comes back from a folder, and that a change of its native size changes no logits.
+    """Assert that a saved model loads from its folder, and that a change of its native size changes no logits.
 
     Args:
         model: In evaluation mode.

@@ -1,4 +1,4 @@
-"""A release page on the loopback interface, and the small `.h5` file that it has."""
+"""A release page on the loopback interface with a small `.h5` file."""
 
 import contextlib
 import hashlib
@@ -17,13 +17,13 @@ def md5(content: bytes) -> str:
 
 
 class ReleasePage:
-    """A server that has one file under every path, and resumes downloads.
+    """A server that has the same file under every path and can resume downloads.
 
     Attributes:
         content: The file.
         status: If set, the answer to every GET.
-        declares_size: Whether a HEAD is answered, with the size of the file.
-        die_after: If set, the next GET gets so many bytes; then the connection is closed.
+        declares_size: Whether the answer to a HEAD has the size of the file.
+        die_after: If set, the next GET gets this number of bytes; then the connection is closed.
         chunk_pause: Seconds between two chunks of 16 KiB.
         ranges: The Range header of every GET so far.
         headers: The headers of every request so far.

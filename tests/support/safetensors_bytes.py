@@ -1,4 +1,4 @@
-"""Bytes of safetensors files, sound or not."""
+"""Bytes of sound and of damaged safetensors files."""
 
 import json
 import struct

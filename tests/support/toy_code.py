@@ -1,7 +1,7 @@
-"""A foreign code of our own making, as somebody would add one: one file like this one, and the row `CODE`.
+"""An invented foreign code, in the form in which anybody adds one: a file like this one, and the row `CODE`.
 
-It writes text: a line a tensor with the tensor's name, shape and values. Its network is CoAtNet in the paper's reading,
-but for the names, for the linear layers that are stored transposed, and for the flavour below.
+The code writes text, with a line for each tensor: name, shape and values. Its network is CoAtNet in the paper's
+reading, except for the names, for linear layers that are stored transposed, and for the flavour below.
 """
 
 import re
@@ -45,7 +45,7 @@ def read(path: Path) -> Checkpoint:
 
 
 def recognises(names: Collection[str]) -> bool:
-    """All names of that code begin in one way."""
+    """Whether these names are those of the toy code."""
     return any(name.startswith('toy/stem/') for name in names)
 
 
@@ -75,7 +75,7 @@ def infer_structure(checkpoint: Checkpoint) -> Structure:
 
 def tensor_map(structure: Structure) -> dict[str, Target]:
     """Where every tensor goes: the names of this package with slashes, linear layers transposed."""
-    # A real code lists its tensors; the toy takes the names from the network itself.
+    # A real code lists its tensors; the toy code takes the names from the network.
     from coatnet_zoo import CoAtNet, resolve_cfg
 
     fields = dict(

@@ -8,7 +8,7 @@ import pytest
 
 from coatnet_zoo.tables import WEIGHTS, Request, choose, list_impls
 
-# What is asked for; then the implementation, the tag whose configuration the network gets, and whether the given
+# The request; then the implementation, the tag whose configuration the network gets, and whether the given
 # configuration is kept.
 CHOICES: list[tuple[dict[str, Any], str, str | None, bool]] = [
     (dict(size='coatnet_1'), 'timm', 'sw_in1k', False),
@@ -22,7 +22,7 @@ CHOICES: list[tuple[dict[str, Any], str, str | None, bool]] = [
     (dict(size='coatnet_5'), 'paper', 'untrained', False),
     (dict(size='coatnet_5', tag='untrained'), 'paper', 'untrained', False),
     (dict(size='coatnet_5', impl='keras_cv'), 'keras_cv', None, False),
-    # A configuration that timm's scripts pass on names a tag, and is of use to the implementation of that tag.
+    # A configuration that timm's scripts pass on names a tag, and fits the implementation of that tag.
     (dict(size='coatnet_1', tag='sw_in1k', tag_is_explicit=False, has_config=True), 'timm', 'sw_in1k', True),
     (
         dict(size='coatnet_1', tag='rmlp_sw_in1k', tag_is_explicit=False, has_config=True),

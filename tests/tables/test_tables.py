@@ -1,4 +1,4 @@
-"""What follows from the tables is what `make tables` writes; `tests/commands` counts the costs anew."""
+"""The committed files equal what `make tables` writes; `tests/commands` counts the costs again."""
 
 from paths import ROOT
 

@@ -1,4 +1,4 @@
-"""Everything that is data: sizes, implementations, weights, costs, the rules on names, grids. Needs no torch."""
+"""The tables: sizes, implementations, weights, costs, and the rules on names and grids. This room needs no torch."""
 
 from .checks import Count as Count
 from .checks import check as check

@@ -1,7 +1,7 @@
-"""What every listed model costs. `make tables` writes this file, because counting needs torch and seconds."""
+"""What every listed model costs. `make tables` writes this file, because counting needs torch and takes seconds."""
 
-# By name (with the tag, where there are weights) and implementation: parameters, and multiply-adds in billions of one
-# image of the native size. Without weights that is 224x224 pixels, with 1000 classes.
+# By name (with the tag, if weights exist) and implementation: parameters, and multiply-adds in billions for one image
+# of the native size. Without weights, the native size is 224x224 pixels and there are 1000 classes.
 COSTS: dict[tuple[str, str], tuple[int, float]] = {
     ('coatnet_atto.digits', 'paper'): (356_232, 0.006808),
     ('coatnet_nano.sw_in1k', 'timm'): (15_141_244, 2.383),

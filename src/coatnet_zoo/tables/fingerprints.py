@@ -1,6 +1,6 @@
 """The registered networks by the hash of their names and shapes. `make tables` writes this file."""
 
-# See `checkpoints.recognition`. Networks that differ in nothing but activations and the like have one hash.
+# See `checkpoints.recognition`. Networks that differ only in parts without tensors, such as activations, share a hash.
 FINGERPRINTS: dict[str, tuple[tuple[str, str], ...]] = {
     '16b45da529d8e7f3': (('coatnet_atto', 'paper'),),
     '4e33294c2c9a3eca': (('coatnet_nano', 'timm'),),

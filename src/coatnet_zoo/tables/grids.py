@@ -1,4 +1,4 @@
-"""Sizes of feature maps, and how many relative offsets a feature map has."""
+"""Sizes of feature maps, and the number of relative offsets of a feature map."""
 
 
 def feature_sizes(img_size: tuple[int, int], num_stages: int, patch_size: int | None = None) -> list[tuple[int, int]]:
@@ -7,8 +7,8 @@ def feature_sizes(img_size: tuple[int, int], num_stages: int, patch_size: int | 
     Args:
         img_size: (height, width) in pixels.
         num_stages: Number of stages.
-        patch_size: Stride of a stem that patchifies, whose stages keep the resolution. None: the stem halves the
-            resolution, and so does every stage.
+        patch_size: Stride of a stem that cuts the image into patches; the stages then keep the resolution. None: the
+            stem halves the resolution, and so does every stage.
     """
     if patch_size is not None:
         return [(-(-img_size[0] // patch_size), -(-img_size[1] // patch_size))] * num_stages
@@ -20,5 +20,5 @@ def feature_sizes(img_size: tuple[int, int], num_stages: int, patch_size: int | 
 
 
 def num_offsets(size: tuple[int, int]) -> int:
-    """How many relative offsets a (height, width) grid has: the length of its position table."""
+    """The number of relative offsets of a (height, width) grid, which is the length of the position table."""
     return (2 * size[0] - 1) * (2 * size[1] - 1)

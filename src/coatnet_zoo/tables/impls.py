@@ -1,6 +1,6 @@
-"""The implementations of CoAtNet as a table: what each does differently from the paper, and whose code it is.
+"""The implementations of CoAtNet as a table: how each differs from the paper, and where its code is.
 
-A foreign code, whose checkpoints this package converts, is one row here and one file in `checkpoints/`.
+A foreign code is one row here and one file in `checkpoints/`; this package then converts the checkpoints of that code.
 docs/implementations.md explains every difference.
 """
 
@@ -16,11 +16,11 @@ class ForeignCode:
     """How the checkpoints of another code are read.
 
     Attributes:
-        title: What people call the code.
+        title: The usual name of the code.
         mapping: The module that reads a structure off the tensors of that code and maps the tensors; see
             `checkpoints.codes.CodeMapping`.
-        suffixes: Endings of the files that only that module's `read` can read.
-        interpolation: How the evaluation of that code resizes images.
+        suffixes: Endings of files that only the `read` of that module can read.
+        interpolation: The interpolation by which the evaluation of that code resizes images.
         crop_pct: Share of the resized image that the evaluation of that code crops.
     """
 
@@ -37,10 +37,10 @@ class Implementation:
 
     Attributes:
         url: Address of the code or of the paper.
-        flavour: What differs from the defaults of `CoAtNetCfg`, which are the paper's.
-        sizes: The sizes that the code has, with what differs there; on top of the sizes whose own row names the
-            implementation.
-        code: How its checkpoints are read, if their names differ from the names of this package.
+        flavour: The fields of `CoAtNetCfg` that differ from the defaults; the defaults are the paper's.
+        sizes: The sizes that the code has, each with the fields that differ. The rows of `SIZES` may name the
+            implementation for more sizes.
+        code: How checkpoints of the code are read, if their tensors have other names than the tensors of this package.
     """
 
     url: str
@@ -97,7 +97,7 @@ IMPLS: dict[str, Implementation] = {
             'coatnet_3': {},
             'coatnet_4': {},
         },
-        # That code has no preprocessing; the usual one is assumed.
+        # That code has no preprocessing; the usual preprocessing is assumed.
         code=ForeignCode('chinhsuanwu/coatnet-pytorch', 'coatnet_zoo.checkpoints.chinhsuanwu'),
     ),
     'keras_cv': Implementation(

@@ -1,4 +1,4 @@
-"""The rules on names: which network a size, a tag, an `impl` and arguments mean, and whose configuration it gets.
+"""The rules on names: which network and which configuration a size, a tag, an `impl` and arguments mean.
 
 The structure of a model depends on its name, its tag (or the default tag) and the explicit arguments. It never depends
 on whether weights are loaded.
@@ -18,18 +18,18 @@ STRUCTURE_FIELDS = ('stem_width', 'embed_dim', 'depths', 'block_types')
 
 @dataclass(frozen=True)
 class Request:
-    """What somebody asks `timm.create_model` for.
+    """A request to `timm.create_model`.
 
     Attributes:
         size: Registered name without tag.
-        impl: Implementation, if one is asked for.
-        tag: Tag of weights, if one is named: behind the name, or by a configuration that timm's scripts pass on.
-        tag_is_explicit: Whether the tag stands behind the name.
+        impl: Implementation, if the request names one.
+        tag: Tag of weights, if the name has one, or a configuration that timm's scripts pass on.
+        tag_is_explicit: Whether the tag is part of the name.
         has_config: Whether a whole pretrained configuration is given.
         pretrained: Whether weights are to be loaded.
         has_weights: Whether the weights themselves are given: a file, an address, a repository or tensors.
         arguments: Every other argument.
-        recorded: The arguments that were recorded with given weights.
+        recorded: The arguments that the given weights were saved with.
     """
 
     size: str
@@ -50,9 +50,9 @@ class Choice:
     Attributes:
         cfg: Structure and flavour of the network.
         keeps_config: Whether the network gets the pretrained configuration that is given.
-        tag: Otherwise, the tag whose pretrained configuration the network gets; None: a configuration without weights.
+        tag: The tag whose pretrained configuration the network gets otherwise. None: a configuration without weights.
         structure: The arguments that rebuild the network, to be recorded with it.
-        arguments: The arguments that are no fields of `CoAtNetCfg`.
+        arguments: The arguments that are not fields of `CoAtNetCfg`.
     """
 
     cfg: CoAtNetCfg
@@ -78,7 +78,7 @@ def choose(request: Request) -> Choice:
     own_tags = [tag for tag, i in tags.items() if i == impl]
     if request.pretrained and not own_tags and not request.has_weights:
         raise ValueError(_no_weights(size, impl))
-    # timm's scripts pass the configuration of the default tag, which is of no use to another implementation.
+    # timm's scripts pass the configuration of the default tag, which does not fit another implementation.
     is_own = tag_impl in (None, impl)
     fallback = own_tags[0] if own_tags else UNTRAINED if impl == default else None
     fields = {k: v for k, v in request.arguments.items() if k in field_types()}

@@ -1,6 +1,6 @@
-"""The sizes of CoAtNet as a table, and the way from a size and an implementation to a configuration.
+"""The sizes of CoAtNet as a table, and the configuration of a size in an implementation.
 
-A row is all that a new size needs: timm's entrypoint, the costs and the line in the README follow from it.
+A new size needs one row: timm's entrypoint, the costs and the line in the README follow from the row.
 """
 
 from dataclasses import dataclass, field
@@ -15,10 +15,10 @@ class Size:
     """One registered name.
 
     Attributes:
-        about: One sentence, the documentation of timm's entrypoint.
-        stages: Fields of `CoAtNetCfg` that say how many blocks there are and how wide they are.
-        impls: The implementations, the default first, with what differs from the stages and from the flavour.
-            Sizes that only a foreign code has are in the row of that code.
+        about: One sentence, which is the documentation of timm's entrypoint.
+        stages: The fields of `CoAtNetCfg` for the number and the width of blocks.
+        impls: The implementations, the default first, each with the fields that differ from stages and flavour. A
+            foreign code names its sizes in its own row in `IMPLS`.
     """
 
     about: str
@@ -27,7 +27,7 @@ class Size:
 
 
 def _vit_rel(width: int) -> dict[str, Any]:
-    """A ViT_REL in four equal parts: patches in place of convolutions, and the head of timm's ViTs."""
+    """A ViT_REL in four equal stages, with patches instead of convolutions and the head of timm's ViTs."""
     return dict(
         stem_width=(width,),
         embed_dim=(width,) * 4,
@@ -40,7 +40,7 @@ def _vit_rel(width: int) -> dict[str, Any]:
     )
 
 
-# timm changed details between trainings; these sets recur below.
+# timm changed details between trainings; several rows share these details.
 _TIMM_EARLY = dict(se_early=True, attn_shortcut_bias=False)
 _TIMM_NANO = dict(pre_norm_act=False, conv_out_bias=True, se_act='silu')
 _TIMM_STEM = dict(stem_width=(32, 64))
@@ -140,7 +140,7 @@ def list_impls(size: str) -> list[str]:
 
 
 def check_impl(size: str, impl: str) -> None:
-    """Raise a `ValueError` that lists what exists, unless a size has an implementation."""
+    """Raise a `ValueError` that lists the implementations of a size, unless the size has an implementation."""
     if impl not in list_impls(size):
         raise ValueError(f'{size} has no impl={impl!r}; it has {", ".join(list_impls(size))}.')
 
@@ -151,7 +151,7 @@ def resolve_cfg(size: str, impl: str, **overrides: Any) -> CoAtNetCfg:
     Args:
         size: Registered name without tag, e.g. `coatnet_1`.
         impl: Implementation, one of `list_impls(size)`.
-        **overrides: Fields of `CoAtNetCfg` that replace those of the tables.
+        **overrides: Fields of `CoAtNetCfg` that replace the fields of the tables.
 
     Raises:
         ValueError: If the size has no such implementation, or a value is bad.

@@ -1,9 +1,9 @@
 """The published weights as a table, and the default configurations that timm's registry is given for them.
 
-timm's checkpoints are on the Hugging Face Hub as `timm/<name>` under Apache-2.0. Their preprocessing is that of timm's
-default configurations, and their accuracy on ImageNet-1k is that of timm's results-imagenet.csv. The digits weights are
-part of this package. The weights of keras_cv_attention_models are on its GitHub release page under MIT, with accuracies
-from its README.
+timm's checkpoints are on the Hugging Face Hub as `timm/<name>` under Apache-2.0. Their preprocessing is from timm's
+default configurations, and their accuracy on ImageNet-1k is from timm's results-imagenet.csv. The digits weights are
+part of this package. The weights of keras_cv_attention_models are on the GitHub release page of that project under MIT,
+and their accuracies are from its README.
 """
 
 from dataclasses import dataclass
@@ -24,11 +24,11 @@ class Weights:
     Attributes:
         impl: The implementation that the weights need.
         hf_hub_id: Repository on the Hub; None for weights that are shipped or on a release page.
-        data: What the weights were trained on.
-        top1: Accuracy in percent on the validation data, None where none is published.
-        top5: Top-5 accuracy in percent, None where none is published.
-        cfg: What differs from `_DEFAULT_CFG`.
-        release: Path of a `.h5` file on `RELEASE_HOST`, for weights that are on a release page.
+        data: The training data.
+        top1: Accuracy in percent on the validation data; None if no accuracy is published.
+        top5: Top-5 accuracy in percent; None if no accuracy is published.
+        cfg: The entries that differ from `_DEFAULT_CFG`.
+        release: Path of a `.h5` file on `RELEASE_HOST`, for weights on a release page.
         md5: Checksum of that file.
     """
 
@@ -42,7 +42,7 @@ class Weights:
     md5: str | None = None
 
 
-# What the models (`rescale_mode`) and the evaluation script of keras_cv_attention_models do.
+# The preprocessing of the models (`rescale_mode`) and of the evaluation script of keras_cv_attention_models.
 _KECAM = dict(
     license='mit', mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), crop_pct=0.95, interpolation='bicubic'
 )
@@ -52,7 +52,7 @@ _IN12K_DATA = 'ImageNet-12k'
 _IN12K_FT_DATA = 'ImageNet-12k, then ImageNet-1k'
 _IN1K_DATA = 'ImageNet-1k'
 
-# The first tag of a size is the default of the size; the first tag with an implementation is the implementation's.
+# The first tag of a size is the default of the size. The first tag of an implementation is its default.
 WEIGHTS: dict[str, Weights] = {
     'coatnet_atto.digits': Weights(
         'paper',
@@ -155,9 +155,9 @@ def untrained_cfg(size: str) -> dict[str, Any]:
 
 
 def shipped_file(name: str) -> Path:
-    """Where the package keeps the shipped weights `name` (e.g. `coatnet_atto.digits`).
+    """The file of the shipped weights `name` (e.g. `coatnet_atto.digits`).
 
-    In a wheel shipped weights are inside the package; in a checkout they are in `weights/` at the top.
+    A wheel has shipped weights inside the package; a checkout has them in `weights/` at the top.
     """
     inside = Path(__file__).parents[1] / 'weights'
     folder = inside if inside.is_dir() else Path(__file__).parents[3] / 'weights'
@@ -184,7 +184,7 @@ def all_cfgs() -> dict[str, dict[str, Any]]:
 
 
 def tags_of(size: str) -> dict[str, str]:
-    """The tags that a size has weights under, with the implementation that each needs, the default tag first.
+    """The tags of the weights of a size, each with the implementation that the weights need, the default tag first.
 
     Args:
         size: Registered name without tag, e.g. `coatnet_1`.
