@@ -1,4 +1,4 @@
-"""The three examples of CONTRIBUTING, taken from that page: a size, weights and a foreign code need nothing else."""
+"""Takes the examples of CONTRIBUTING and uses them: a size, weights and a foreign code need nothing else."""
 
 import importlib
 import re
@@ -24,7 +24,7 @@ SIZE, WEIGHTS_ROW, FILE, IMPL = re.findall(
 
 
 def add(monkeypatch: pytest.MonkeyPatch, table: dict[str, Any], module: str, text: str) -> str:
-    """Add a row as it would stand in a module of `tables`, and return its name."""
+    """Add a row in the form that a module of `tables` has, and return the name of the row."""
     ((name, row),) = eval(f'{{{text}}}', vars(importlib.import_module(f'coatnet_zoo.tables.{module}'))).items()
     monkeypatch.setitem(table, name, row)
     return name

@@ -30,7 +30,7 @@ def blocks(language: str) -> list[str]:
 
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder in which the walk-through has been run."""
+    """A folder with the results of the walk-through."""
     pytest.importorskip('pandas')
     folder = tmp_path_factory.mktemp('walkthrough')
     # Copies, because scripts in the checkout would import the timm of the checkout instead of the installed timm.

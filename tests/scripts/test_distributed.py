@@ -63,7 +63,7 @@ def test_two_processes_train_like_one(mode: str, tmp_path: Path) -> None:
     'name, impl', [('coatnet_atto', 'paper'), ('coatnet_nano', 'timm'), ('coatnet_2', 'timm_rmlp')]
 )
 def test_weights_can_be_initialised_after_building_on_the_meta_device(name: str, impl: str) -> None:
-    """The constants and spreads are those of a model that was built as usual."""
+    """Constants and spreads equal those of a model that was built as usual."""
     kwargs = dict(impl=impl, depths=(1, 1, 1, 1))
     usual = timm.create_model(name, **kwargs)
     model = timm.create_model(name, device='meta', **kwargs)

@@ -33,7 +33,7 @@ CHOICES: list[tuple[dict[str, Any], str, str | None, bool]] = [
         dict(size='coatnet_1', impl='timm_rmlp', tag='sw_in1k', tag_is_explicit=False, has_config=True),
         'timm_rmlp', 'rmlp_sw_in1k', False,
     ),
-    # The configuration of a saved folder has no tag that counts here.
+    # The configuration of a saved folder has no tag that this package uses.
     (
         dict(size='coatnet_1', impl='paper', has_config=True, pretrained=True, has_weights=True,
              recorded=dict(impl='paper')),

@@ -21,7 +21,7 @@ PAPER = [25e6, 42e6, 75e6, 168e6, 275e6, 688e6, 1.47e9, 2.44e9]
 
 
 def build(size: str, impl: str, img_size: int = 224, num_classes: int = 1000, **overrides) -> CoAtNet:
-    """A model without memory."""
+    """A model on the meta device."""
     return CoAtNet(resolve_cfg(size, impl, **overrides), img_size, num_classes=num_classes, device='meta')
 
 
@@ -37,7 +37,7 @@ def test_keras_cv_has_the_weights_of_its_code(i: int) -> None:
     assert num_params(model) + statistics == KERAS_CV[i]
 
 
-# Its README, in millions.
+# From the README of keras_cv_attention_models, in millions.
 @pytest.mark.parametrize('i, published', [(3, 161.24), (4, 270.69), (5, 676.23), (6, 1336), (7, 2413)])
 def test_keras_cv_has_the_parameters_of_its_readme_at_512_pixels(i: int, published: float) -> None:
     model = build(f'coatnet_{i}', 'keras_cv', img_size=512)

@@ -29,7 +29,7 @@ def test_configuration_is_timms(name: str) -> None:
 
 
 def test_shipped_weights_read_the_held_out_digits() -> None:
-    """The accuracy that the model card and the table state, from the shipped file; at least 98.5 %."""
+    """The shipped file has the accuracy that the model card and the table state, at least 98.5 %."""
     x, classes = digits(train=False)
     assert len(x) == 360
     top1 = accuracy(timm.create_model('coatnet_atto.digits', pretrained=True), x, classes)
