@@ -6,6 +6,7 @@ Commands import torch inside their functions, and only if they need it: see `coa
 import click
 
 from ..version import __version__
+from .autoload import autoload
 from .convert import convert
 from .explain import explain
 from .publish import push
@@ -19,5 +20,5 @@ def main() -> None:
     """CoAtNet for timm: every implementation, with weights and conversion."""
 
 
-for _command in (list_command, info, pull_command, verify_command, push, convert, explain, run):
+for _command in (list_command, info, pull_command, verify_command, push, convert, explain, run, autoload):
     main.add_command(_command)
