@@ -185,16 +185,25 @@ class RelPosBias(nn.Module):
         return expand_rel_pos_table(self.table(height, width), height, width)
 
     def set_window_size(self, window_size: tuple[int, int]) -> None:
-        """Make the table one for another feature map size.
+        """Make the table one for another feature map size. The parameter stays the same object.
 
         Args:
             window_size: (height, width).
+
+        Raises:
+            RuntimeError: If the table is no parameter of its own, as inside FSDP.
         """
         table = self.relative_position_bias_table
-        with torch.no_grad():
-            resized = resize_rel_pos_table(table, self.window_size, window_size[0], window_size[1]).to(table.dtype)
-        if resized is not table:
-            self.relative_position_bias_table = nn.Parameter(resized, requires_grad=table.requires_grad)
+        if type(table) is not nn.Parameter:
+            raise RuntimeError(
+                f'A position table that is a {type(table).__name__} cannot change its size; call set_input_size before '
+                'the model is sharded or parametrised.'
+            )
+        if tuple(window_size) != tuple(self.window_size):
+            with torch.inference_mode(False), torch.no_grad():
+                resized = resize_rel_pos_table(table, self.window_size, window_size[0], window_size[1])
+            table.data = resized.to(table.dtype)
+            table.grad = None
         self.window_size = window_size
 
 
