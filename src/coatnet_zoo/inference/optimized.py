@@ -5,6 +5,7 @@ from typing import Any, NoReturn, Self
 
 import torch
 from torch import nn
+from torch.autograd import forward_ad
 
 from ..network import CoAtNet
 
@@ -52,6 +53,8 @@ class OptimizedCoAtNet(CoAtNet):
         """Call a function of a tensor in the precision of this model, without gradients."""
         if x.requires_grad and torch.is_grad_enabled():
             _refuse('gives no gradients')
+        if torch._C._functorch.is_functorch_wrapped_tensor(x) or forward_ad.unpack_dual(x).tangent is not None:
+            _refuse('gives no derivatives, and is not for torch.func')
         if torch.jit.is_tracing() or torch.compiler.is_exporting():
             _refuse('cannot be traced or exported')
         x = x.to(dtype=self.dtype, memory_format=torch.channels_last)

@@ -1,6 +1,5 @@
 """CoAtNet itself: stem, four stages of MBConv or Transformer blocks, head; with the methods timm expects of a model."""
 
-import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,8 +15,6 @@ from .blocks import MBConv, TransformerBlock, get_norm_2d
 from .layers import ClassifierHead, init_conv_weights, init_transformer_weights
 from .loading import adapt_state_dict
 from .stem import PatchStem, Stem
-
-_logger = logging.getLogger(__name__)
 
 
 class Stage(nn.Module):
@@ -192,8 +189,8 @@ class CoAtNet(nn.Module):
     def set_input_size(self, img_size: int | tuple[int, int]) -> None:
         """Change the native input size: learned position tables are resized, once and for all.
 
-        Parameters stay the same objects, so optimisers go on training them. Where shapes change, a line in the log says
-        what an optimiser that keeps state needs.
+        Parameters stay the same objects, so optimisers go on training them, and forget what they remember of tables
+        whose shape has changed. DistributedDataParallel has to be made anew.
 
         Args:
             img_size: Height and width in pixels, or one number for both.
@@ -202,7 +199,6 @@ class CoAtNet(nn.Module):
             ValueError: If `cfg.attn_window` is too large to have an effect at this size.
             RuntimeError: If the tables are sharded, as inside FSDP.
         """
-        before = [p.shape for p in self.parameters()]
         sizes = self._feature_sizes(to_2tuple(img_size))
         self.img_size = to_2tuple(img_size)
         for stage, size in zip(self.stages, sizes, strict=False):  # stages may have been pruned
@@ -210,11 +206,6 @@ class CoAtNet(nn.Module):
                 if isinstance(module, Attention):
                     module.set_feat_size(size)
         update_model_input_size(self, self.img_size)
-        if any(p.requires_grad and p.shape != shape for p, shape in zip(self.parameters(), before, strict=True)):
-            _logger.warning(
-                'Position tables have new shapes. If an optimiser has trained them already, remove its state of them '
-                '(optimizer.state.pop(table, None)); make DistributedDataParallel anew.'
-            )
 
     @torch.jit.ignore
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from timm.layers import Mlp, trunc_normal_
 from torch import nn
 
 from ..tables import num_offsets
+from .resized import replace_values
 
 
 def _lerp_offsets(src: int, dst: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -200,10 +201,9 @@ class RelPosBias(nn.Module):
                 'the model is sharded or parametrised.'
             )
         if tuple(window_size) != tuple(self.window_size):
-            with torch.inference_mode(False), torch.no_grad():
+            with torch.inference_mode(table.is_inference()), torch.no_grad():
                 resized = resize_rel_pos_table(table, self.window_size, window_size[0], window_size[1])
-            table.data = resized.to(table.dtype)
-            table.grad = None
+            replace_values(table, resized.to(table.dtype))
         self.window_size = window_size
 
 
