@@ -56,7 +56,7 @@ def optimize_for_inference(
 
     Raises:
         TypeError: If the model is no CoAtNet, wraps one or is optimised already.
-        ValueError: If `quantize` does not exist, or does not go with the other arguments or a module of the model; or if
+        ValueError: If `quantize` does not exist, or does not go with the other arguments or a module of the model. If
             the model has a module that cannot be copied, or weights of several devices or precisions.
         ImportError: If torchao is needed and not installed.
     """
@@ -136,4 +136,6 @@ def _optimize_for_cpu(
     elif onednn.is_available(model.dtype):
         onednn.pack(model)
     parts = [MicroBatched(part, largest, equal=compile) for part, largest in zip(parts, elements, strict=True)]
-    model.stem, model.stages = parts[0], nn.Sequential(*parts[1:])
+    model.stem = parts[0]
+    for i, part in enumerate(parts[1:]):
+        model.stages[i] = part  # the sequence itself may be one with hooks

@@ -16,6 +16,11 @@ def _refuse(what: str) -> NoReturn:
     )
 
 
+def _is_transformed(x: torch.Tensor) -> bool:
+    """Whether `torch.func` or forward-mode differentiation looks at what is computed from a tensor."""
+    return torch._C._functorch.is_functorch_wrapped_tensor(x) or forward_ad.unpack_dual(x).tangent is not None
+
+
 class OptimizedCoAtNet(CoAtNet):
     """A CoAtNet with constant weights, in evaluation mode, for one device and one precision.
 
@@ -53,7 +58,7 @@ class OptimizedCoAtNet(CoAtNet):
         """Call a function of a tensor in the precision of this model, without gradients."""
         if x.requires_grad and torch.is_grad_enabled():
             _refuse('gives no gradients')
-        if torch._C._functorch.is_functorch_wrapped_tensor(x) or forward_ad.unpack_dual(x).tangent is not None:
+        if not torch.compiler.is_compiling() and _is_transformed(x):
             _refuse('gives no derivatives, and is not for torch.func')
         if torch.jit.is_tracing() or torch.compiler.is_exporting():
             _refuse('cannot be traced or exported')
@@ -132,6 +137,9 @@ def check_model(model: nn.Module) -> None:
         inside = next((name for name, m in model.named_modules() if name and type(m) is CoAtNet), None)
         hint = '' if inside is None else f'; hand over the one inside it, model.{inside}'
         raise TypeError(f'optimize_for_inference needs a CoAtNet, not {type(model).__name__}{hint}.')
+    if not isinstance(model.stages, nn.Sequential):
+        kind = type(model.stages).__name__
+        raise ValueError(f"optimize_for_inference needs stages in a Sequential, but the module 'stages' is a {kind}.")
     for name, module in model.named_modules():
         if 'forward' in vars(module):
             raise ValueError(
@@ -146,9 +154,8 @@ def check_model(model: nn.Module) -> None:
                 )
     devices = {str(p.device) for p in model.parameters()}
     if len(devices) > 1 or 'meta' in devices:
-        raise ValueError(
-            f'optimize_for_inference needs all weights on one device, not on {", ".join(sorted(devices))}.'
-        )
+        found = ', '.join(sorted(devices))
+        raise ValueError(f'optimize_for_inference needs all weights on one device that computes, not on {found}.')
     dtypes = {str(p.dtype) for p in model.parameters() if p.is_floating_point()}
     if len(dtypes) > 1:
         raise ValueError(
