@@ -116,7 +116,7 @@ SPECIAL = {
     'one block twice': lambda m: whole(m, 'stages.1.blocks.1', copy_of_last(m)),
     'method of an instance': lambda m: setattr(m.stem.conv1, '_conv_forward', lambda x, w, b: nn.functional.conv2d(
         x, w, None, stride=2, padding=1)),
-    'more in the norm': lambda m: m.stages[1].blocks[0].norm1.insert(1, nn.Tanh()),
+    'more in the norm': lambda m: m.stages[1].blocks[0].norm1.append(nn.Tanh()),
     'own head': lambda m: setattr(m, 'head', OwnHead(16, 7)),
     'drop after the norm': lambda m: setattr(m.stages[0].blocks[0].norm1, 'drop', nn.Tanh()),
 }  # fmt: skip

@@ -36,7 +36,7 @@ def replace_values(parameter: nn.Parameter, values: torch.Tensor) -> None:
     parameter.grad = None
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         # torch expects gradients of the old shape as long as an old loss is alive, until the precision changes.
-        # DistributedDataParallel must not forget: it would silently leave out the parameter instead of raising an error.
+        # DistributedDataParallel must not forget: it would silently leave out the parameter, and now raises an error.
         parameter.data = values.new_empty(0, dtype=torch.float64 if values.dtype != torch.float64 else torch.float32)
     parameter.data = values
     _resized[parameter] = True
