@@ -68,7 +68,8 @@ def _bias(layer: Linear) -> torch.Tensor:
 
 
 def _activation(norm: nn.Module) -> nn.Module:
-    return getattr(norm, 'act', nn.Identity())
+    # torch's conversion to nn.SyncBatchNorm keeps the activation as a child that is never called.
+    return norm.act if isinstance(norm, _NORMS_WITH_ACTIVATION) else nn.Identity()
 
 
 @torch.no_grad()

@@ -4,11 +4,13 @@ Means of gradients in the old shape would raise errors of torch, and its fused o
 """
 
 import functools
+import gc
 import logging
 from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 from torch.utils.weak import WeakIdKeyDictionary
 
@@ -31,13 +33,28 @@ def _watch_optimizers() -> None:
     register_optimizer_step_pre_hook(_forget)
 
 
+def check_not_in_buckets(model: nn.Module) -> None:
+    """Check that no DistributedDataParallel holds a model, whose buckets of gradients have sizes that stay.
+
+    Raises:
+        RuntimeError: If one does.
+    """
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return
+    gc.collect()
+    for holder in gc.get_objects():
+        if issubclass(type(holder), DistributedDataParallel) and any(m is model for m in holder.modules()):
+            raise RuntimeError(
+                'The input size cannot change inside DistributedDataParallel; call set_input_size before that is made, '
+                'or delete it and make it anew afterwards.'
+            )
+
+
 def replace_values(parameter: nn.Parameter, values: torch.Tensor) -> None:
     """Give a parameter values of another shape. It stays the same object, so optimisers go on training it."""
     parameter.grad = None
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        # torch expects gradients of the old shape as long as an old loss is alive, until the precision changes.
-        # DistributedDataParallel must not forget: it would silently leave out the parameter, and now raises an error.
-        parameter.data = values.new_empty(0, dtype=torch.float64 if values.dtype != torch.float64 else torch.float32)
+    # torch expects gradients of the old shape as long as an old loss is alive, until the precision changes.
+    parameter.data = values.new_empty(0, dtype=torch.float32 if values.dtype == torch.float64 else torch.float64)
     parameter.data = values
     _resized[parameter] = True
     _watch_optimizers()
