@@ -1,4 +1,4 @@
-"""Batch norms in all their forms (synchronised, frozen, without statistics) are folded, or stay and compute the same."""
+"""Batch norms of all kinds (synchronised, frozen, without statistics) are folded, or stay and compute the same."""
 
 import copy
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Position tables follow their parameter, whatever changes it and however it is read: nothing is remembered of values."""
+"""Position tables follow their parameter, whatever changes it and however it is read: no value is remembered."""
 
 import copy
 import functools
@@ -92,8 +92,8 @@ def test_every_change_is_seen(change: Callable, mode: Callable) -> None:
             assert torch.equal(changed(x), old)
         change(changed, new)
         with mode():
-            assert torch.equal(changed(x), fresh(x))
-            assert not torch.equal(changed(x), old)
+            torch.testing.assert_close(changed(x), fresh(x), rtol=0, atol=1e-5)
+            assert not torch.allclose(changed(x), old, atol=1e-3)
 
 
 @pytest.mark.parametrize('size', SIZES)
@@ -104,16 +104,15 @@ def test_functional_calls(size: int | tuple[int, int]) -> None:
         table(models[1]).mul_(-2)
     base, x = models[0], images(size)
     expected = torch.stack([m(x) for m in models]).detach()
-    params = {
-        k: torch.stack([dict(m.named_parameters())[k].detach() for m in models]) for k in dict(base.named_parameters())
-    }
+    stacked, _ = torch.func.stack_module_state(models)
+    params = {k: p.detach() for k, p in stacked.items()}
     buffers = dict(base.named_buffers())
 
     def call(params: dict, x: torch.Tensor) -> torch.Tensor:
         return torch.func.functional_call(base, (params, buffers), (x,))
 
     for i in range(2):
-        torch.testing.assert_close(call({k: p[i] for k, p in params.items()}, x), expected[i], rtol=0, atol=0)
+        torch.testing.assert_close(call({k: p[i] for k, p in params.items()}, x), expected[i], rtol=0, atol=1e-5)
     torch.testing.assert_close(torch.vmap(call, (0, None))(params, x), expected, rtol=0, atol=1e-5)
     by_image = torch.vmap(lambda x: base(x[None])[0])(x)
     torch.testing.assert_close(by_image, expected[0], rtol=0, atol=1e-5)
@@ -197,15 +196,15 @@ def test_frozen_tables_stay_frozen() -> None:
 
 @pytest.mark.usefixtures('process_group')
 def test_distributed_training_has_to_be_set_up_anew() -> None:
-    """torch cannot change a bucket: it raises an error, and nothing is trained out of step."""
     model = create()
-    parallel = DistributedDataParallel(model)
-    parallel(images()).sum().backward()
-    model.set_input_size(64)
-    with pytest.raises(RuntimeError, match='invalid gradient'):
-        parallel(images()).sum().backward()
+    parallel = nn.Sequential(DistributedDataParallel(model))
+    loss = parallel(images()).sum()
+    loss.backward()
+    with pytest.raises(RuntimeError, match='cannot change inside DistributedDataParallel; call set_input_size before'):
+        model.set_input_size(64)
+    assert model.img_size == (32, 32)
     del parallel
-    model.zero_grad()
+    model.set_input_size(64)
     DistributedDataParallel(model)(images()).sum().backward()
     assert table(model).grad.shape == table(model).shape
 
@@ -216,7 +215,5 @@ def test_sharded_tables_are_refused() -> None:
     values = rel_pos.relative_position_bias_table.detach()
     del rel_pos.relative_position_bias_table
     rel_pos.relative_position_bias_table = values  # as FSDP has it
-    with pytest.raises(
-        RuntimeError, match='position table that is a Tensor cannot change its size; call set_input_size'
-    ):
+    with pytest.raises(RuntimeError, match='position table that is a Tensor cannot change its size'):
         model.set_input_size(64)

@@ -33,6 +33,11 @@ def _watch_optimizers() -> None:
     register_optimizer_step_pre_hook(_forget)
 
 
+def _is_in_buckets(model: nn.Module, holder: object) -> bool:
+    # The class of a proxy is asked for by type(), as isinstance() would load what the proxy stands for.
+    return issubclass(type(holder), DistributedDataParallel) and any(m is model for m in holder.modules())
+
+
 def check_not_in_buckets(model: nn.Module) -> None:
     """Check that no DistributedDataParallel holds a model, whose buckets of gradients have sizes that stay.
 
@@ -42,12 +47,11 @@ def check_not_in_buckets(model: nn.Module) -> None:
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         return
     gc.collect()
-    for holder in gc.get_objects():
-        if issubclass(type(holder), DistributedDataParallel) and any(m is model for m in holder.modules()):
-            raise RuntimeError(
-                'The input size cannot change inside DistributedDataParallel; call set_input_size before that is made, '
-                'or delete it and make it anew afterwards.'
-            )
+    if any(_is_in_buckets(model, holder) for holder in gc.get_objects()):
+        raise RuntimeError(
+            'The input size cannot change inside DistributedDataParallel; call set_input_size before that is made, or '
+            'delete it and make it anew afterwards.'
+        )
 
 
 def replace_values(parameter: nn.Parameter, values: torch.Tensor) -> None:
