@@ -96,6 +96,7 @@ def test_every_change_is_seen(change: Callable, mode: Callable) -> None:
             assert not torch.allclose(changed(x), old, atol=1e-3)
 
 
+@pytest.mark.filterwarnings('ignore:There is a performance drop')
 @pytest.mark.parametrize('size', SIZES)
 def test_functional_calls(size: int | tuple[int, int]) -> None:
     """`functional_call`, `vmap` over models and over images, gradients and tangents, after ordinary calls."""
