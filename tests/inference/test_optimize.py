@@ -101,6 +101,7 @@ def test_position_tables_of_the_native_size_are_expanded_once() -> None:
 def test_large_batches_are_computed_in_parts(compile: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every size of batch, also where the parts cannot be equal."""
     torch._dynamo.reset()
+    monkeypatch.setattr(torch, 'compile', functools.partial(torch.compile, backend='eager'))
     model = create('coatnet_1', 'timm', depths=(1, 1, 1, 1))
     monkeypatch.setattr(microbatch, '_LARGEST', 3 * 4 * 32 * 32 * 64 * 4)  # three images' largest tensors
     optimized = optimize_for_inference(model, compile=compile)

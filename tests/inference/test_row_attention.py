@@ -52,8 +52,8 @@ def test_what_compilers_are_told_of_the_operator_is_true() -> None:
     torch.library.opcheck(row_attention, (*inputs(4, 3), 4, 3), test_utils=tests)
 
 
-def create(impl: str, img_size: int | tuple[int, int]) -> nn.Module:
-    return randomize_(timm.create_model('coatnet_1', impl=impl, img_size=img_size, **STAGES))
+def create(impl: str, img_size: int | tuple[int, int], **kwargs) -> nn.Module:
+    return randomize_(timm.create_model('coatnet_1', impl=impl, img_size=img_size, **{**STAGES, **kwargs}))
 
 
 @pytest.mark.parametrize('dtype, tolerance', [(None, 1e-4), (torch.bfloat16, 0.2)])
@@ -95,7 +95,7 @@ def test_only_global_attention_with_a_bias_inside_the_softmax_goes_by_rows(optio
 def test_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
     torch._dynamo.reset()
     monkeypatch.setattr(optimize, '_MAX_EXPANDED', 0)
-    model = create('timm', 96)
+    model = create('timm', 96, stem_width=(16, 16), embed_dim=(32, 64), depths=(1, 1), block_types='CT')
     compiled = optimize_for_inference(model, compile=True)
     assert any(type(m) is GlobalCore for m in model.modules())
     x = random_images(2, 3, 96)

@@ -93,7 +93,7 @@ def test_compiled_training_and_evaluation(impl: str, device: str) -> None:
     """Of one implementation with the compiler's code generation, which takes long; of the others without."""
     torch._dynamo.reset()
     backend = 'inductor' if impl == 'timm' else 'aot_eager'
-    model = create(impl, device, depths=(1, 1, 1, 1))
+    model = create(impl, device, embed_dim=(32, 64), depths=(1, 1), block_types='CT')
     if impl == 'timm_rmlp':
         for module in model.modules():
             if isinstance(module, torch.nn.Dropout):

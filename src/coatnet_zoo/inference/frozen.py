@@ -28,6 +28,10 @@ class Frozen(nn.Module):
         call.__code__ = call.__code__.replace(co_name=f'{type(module).__name__}_{next(self._numbers)}')
         self.compiled = torch.compile(call)
 
+    def __reduce__(self) -> tuple[type['Frozen'], tuple[nn.Module]]:
+        # Compiled code cannot be copied or pickled; copies compile anew.
+        return Frozen, (self.module,)
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """As the module."""
         # Both halves of the compiler read this setting, and the `options` of torch.compile reach only one of them. The

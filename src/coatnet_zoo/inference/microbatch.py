@@ -11,31 +11,33 @@ import math
 import torch
 from torch import nn
 
-from ..network import CoAtNet
-
 _LARGEST = 32 << 20  # bytes: glibc's DEFAULT_MMAP_THRESHOLD_MAX
 
 
-def largest_activations(model: CoAtNet) -> list[float]:
-    """Elements of the largest tensor that the stem and each of the stages of a model make, per pixel of an image."""
-    model = copy.deepcopy(model).to('meta')
-    largest = []
-    for part in (model.stem, *model.stages):
-        sizes: list[int] = []
+def largest_activation(part: nn.Module, chans: int, height: int, width: int) -> float:
+    """Elements of the largest tensor that a part of a model makes, per position of its input.
 
-        def note(_: nn.Module, __: tuple, output: torch.Tensor | None, sizes: list[int] = sizes) -> None:
-            if output is not None:
-                sizes.append(output.numel())
+    Args:
+        part: The stem or a stage, of known modules only (see `unknown_module`): they run on the meta device.
+        chans: Channels of its input.
+        height: Rows of its input.
+        width: Columns of its input.
+    """
+    sizes: list[int] = []
 
-        for module in part.modules():
-            module.register_forward_hook(note)
-        largest.append(sizes)
-    model(torch.empty(1, model.in_chans, *model.img_size, device='meta'))
-    return [max(sizes) / math.prod(model.img_size) for sizes in largest]
+    def note(_: nn.Module, __: tuple, output: torch.Tensor | None) -> None:
+        if output is not None:
+            sizes.append(output.numel())
+
+    part = copy.deepcopy(part).to('meta')
+    for module in part.modules():
+        module.register_forward_hook(note)
+    part(torch.empty(1, chans, height, width, device='meta', dtype=next(part.parameters()).dtype))
+    return max(sizes) / (height * width)
 
 
 def chunk_size(batch: int, bytes_per_image: float) -> int:
-    """How many images to compute at once, so that the parts of a batch are about equal."""
+    """How many images of a batch that is not empty to compute at once, so that the parts are about equal."""
     parts = math.ceil(batch / max(1, int(_LARGEST / bytes_per_image)))
     return math.ceil(batch / parts)
 
@@ -45,11 +47,12 @@ class MicroBatched(nn.Module):
 
     Args:
         module: (B, C, H, W) -> (B, C', H', W').
-        elements: Elements of the largest tensor of the module, per position of its input.
+        elements: Elements of the largest tensor of the module, per position of its input; None if it must have all
+            images at a time.
         equal: Take the same number of images every time, because another number compiles a compiled module anew.
     """
 
-    def __init__(self, module: nn.Module, elements: float, equal: bool) -> None:
+    def __init__(self, module: nn.Module, elements: float | None, equal: bool) -> None:
         super().__init__()
         self.module = module
         self.elements = elements
@@ -58,6 +61,11 @@ class MicroBatched(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """As the module."""
         batch = len(x)
+        if not batch:
+            # Packed and compiled layers need an image.
+            return self.module(x.new_zeros(1, *x.shape[1:]))[:0]
+        if self.elements is None:
+            return self.module(x)
         chunk = chunk_size(batch, self.elements * x.shape[-2] * x.shape[-1] * x.element_size())
         if chunk == batch:
             return self.module(x)

@@ -1,14 +1,16 @@
 """Layers for inference on CPUs: weights are packed once, and activations are computed inside oneDNN's own loops.
 
 The operators are those that torch's compiler emits; eager mode has no other way to them. A packed layer computes what
-the layer and the activation do that it replaces.
+the layer and the activation do that it replaces. Only layers, activations and blocks that are exactly known are packed.
 """
 
+from typing import Any
+
 import torch
-from timm.layers import GELU
+from timm.layers import GELU, Mlp
 from torch import nn
 
-from ..network import CoAtNet, MBConv
+from ..network import Attention, CoAtNet, Downsample, MBConv, PatchStem, Stage, Stem, TransformerBlock, is_exactly
 
 # oneDNN's names of activations, and of the algorithms of an activation that has several.
 _ACTIVATIONS = {
@@ -20,8 +22,22 @@ _ACTIVATIONS = {
 }
 
 
-def is_available() -> bool:
-    """Whether this build of torch has the operators."""
+def _is_packable(layer: nn.Module) -> bool:
+    """Whether a module is exactly a layer whose operator oneDNN has."""
+    if is_exactly(layer, nn.Conv2d):
+        return layer.padding_mode == 'zeros' and not isinstance(layer.padding, str)
+    return is_exactly(layer, nn.Linear)
+
+
+def _is_activation(act: nn.Module | None) -> bool:
+    """Whether a module is exactly an activation that oneDNN has, or an identity."""
+    return is_exactly(act, *_ACTIVATIONS) and getattr(act, 'approximate', 'none') == 'none'
+
+
+def is_available(dtype: torch.dtype) -> bool:
+    """Whether this build of torch has the operators, in a precision."""
+    if dtype not in (torch.float32, torch.bfloat16, torch.float16):
+        return False
     return torch.backends.mkldnn.is_available() and all(
         hasattr(torch.ops.mkldnn, name)
         for name in ('_convolution_pointwise', '_linear_pointwise', '_reorder_convolution_weight')
@@ -36,6 +52,18 @@ class _Packed(nn.Module):
         self.bias = None if layer.bias is None else layer.bias.detach()
         self.act, self.algorithm = _ACTIVATIONS[type(act)]
 
+    def _pack(self, weight: torch.Tensor) -> torch.Tensor:
+        """The weight in the layout that oneDNN chooses."""
+        raise NotImplementedError
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Packed tensors cannot be copied or pickled.
+        return {**super().__getstate__(), 'weight': self.weight.to_dense()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self.weight = self._pack(self.weight)
+
 
 class PackedConv2d(_Packed):
     """A convolution and the activation after it.
@@ -48,7 +76,10 @@ class PackedConv2d(_Packed):
     def __init__(self, conv: nn.Conv2d, act: nn.Module) -> None:
         super().__init__(conv, act)
         self.geometry = (list(conv.padding), list(conv.stride), list(conv.dilation), conv.groups)
-        self.weight = torch.ops.mkldnn._reorder_convolution_weight(conv.weight.detach(), *self.geometry)
+        self.weight = self._pack(conv.weight.detach())
+
+    def _pack(self, weight: torch.Tensor) -> torch.Tensor:
+        return torch.ops.mkldnn._reorder_convolution_weight(weight, *self.geometry)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, C, H, W) -> (B, C_out, H_out, W_out), channels last."""
@@ -67,7 +98,10 @@ class PackedLinear(_Packed):
 
     def __init__(self, linear: nn.Linear, act: nn.Module) -> None:
         super().__init__(linear, act)
-        self.weight = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach())
+        self.weight = self._pack(linear.weight.detach())
+
+    def _pack(self, weight: torch.Tensor) -> torch.Tensor:
+        return torch.ops.mkldnn._reorder_linear_weight(weight)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(..., C) -> (..., C_out)."""
@@ -77,12 +111,37 @@ class PackedLinear(_Packed):
 def _pack(parent: nn.Module, name: str, follower: str = '') -> None:
     """Pack a layer of a module, together with the activation after the layer if oneDNN knows that activation."""
     layer, act = getattr(parent, name), getattr(parent, follower, None)
+    if not _is_packable(layer):
+        return
     packed = PackedConv2d if isinstance(layer, nn.Conv2d) else PackedLinear
-    if type(act) in _ACTIVATIONS:
+    if _is_activation(act):
         setattr(parent, name, packed(layer, act))
         setattr(parent, follower, nn.Identity())
     else:
         setattr(parent, name, packed(layer, nn.Identity()))
+
+
+def _pack_stem(stem: nn.Module) -> None:
+    if is_exactly(stem, Stem, PatchStem):
+        names = [name for name, _ in stem.named_children()]
+        for name, follower in zip(names, [*names[1:], ''], strict=True):
+            _pack(stem, name, follower)
+
+
+def _pack_block(block: nn.Module) -> None:
+    if is_exactly(block, MBConv):
+        _pack(block, 'conv1_1x1', 'norm1')
+        # With an early squeeze-excite, the activation of norm2 does not follow the convolution.
+        _pack(block, 'conv2_kxk', 'norm2' if is_exactly(block.se_early, nn.Identity) else '')
+        _pack(block, 'conv3_1x1')
+    if is_exactly(block, TransformerBlock) and is_exactly(block.attn, Attention):
+        _pack(block.attn, 'qkv')
+        _pack(block.attn, 'proj')
+    if is_exactly(block, TransformerBlock) and is_exactly(block.mlp, Mlp):
+        _pack(block.mlp, 'fc1', 'act')
+        _pack(block.mlp, 'fc2')
+    if is_exactly(block, MBConv, TransformerBlock) and is_exactly(block.shortcut, Downsample):
+        _pack(block.shortcut, 'expand')
 
 
 def pack(model: CoAtNet) -> None:
@@ -91,19 +150,8 @@ def pack(model: CoAtNet) -> None:
     Args:
         model: On the CPU, in evaluation mode, reparameterised.
     """
-    for name, layer in list(model.stem.named_children()):
-        if isinstance(layer, nn.Conv2d):
-            _pack(model.stem, name, name.replace('conv', 'norm'))
-    for block in (block for stage in model.stages for block in stage.blocks):
-        if isinstance(getattr(block.shortcut, 'expand', None), nn.Conv2d):
-            _pack(block.shortcut, 'expand')
-        if isinstance(block, MBConv):
-            _pack(block, 'conv1_1x1', 'norm1')
-            # With an early squeeze-excite, the activation of norm2 does not follow the convolution.
-            _pack(block, 'conv2_kxk', 'norm2' if isinstance(block.se_early, nn.Identity) else '')
-            _pack(block, 'conv3_1x1')
-        else:
-            _pack(block.attn, 'qkv')
-            _pack(block.attn, 'proj')
-            _pack(block.mlp, 'fc1', 'act')
-            _pack(block.mlp, 'fc2')
+    _pack_stem(model.stem)
+    for stage in model.stages:
+        if is_exactly(stage, Stage):
+            for block in stage.blocks:
+                _pack_block(block)

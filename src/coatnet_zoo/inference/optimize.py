@@ -8,12 +8,14 @@ import torch
 from timm.models import reparameterize_model
 from torch import nn
 
-from ..network import Attention, CoAtNet, GlobalCore, RelPosBias, RelPosMlp, SoftmaxAttention
+from ..network import Attention, CoAtNet, GlobalCore, RelPosBias, RelPosMlp, SoftmaxAttention, is_exactly
 from ..tables import feature_sizes
 from . import onednn
 from .expanded import ExpandedRelPos
 from .frozen import Frozen
-from .microbatch import MicroBatched, largest_activations
+from .known import unknown_module
+from .microbatch import MicroBatched, largest_activation
+from .optimized import OptimizedCoAtNet, check_model
 from .precision import multiplies_faster
 from .quantize import check_calibration, quantize_parts
 
@@ -30,11 +32,12 @@ def optimize_for_inference(
     compile: bool = False,
     quantize: Literal['int8'] | None = None,
     calibration: torch.Tensor | None = None,
-) -> nn.Module:
+) -> OptimizedCoAtNet:
     """A copy of a model that computes the same faster.
 
     Batch norms and layer scales are folded into the layers beside them. Relative position tables are expanded once for
     the `img_size` of the model if that is not large; other sizes work as before. Memory is laid out with channels last.
+    Modules that are not exactly those of this package, timm and torch, and modules with hooks, stay as they are.
 
     Args:
         model: A CoAtNet, on any device.
@@ -48,15 +51,16 @@ def optimize_for_inference(
             ranges of values; a few dozen will do.
 
     Returns:
-        A model in evaluation mode: images (B, in_chans, H, W) -> (B, num_classes). It cannot be trained.
+        A model in evaluation mode: images (B, in_chans, H, W) -> (B, num_classes). It cannot be trained or moved, takes
+        no other weights and gives no gradients, and says so where it is asked to.
 
     Raises:
-        TypeError: If the model is no CoAtNet.
-        ValueError: If `quantize` does not exist, or does not go with the other arguments.
+        TypeError: If the model is no CoAtNet, wraps one or is optimised already.
+        ValueError: If `quantize` does not exist, or does not go with the other arguments or a module of the model. If
+            the model has a module that cannot be copied, or weights of several devices or precisions.
         ImportError: If torchao is needed and not installed.
     """
-    if not isinstance(model, CoAtNet):
-        raise TypeError(f'optimize_for_inference needs a CoAtNet, not {type(model).__name__}.')
+    check_model(model)
     weight = next(model.parameters())
     on_cpu = weight.device.type == 'cpu'
     images = None if quantize is None else check_calibration(quantize, calibration, model, dtype)
@@ -65,25 +69,40 @@ def optimize_for_inference(
         _logger.warning('This CPU multiplies matrices faster in float32 than in %s, so float32 it is.', dtype)
         dtype = torch.float32
     model = copy.deepcopy(model).eval().to(torch.promote_types(weight.dtype, torch.float32))
+    _separate(model)
+    parts = [model.stem, *model.stages]
+    is_known = [unknown_module(part) is None for part in parts]
     model = reparameterize_model(model, inplace=True)
     _replace_attention(model, by_rows=on_cpu)
     model.requires_grad_(False)
-    elements = largest_activations(model) if on_cpu else []
+    elements = _largest_activations(model, is_known) if on_cpu else []
     model.to(dtype=dtype, memory_format=torch.channels_last)
-
-    def prepare(_: nn.Module, args: tuple[torch.Tensor]) -> tuple[torch.Tensor]:
-        if images is not None and args[0].shape[1:] != images.shape[1:]:
-            shape, known = tuple(args[0].shape[1:]), tuple(images.shape[1:])
-            raise ValueError(f'This model was quantised for images of {known}, got {shape}; resize them.')
-        return (args[0].to(dtype=dtype, memory_format=torch.channels_last),)
-
-    model.register_forward_pre_hook(prepare)
-    model.register_forward_hook(lambda _, __, logits: logits.float())
+    model = OptimizedCoAtNet.adopt(model, None if images is None else tuple(images.shape[1:]))
     if on_cpu:
         _optimize_for_cpu(model, elements, compile, images)
     elif compile:
         model.compile()
     return model
+
+
+def _separate(model: nn.Module) -> None:
+    """Give every place of a model a module of its own, because a layer is folded with what is beside it."""
+    seen: set[nn.Module] = set()
+    for path, module in list(model.named_modules(remove_duplicate=False)):
+        if module in seen:
+            model.set_submodule(path, copy.deepcopy(module))
+        seen.add(module)
+
+
+def _largest_activations(model: CoAtNet, is_known: list[bool]) -> list[float | None]:
+    """Elements of the largest tensor of the stem and of each stage, per position of its input; None where unknown."""
+    parts = [model.stem, *model.stages]
+    inputs = [dict(num_chs=model.in_chans, reduction=1), *model.feature_info]
+    found = []
+    for part, known, info in zip(parts, is_known, inputs, strict=False):
+        shape = [-(-side // info['reduction']) for side in model.img_size]
+        found.append(largest_activation(part, info['num_chs'], *shape) if known else None)
+    return found
 
 
 def _replace_attention(model: CoAtNet, by_rows: bool) -> None:
@@ -93,16 +112,20 @@ def _replace_attention(model: CoAtNet, by_rows: bool) -> None:
     sizes = feature_sizes(model.img_size, len(model.stages), model.cfg.patch_size)
     for stage, size in zip(model.stages, sizes, strict=True):
         for attn in stage.modules():
-            if not isinstance(attn, Attention) or not isinstance(attn.rel_pos, (RelPosBias, RelPosMlp)):
+            if not is_exactly(attn, Attention) or not is_exactly(attn.rel_pos, RelPosBias, RelPosMlp):
+                continue
+            if unknown_module(attn.rel_pos) is not None:
                 continue
             rel_pos, (height, width) = attn.rel_pos, attn.core.grid(*size)
-            if by_rows and type(attn.core) is GlobalCore and type(attn.core.form) is SoftmaxAttention:
+            if by_rows and is_exactly(attn.core, GlobalCore) and is_exactly(attn.core.form, SoftmaxAttention):
                 attn.core, attn.rel_pos = RowCore(attn.num_heads), TableOfSize(rel_pos)
             if height * width <= _MAX_EXPANDED:
                 attn.rel_pos = ExpandedRelPos(rel_pos, height, width, otherwise=attn.rel_pos)
 
 
-def _optimize_for_cpu(model: CoAtNet, elements: list[float], compile: bool, calibration: torch.Tensor | None) -> None:
+def _optimize_for_cpu(
+    model: OptimizedCoAtNet, elements: list[float | None], compile: bool, calibration: torch.Tensor | None
+) -> None:
     """Quantise and compile the stem and the stages, or else pack them; and let them take a few images at a time."""
     parts = [model.stem, *model.stages]
     compile = compile or calibration is not None
@@ -110,9 +133,9 @@ def _optimize_for_cpu(model: CoAtNet, elements: list[float], compile: bool, cali
         parts = quantize_parts(parts, calibration)
     if compile:
         parts = [Frozen(part) for part in parts]
-    elif onednn.is_available():
+    elif onednn.is_available(model.dtype):
         onednn.pack(model)
-    # The input of the stem has the resolution of the image; the input of a stage has that of the output before it.
-    reductions = [1, *(info['reduction'] for info in model.feature_info)]
-    parts = [MicroBatched(part, elements[i] * reductions[i] ** 2, equal=compile) for i, part in enumerate(parts)]
-    model.stem, model.stages = parts[0], nn.Sequential(*parts[1:])
+    parts = [MicroBatched(part, largest, equal=compile) for part, largest in zip(parts, elements, strict=True)]
+    model.stem = parts[0]
+    for i, part in enumerate(parts[1:]):
+        model.stages[i] = part  # the sequence itself may be one with hooks

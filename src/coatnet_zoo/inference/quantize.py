@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from ..network import CoAtNet
+from .known import unknown_module
 
 
 def check_calibration(
@@ -35,6 +36,12 @@ def check_calibration(
     weight = next(model.parameters())
     if weight.device.type != 'cpu' or (dtype or weight.dtype) != torch.float32:
         raise ValueError("quantize='int8' is for models in float32 on CPUs; move the model there, and leave out dtype.")
+    for name in ('stem', 'stages'):
+        unknown = unknown_module(getattr(model, name))
+        if unknown is not None:
+            path = '.'.join(filter(None, (name, unknown)))
+            kind = type(model.get_submodule(path)).__name__
+            raise ValueError(f"quantize='int8' does not know what the module {path!r} computes ({kind}); leave it out.")
     if calibration is None or calibration.ndim != 4 or calibration.shape[1] != model.in_chans or not len(calibration):
         has = 'nothing' if calibration is None else tuple(calibration.shape)
         raise ValueError(

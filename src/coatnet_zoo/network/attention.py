@@ -79,4 +79,4 @@ class Attention(nn.Module):
         batch, _, height, width = x.shape
         x = self.attend(self.qkv(x.flatten(2).transpose(1, 2)), height, width)
         x = self.proj_drop(self.proj(x))
-        return x.transpose(1, 2).reshape(batch, -1, height, width)
+        return x.transpose(1, 2).reshape(batch, x.shape[2], height, width)

@@ -35,9 +35,10 @@ def weighted_sum(weights: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
     batch, groups, positions, dim = v.shape
     heads = weights.shape[1]
     # A broadcast matmul would copy the weights for every image; images and windows become columns instead.
-    columns = v.reshape(-1, heads, positions, dim).permute(1, 2, 0, 3).flatten(2)
+    copies = batch * (groups // heads)
+    columns = v.reshape(copies, heads, positions, dim).permute(1, 2, 0, 3).flatten(2)
     sums = torch.bmm(weights.squeeze(0).to(v.dtype), columns)
-    return sums.reshape(heads, positions, -1, dim).permute(2, 0, 1, 3).reshape(batch, groups, positions, dim)
+    return sums.reshape(heads, positions, copies, dim).permute(2, 0, 1, 3).reshape(batch, groups, positions, dim)
 
 
 @torch.fx.wrap

@@ -23,6 +23,7 @@ from torch import nn
 
 from ..tables import CoAtNetCfg
 from .attention import Attention
+from .exact import is_exactly
 from .fusion import fold_across_se, fold_after, fold_before, fold_layer_scale
 from .layers import Downsample, create_pool, init_conv_weights, init_transformer_weights
 
@@ -97,7 +98,9 @@ class MBConv(nn.Module):
     @torch.jit.ignore
     def reparameterize(self) -> None:
         """Fold the batch norms into the convolutions, for inference: the outputs stay the same."""
-        self.pre_norm = fold_before(self.pre_norm, self.conv1_1x1)
+        if not is_exactly(self, MBConv):
+            return
+        self.pre_norm = fold_before(self.pre_norm, self.conv1_1x1, between=self.down)
         self.norm1 = fold_after(self.conv1_1x1, self.norm1)
         self.norm2 = fold_across_se(self.conv2_kxk, self.se_early, self.norm2)
         self.norm3 = fold_after(self.conv3_1x1, self.norm3)
@@ -167,11 +170,19 @@ class TransformerBlock(nn.Module):
     @torch.jit.ignore
     def reparameterize(self) -> None:
         """Fold batch norms and layer scales into the linear layers, for inference: the outputs stay the same."""
+        if not is_exactly(self, TransformerBlock):
+            return
+        if is_exactly(self.attn, Attention):
+            self._fold_norm1()
+            self.ls1 = fold_layer_scale(self.attn.proj, self.ls1, between=self.attn.proj_drop)
+        if is_exactly(self.mlp, Mlp):
+            self.norm2 = fold_before(self.norm2, self.mlp.fc1)
+            self.ls2 = fold_layer_scale(self.mlp.fc2, self.ls2, between=self.mlp.drop2)
+
+    def _fold_norm1(self) -> None:
         if not isinstance(self.norm1, nn.Sequential):
             self.norm1 = fold_before(self.norm1, self.attn.qkv)
-        # A norm before a maximum cannot be folded into the layer after the maximum.
-        elif self.norm1[-1] is self.norm1.norm or isinstance(self.norm1.down, nn.AvgPool2d):
+        elif is_exactly(self.norm1, nn.Sequential) and [*self.norm1._modules] == ['norm', 'down']:
+            self.norm1.norm = fold_before(self.norm1.norm, self.attn.qkv, between=self.norm1.down)
+        elif is_exactly(self.norm1, nn.Sequential) and [*self.norm1._modules] == ['down', 'norm']:
             self.norm1.norm = fold_before(self.norm1.norm, self.attn.qkv)
-        self.norm2 = fold_before(self.norm2, self.mlp.fc1)
-        self.ls1 = fold_layer_scale(self.attn.proj, self.ls1)
-        self.ls2 = fold_layer_scale(self.mlp.fc2, self.ls2)

@@ -1,19 +1,51 @@
 """Folding batch norms and layer scales into the layers beside them, exactly, for inference.
 
-Blocks use these in `reparameterize()`, which timm's `reparameterize_model` (and its scripts' `--reparam`) calls.
+Blocks use these in `reparameterize()`, which timm's `reparameterize_model` (and its scripts' `--reparam`) calls. Only
+modules that are exactly known are folded (`is_exactly`), and only where all modules between them are exactly known.
 """
 
 import torch
-from timm.layers import BatchNormAct2d, LayerScale2d
+from timm.layers import BatchNormAct2d, FrozenBatchNormAct2d, LayerScale2d, SqueezeExcite, SyncBatchNormAct
 from torch import nn
+from torchvision.ops import FrozenBatchNorm2d
+
+from .exact import is_exactly
 
 Linear = nn.Conv2d | nn.Linear
+_NORMS_WITH_ACTIVATION = (BatchNormAct2d, SyncBatchNormAct, FrozenBatchNormAct2d)
+BATCH_NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm, FrozenBatchNorm2d, *_NORMS_WITH_ACTIVATION)
 
 
-def _scale_and_shift(norm: nn.BatchNorm2d) -> tuple[torch.Tensor, torch.Tensor]:
+def _is_foldable(norm: nn.Module) -> bool:
+    """Whether a module is exactly a batch norm that has statistics, and an activation at most after it."""
+    return (
+        is_exactly(norm, *BATCH_NORMS)
+        and norm.running_mean is not None
+        and norm.running_var is not None
+        and is_exactly(getattr(norm, 'drop', nn.Identity()), nn.Identity)
+    )
+
+
+def _is_pointwise(layer: nn.Module) -> bool:
+    """Whether a module is exactly a linear layer of every position by itself."""
+    if is_exactly(layer, nn.Conv2d):
+        return layer.kernel_size == (1, 1) and layer.padding == (0, 0) and layer.groups == 1
+    return is_exactly(layer, nn.Linear)
+
+
+def _keeps_constants(module: nn.Module) -> bool:
+    """Whether a module is exactly one through which `x * scale + shift` passes unchanged: an average, or nothing."""
+    if is_exactly(module, nn.AvgPool2d):
+        return module.divisor_override is None and module.padding in (0, (0, 0))
+    return is_exactly(module, nn.Identity, nn.Dropout)
+
+
+def _scale_and_shift(norm: nn.Module) -> tuple[torch.Tensor, torch.Tensor]:
     """A batch norm in evaluation as `x * scale + shift`, in float64, each (channels,)."""
-    scale = norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt()
-    return scale, norm.bias.double() - norm.running_mean.double() * scale
+    var = norm.running_var.double() + norm.eps
+    scale = var.rsqrt() if norm.weight is None else norm.weight.double() / var.sqrt()
+    shift = norm.running_mean.double() * scale
+    return scale, -shift if norm.bias is None else norm.bias.double() - shift
 
 
 def _per_output(values: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
@@ -35,8 +67,9 @@ def _bias(layer: Linear) -> torch.Tensor:
     return layer.weight.new_zeros((), dtype=torch.float64) if layer.bias is None else layer.bias.double()
 
 
-def _activation(norm: nn.BatchNorm2d) -> nn.Module:
-    return norm.act if isinstance(norm, BatchNormAct2d) else nn.Identity()
+def _activation(norm: nn.Module) -> nn.Module:
+    # torch's conversion to nn.SyncBatchNorm keeps the activation as a child that is never called.
+    return norm.act if isinstance(norm, _NORMS_WITH_ACTIVATION) else nn.Identity()
 
 
 @torch.no_grad()
@@ -44,9 +77,9 @@ def fold_after(layer: Linear, norm: nn.Module) -> nn.Module:
     """Fold a batch norm into the layer before it.
 
     Returns:
-        The module for the place of the norm: the activation of the norm; or `norm` itself if it is no batch norm.
+        The module for the place of the norm: the activation of the norm; or `norm` itself if it cannot be folded.
     """
-    if not isinstance(norm, nn.BatchNorm2d):
+    if not _is_foldable(norm) or not is_exactly(layer, nn.Conv2d, nn.Linear):
         return norm
     scale, shift = _scale_and_shift(norm)
     weight = layer.weight.double()
@@ -55,13 +88,20 @@ def fold_after(layer: Linear, norm: nn.Module) -> nn.Module:
 
 
 @torch.no_grad()
-def fold_before(norm: nn.Module, layer: Linear) -> nn.Module:
-    """Fold a batch norm into the layer after it. The layer must be 1x1 without padding; an average may lie between.
+def fold_before(norm: nn.Module, layer: Linear, between: nn.Module | None = None) -> nn.Module:
+    """Fold a batch norm into the layer after it, which must be linear at every position.
+
+    Args:
+        norm: The batch norm.
+        layer: The layer.
+        between: What lies between them.
 
     Returns:
-        The module for the place of the norm: an identity; or `norm` itself if it is no batch norm or has an activation.
+        The module for the place of the norm: an identity; or `norm` itself if it cannot be folded or has an activation.
     """
-    if not isinstance(norm, nn.BatchNorm2d) or not isinstance(_activation(norm), nn.Identity):
+    if not _is_foldable(norm) or not is_exactly(_activation(norm), nn.Identity) or not _is_pointwise(layer):
+        return norm
+    if between is not None and not _keeps_constants(between):
         return norm
     scale, shift = _scale_and_shift(norm)
     weight = layer.weight.double()
@@ -75,13 +115,18 @@ def _scale_outputs(layer: Linear, scale: torch.Tensor) -> None:
 
 
 @torch.no_grad()
-def fold_layer_scale(layer: Linear, layer_scale: nn.Module) -> nn.Module:
+def fold_layer_scale(layer: Linear, layer_scale: nn.Module, between: nn.Module) -> nn.Module:
     """Fold a layer scale into the layer before it.
 
+    Args:
+        layer: The layer.
+        layer_scale: The layer scale.
+        between: What lies between them.
+
     Returns:
-        The module for the place of the layer scale: an identity; or `layer_scale` itself if it is no layer scale.
+        The module for the place of the layer scale: an identity; or `layer_scale` itself if it cannot be folded.
     """
-    if not isinstance(layer_scale, LayerScale2d):
+    if not is_exactly(layer_scale, LayerScale2d) or not is_exactly(layer, nn.Linear) or not _keeps_constants(between):
         return layer_scale
     _scale_outputs(layer, layer_scale.gamma.double())
     return nn.Identity()
@@ -119,15 +164,19 @@ def fold_across_se(conv: nn.Conv2d, se: nn.Module, norm: nn.Module) -> nn.Module
         norm: The batch norm.
 
     Returns:
-        The module for the place of the norm; or `norm` itself if it is no batch norm, or if its scale is too close to
+        The module for the place of the norm; or `norm` itself if it cannot be folded, or if its scale is too close to
         zero to divide by.
     """
-    if isinstance(se, nn.Identity) or not isinstance(norm, nn.BatchNorm2d):
+    if is_exactly(se, nn.Identity):
         return fold_after(conv, norm)
+    if not _is_foldable(norm) or not is_exactly(conv, nn.Conv2d) or not is_exactly(se, SqueezeExcite):
+        return norm
+    if se.add_maxpool or not _is_pointwise(se.fc1):
+        return norm
     scale, shift = _scale_and_shift(norm)
     if scale.abs().min() < 1e-3 * scale.abs().max():
         return norm
     _scale_outputs(conv, scale)
     squeeze = se.fc1
     _set(squeeze, squeeze.weight.double() / _per_input(scale, squeeze.weight), None)
-    return BiasAct(shift.to(norm.weight.dtype), _activation(norm))
+    return BiasAct(shift.to(conv.weight.dtype), _activation(norm))

@@ -14,6 +14,7 @@ from .attention import Attention
 from .blocks import MBConv, TransformerBlock, get_norm_2d
 from .layers import ClassifierHead, init_conv_weights, init_transformer_weights
 from .loading import adapt_state_dict
+from .resized import check_not_in_buckets
 from .stem import PatchStem, Stem
 
 
@@ -189,12 +190,17 @@ class CoAtNet(nn.Module):
     def set_input_size(self, img_size: int | tuple[int, int]) -> None:
         """Change the native input size: learned position tables are resized, once and for all.
 
+        Parameters stay the same objects, so optimisers go on training them, and forget what they remember of tables
+        whose shape has changed.
+
         Args:
             img_size: Height and width in pixels, or one number for both.
 
         Raises:
             ValueError: If `cfg.attn_window` is too large to have an effect at this size.
+            RuntimeError: Inside DistributedDataParallel and FSDP.
         """
+        check_not_in_buckets(self)
         sizes = self._feature_sizes(to_2tuple(img_size))
         self.img_size = to_2tuple(img_size)
         for stage, size in zip(self.stages, sizes, strict=False):  # stages may have been pruned

@@ -13,6 +13,7 @@ from timm.layers import Mlp, trunc_normal_
 from torch import nn
 
 from ..tables import num_offsets
+from .resized import replace_values
 
 
 def _lerp_offsets(src: int, dst: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -185,16 +186,24 @@ class RelPosBias(nn.Module):
         return expand_rel_pos_table(self.table(height, width), height, width)
 
     def set_window_size(self, window_size: tuple[int, int]) -> None:
-        """Make the table one for another feature map size.
+        """Make the table one for another feature map size. The parameter stays the same object.
 
         Args:
             window_size: (height, width).
+
+        Raises:
+            RuntimeError: If the table is no parameter of its own, as inside FSDP.
         """
         table = self.relative_position_bias_table
-        with torch.no_grad():
-            resized = resize_rel_pos_table(table, self.window_size, window_size[0], window_size[1]).to(table.dtype)
-        if resized is not table:
-            self.relative_position_bias_table = nn.Parameter(resized, requires_grad=table.requires_grad)
+        if type(table) is not nn.Parameter:
+            raise RuntimeError(
+                f'A position table that is a {type(table).__name__} cannot change its size; call set_input_size before '
+                'the model is sharded or parametrised.'
+            )
+        if tuple(window_size) != tuple(self.window_size):
+            with torch.inference_mode(table.is_inference()), torch.no_grad():
+                resized = resize_rel_pos_table(table, self.window_size, window_size[0], window_size[1])
+            replace_values(table, resized.to(table.dtype))
         self.window_size = window_size
 
 

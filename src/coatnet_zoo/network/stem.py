@@ -1,11 +1,14 @@
 """Stems: the convolutions that images pass first, or the one convolution that cuts images into patches, as in ViTs."""
 
+import itertools
+
 import torch
 import torch.nn.functional as F
 from timm.layers import BatchNormAct2d, get_act_layer
 from torch import nn
 
 from ..tables import CoAtNetCfg
+from .exact import is_exactly
 from .fusion import fold_after
 from .layers import init_conv_weights
 
@@ -51,9 +54,10 @@ class Stem(nn.Module):
     @torch.jit.ignore
     def reparameterize(self) -> None:
         """Fold the batch norms into the convolutions, for inference: the outputs stay the same."""
-        for name, norm in list(self.named_children()):
-            if name.startswith('norm'):
-                setattr(self, name, fold_after(getattr(self, name.replace('norm', 'conv')), norm))
+        if not is_exactly(self, Stem):
+            return
+        for (_, layer), (name, norm) in itertools.pairwise(list(self.named_children())):
+            setattr(self, name, fold_after(layer, norm))
 
 
 class PatchStem(nn.Module):

@@ -1,0 +1,164 @@
+"""The model that `optimize_for_inference` makes: it gives logits and features, and says of all else that it cannot."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NoReturn, Self
+
+import torch
+from torch import nn
+from torch.autograd import forward_ad
+
+from ..network import CoAtNet
+
+
+def _refuse(what: str) -> NoReturn:
+    raise RuntimeError(
+        f'A model from optimize_for_inference {what}; do that with the model it was made from, then optimise that one.'
+    )
+
+
+def _is_transformed(x: torch.Tensor) -> bool:
+    """Whether `torch.func` or forward-mode differentiation looks at what is computed from a tensor."""
+    return torch._C._functorch.is_functorch_wrapped_tensor(x) or forward_ad.unpack_dual(x).tangent is not None
+
+
+class OptimizedCoAtNet(CoAtNet):
+    """A CoAtNet with constant weights, in evaluation mode, for one device and one precision.
+
+    Calls that would change the weights, or that need gradients or all weights, raise a RuntimeError that says so.
+    """
+
+    dtype: torch.dtype
+    device: torch.device
+    image_shape: tuple[int, int, int] | None
+
+    @classmethod
+    def adopt(cls, model: CoAtNet, image_shape: tuple[int, int, int] | None) -> Self:
+        """Make a CoAtNet whose parts are still to be replaced one of this class.
+
+        Args:
+            model: In evaluation mode, in its final precision.
+            image_shape: The (channels, height, width) that images must have; None if they may have any size.
+        """
+        weight = next(model.parameters())
+        model.__class__ = cls
+        model.dtype, model.device, model.image_shape = weight.dtype, weight.device, image_shape
+        return model
+
+    def _check_images(self, x: torch.Tensor) -> None:
+        if not isinstance(x, torch.Tensor) or not x.is_floating_point():
+            kind = x.dtype if isinstance(x, torch.Tensor) else type(x).__name__
+            raise TypeError(f'This model takes images as tensors of floating-point numbers, normalised; got {kind}.')
+        if x.ndim != 4 or x.shape[1] != self.in_chans:
+            raise ValueError(f'This model takes images of shape (B, {self.in_chans}, H, W), got {tuple(x.shape)}.')
+        if self.image_shape is not None and tuple(x.shape[1:]) != self.image_shape:
+            got = tuple(x.shape[1:])
+            raise ValueError(f'This model was quantised for images of {self.image_shape}, got {got}; resize them.')
+
+    def _compute(self, function: Callable[..., Any], x: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        """Call a function of a tensor in the precision of this model, without gradients."""
+        if x.requires_grad and torch.is_grad_enabled():
+            _refuse('gives no gradients')
+        if not torch.compiler.is_compiling() and _is_transformed(x):
+            _refuse('gives no derivatives, and is not for torch.func')
+        if torch.jit.is_tracing() or torch.compiler.is_exporting():
+            _refuse('cannot be traced or exported')
+        x = x.to(dtype=self.dtype, memory_format=torch.channels_last)
+        with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
+            return function(x, *args, **kwargs)
+
+    def forward_features(self, x: torch.Tensor) -> torch.Tensor:
+        """As `CoAtNet.forward_features`."""
+        self._check_images(x)
+        return self._compute(super().forward_features, x)
+
+    def forward_intermediates(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        """As `CoAtNet.forward_intermediates`."""
+        self._check_images(x)
+        return self._compute(super().forward_intermediates, x, *args, **kwargs)
+
+    def forward_head(self, x: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
+        """As `CoAtNet.forward_head`."""
+        return self._compute(super().forward_head, x, pre_logits=pre_logits)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, in_chans, H, W) -> (B, num_classes), in float32."""
+        return super().forward(x).float()
+
+    def train(self, mode: bool = True) -> Self:
+        """Stay in evaluation mode; training mode is refused."""
+        return _refuse('cannot be trained') if mode else super().train(False)
+
+    def requires_grad_(self, requires_grad: bool = True) -> Self:
+        """Stay without gradients; gradients are refused."""
+        return _refuse('gives no gradients') if requires_grad else super().requires_grad_(False)
+
+    def state_dict(self, *_: Any, **__: Any) -> NoReturn:
+        """Refused: packed weights are in no state dict."""
+        _refuse('has no state dict')
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> NoReturn:
+        """Refused: weights are packed."""
+        _refuse('takes no other weights')
+
+    def _load_from_state_dict(self, *_: Any, **__: Any) -> NoReturn:
+        # Called where this model is a part of another one.
+        _refuse('takes no other weights')
+
+    def init_weights(self) -> NoReturn:
+        """Refused: weights are packed."""
+        _refuse('takes no other weights')
+
+    def set_input_size(self, img_size: int | tuple[int, int]) -> NoReturn:
+        """Refused: position tables are expanded."""
+        _refuse('keeps its native size, and takes images of other sizes as they are')
+
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Self:
+        """For `to`, `half`, `cuda` and their like, which change nothing or are refused."""
+        moved = fn(torch.zeros(1, 1, 1, 1, dtype=self.dtype, device=self.device))
+        if (moved.dtype, moved.device) != (self.dtype, self.device):
+            _refuse(f'stays in {self.dtype} on {self.device} (the argument dtype chooses the precision)')
+        return self
+
+    def __prepare_scriptable__(self) -> NoReturn:
+        _refuse('cannot be scripted')
+
+
+def check_model(model: nn.Module) -> None:
+    """Check that a module is a CoAtNet itself whose weights can be copied and folded.
+
+    Raises:
+        TypeError: If the module is none, or wraps one, with the name of the one inside.
+        ValueError: If weights are missing, spread over devices or of several precisions; or if a module cannot be
+            copied or has a method of its own; with its name.
+    """
+    if isinstance(model, OptimizedCoAtNet):
+        raise TypeError('This model is optimised already; optimise the model that it was made from.')
+    if type(model) is not CoAtNet:
+        inside = next((name for name, m in model.named_modules() if name and type(m) is CoAtNet), None)
+        hint = '' if inside is None else f'; hand over the one inside it, model.{inside}'
+        raise TypeError(f'optimize_for_inference needs a CoAtNet, not {type(model).__name__}{hint}.')
+    if not isinstance(model.stages, nn.Sequential):
+        kind = type(model.stages).__name__
+        raise ValueError(f"optimize_for_inference needs stages in a Sequential, but the module 'stages' is a {kind}.")
+    for name, module in model.named_modules():
+        if 'forward' in vars(module):
+            raise ValueError(
+                f'optimize_for_inference cannot copy the module {name!r}, whose forward was replaced; make that a '
+                'subclass, or hand over the model as it was before.'
+            )
+        for attribute, value in vars(module).items():
+            if isinstance(value, torch.Tensor) and not value.is_leaf:
+                raise ValueError(
+                    f'optimize_for_inference cannot copy the module {name!r}, whose {attribute} is computed from other '
+                    'tensors; make that permanent first, e.g. with torch.nn.utils.remove_weight_norm or prune.remove.'
+                )
+    devices = {str(p.device) for p in model.parameters()}
+    if len(devices) > 1 or 'meta' in devices:
+        found = ', '.join(sorted(devices))
+        raise ValueError(f'optimize_for_inference needs all weights on one device that computes, not on {found}.')
+    dtypes = {str(p.dtype) for p in model.parameters() if p.is_floating_point()}
+    if len(dtypes) > 1:
+        raise ValueError(
+            f'optimize_for_inference needs all weights in one precision, not in {", ".join(sorted(dtypes))}; call '
+            'model.to(...) first.'
+        )

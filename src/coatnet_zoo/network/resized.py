@@ -1,0 +1,64 @@
+"""Parameters whose shape has changed: optimisers drop what they remember of them at their next step.
+
+Means of gradients in the old shape would raise errors of torch, and its fused optimisers would write beyond them.
+"""
+
+import functools
+import gc
+import logging
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim.optimizer import register_optimizer_step_pre_hook
+from torch.utils.weak import WeakIdKeyDictionary
+
+_logger = logging.getLogger(__name__)
+_resized = WeakIdKeyDictionary()
+
+
+def _forget(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+    if not _resized:
+        return
+    params = [p for group in optimizer.param_groups for p in group['params'] if _resized.pop(p, False)]
+    if any([optimizer.state.pop(p, None) for p in params]):
+        _logger.warning(
+            '%s starts anew with %d position tables, whose shape has changed.', type(optimizer).__name__, len(params)
+        )
+
+
+@functools.cache
+def _watch_optimizers() -> None:
+    register_optimizer_step_pre_hook(_forget)
+
+
+def _is_in_buckets(model: nn.Module, holder: object) -> bool:
+    # The class of a proxy is asked for by type(), as isinstance() would load what the proxy stands for.
+    return issubclass(type(holder), DistributedDataParallel) and any(m is model for m in holder.modules())
+
+
+def check_not_in_buckets(model: nn.Module) -> None:
+    """Check that no DistributedDataParallel holds a model, whose buckets of gradients have sizes that stay.
+
+    Raises:
+        RuntimeError: If one does.
+    """
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return
+    gc.collect()
+    if any(_is_in_buckets(model, holder) for holder in gc.get_objects()):
+        raise RuntimeError(
+            'The input size cannot change inside DistributedDataParallel; call set_input_size before that is made, or '
+            'delete it and make it anew afterwards.'
+        )
+
+
+def replace_values(parameter: nn.Parameter, values: torch.Tensor) -> None:
+    """Give a parameter values of another shape. It stays the same object, so optimisers go on training it."""
+    parameter.grad = None
+    # torch expects gradients of the old shape as long as an old loss is alive, until the precision changes.
+    parameter.data = values.new_empty(0, dtype=torch.float32 if values.dtype == torch.float64 else torch.float64)
+    parameter.data = values
+    _resized[parameter] = True
+    _watch_optimizers()
