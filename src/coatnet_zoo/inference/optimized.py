@@ -1,11 +1,12 @@
 """The model that `optimize_for_inference` makes: it gives logits and features, and says of all else that it cannot."""
 
 from collections.abc import Callable, Mapping
-from typing import Any, NoReturn, Self
+from typing import Any, NoReturn
 
 import torch
 from torch import nn
 from torch.autograd import forward_ad
+from typing_extensions import Self
 
 from ..network import CoAtNet
 
