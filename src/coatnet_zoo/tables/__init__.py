@@ -1,7 +1,13 @@
 """Everything that is data: sizes, implementations, weights, costs, the rules on names, grids. Needs no torch."""
 
-from .checks import Count as Count
+from .checks import Channels as Channels
+from .checks import Classes as Classes
+from .checks import Crop as Crop
+from .checks import Positive as Positive
+from .checks import Share as Share
+from .checks import Side as Side
 from .checks import check as check
+from .checks import short as short
 from .configs import CoAtNetCfg as CoAtNetCfg
 from .configs import PerBlock as PerBlock
 from .configs import field_types as field_types
