@@ -12,10 +12,12 @@ import errno
 import os
 import re
 import shutil
+import stat
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 try:
     import fcntl
@@ -91,6 +93,20 @@ def write_folder(folder: Path, write: Callable[[Path], object], check_old: Calla
         _sync(folder.parent)
 
 
+def open_regular(file: str | os.PathLike) -> BinaryIO:
+    """Open a file for reading, unless it is a pipe, a device or a folder: these may have no end, or never answer.
+
+    Raises:
+        OSError: If it is no regular file, or cannot be opened.
+    """
+    binary, at_once = getattr(os, 'O_BINARY', 0), getattr(os, 'O_NONBLOCK', 0)  # Windows; elsewhere
+    descriptor = os.open(file, os.O_RDONLY | binary | at_once)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, 'not a regular file', os.fspath(file))
+    return open(descriptor, 'rb')
+
+
 def shown(name: str | os.PathLike) -> str:
     """The name of a file as messages show it: in one line, without characters that cannot be printed, not too long."""
     text = os.fspath(name)
@@ -106,8 +122,8 @@ def _parents(path: Path) -> Iterator[None]:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield
     except BaseException:
-        with contextlib.suppress(OSError):
-            for parent in missing:
+        for parent in missing:
+            with contextlib.suppress(OSError):
                 parent.rmdir()
         raise
 

@@ -1,8 +1,9 @@
 """Converting the checkpoints of foreign codes into folders that timm loads, locally or from the Hugging Face Hub."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from ..checkpoints import Structure, Translation, check_finite, foreign_codes, i
 from ..errors import CheckpointError
 from ..files import shown, write_folder
 from ..network import num_params
-from .destination import check_destination, check_replaceable, mark
+from .destination import check_destination, mark
 from .said import check_said, data_config
 
 
@@ -78,7 +79,8 @@ def convert_checkpoint(
             does not fit it, if the folder cannot be written, or if h5py is missing for a `.h5` file.
     """
     dst = Path(dst)
-    check_destination(Path(src), dst, overwrite)
+    check_dst = partial(check_destination, Path(src), overwrite=overwrite)
+    check_dst(dst)
     check_said(mean, std, interpolation, crop_pct, img_size, labels, name)
     checkpoint = read_checkpoint(src, ema)
     check_finite(checkpoint.tensors, str(src))
@@ -105,7 +107,7 @@ def convert_checkpoint(
         model_config['pretrained_cfg'] = dict(tag=name)
     if labels is not None:
         model_config['label_names'] = list(labels)
-    _write(model, dst, model_config, preprocessing)
+    _write(model, dst, check_dst, model_config, preprocessing)
     return Conversion(dst, size, structure, num_params(model), assumed)
 
 
@@ -148,12 +150,18 @@ def _check_shapes(translation: Translation, model: torch.nn.Module) -> None:
             )
 
 
-def _write(model: torch.nn.Module, dst: Path, model_config: dict[str, Any], preprocessing: dict[str, Any]) -> None:
+def _write(
+    model: torch.nn.Module,
+    dst: Path,
+    check_dst: Callable[[Path], None],
+    model_config: dict[str, Any],
+    preprocessing: dict[str, Any],
+) -> None:
     def save(folder: Path) -> None:
         save_for_hf(model, folder, model_config=model_config, data_config=preprocessing, safe_serialization=True)
         mark(folder)
 
     try:
-        write_folder(dst, save, check_replaceable)
+        write_folder(dst, save, check_dst)
     except (OSError, SafetensorError) as e:
         raise CheckpointError(f'{shown(dst)} cannot be written: {getattr(e, "strerror", None) or e}.') from e

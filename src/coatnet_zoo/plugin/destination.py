@@ -32,6 +32,8 @@ def check_destination(src: Path, dst: Path, overwrite: bool) -> None:
     """
     if dst.name in ('', '..'):
         raise CheckpointError(f"'{shown(dst)}' does not name a folder that can be made; give the new folder a name.")
+    if any('\ud800' <= character <= '\udfff' for character in str(dst)):
+        raise CheckpointError(f'{shown(dst)} is not UTF-8, so that safetensors cannot open files there; rename it.')
     try:
         if not os.path.lexists(dst):
             dst.lstat()  # raises a better error than "does not exist" for a name that cannot be
@@ -44,7 +46,7 @@ def check_destination(src: Path, dst: Path, overwrite: bool) -> None:
                 raise CheckpointError(
                     f'{shown(src)} lies in {shown(dst)}, which would be replaced; choose another DST.'
                 )
-            check_replaceable(dst)
+            _check_replaceable(dst)
     except FileNotFoundError:
         pass
     except (OSError, ValueError) as e:
@@ -52,12 +54,8 @@ def check_destination(src: Path, dst: Path, overwrite: bool) -> None:
         raise CheckpointError(f'{shown(dst)} cannot be written: {reason}.') from e
 
 
-def check_replaceable(dst: Path) -> None:
-    """Raise a `CheckpointError` unless a folder is exactly what an earlier conversion wrote.
-
-    Raises:
-        OSError: If the folder cannot be read.
-    """
+def _check_replaceable(dst: Path) -> None:
+    """Raise a `CheckpointError` unless a folder is exactly what an earlier conversion wrote."""
     if dst.is_symlink():
         raise CheckpointError(f'{shown(dst)} is a symbolic link, which is not replaced; name the folder itself.')
     if not dst.is_dir():

@@ -1,14 +1,13 @@
 """What a person says of a checkpoint, because the checkpoint does not: preprocessing, labels and a name; checked."""
 
 import os
-import stat
 from collections.abc import Sequence
 from typing import Any
 
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from ..errors import CheckpointError
-from ..files import shown
+from ..files import open_regular, shown
 from ..tables import INTERPOLATIONS, ForeignCode, Side, check, short
 
 # Bytes: some 100 for each of 100,000 classes.
@@ -28,11 +27,7 @@ def read_labels(file: str | os.PathLike) -> list[str]:
         CheckpointError: If it is no regular file, is larger than 10 MB, cannot be read, or is not UTF-8.
     """
     try:
-        # Not blocked by a pipe that nobody writes to.
-        with open(os.open(file, os.O_RDONLY | getattr(os, 'O_NONBLOCK', 0)), 'rb') as opened:
-            status = os.fstat(opened.fileno())
-            if not stat.S_ISREG(status.st_mode):
-                raise CheckpointError(f'{shown(file)} is not a regular file; give a text file with one label a line.')
+        with open_regular(file) as opened:
             content = opened.read(_LARGEST_LABELS + 1)
         if len(content) > _LARGEST_LABELS:
             raise CheckpointError(
