@@ -25,6 +25,7 @@ _SOURCES = ('file', 'url', 'state_dict', 'hf_hub_id')
 
 def build(
     size: str,
+    /,
     pretrained: bool = False,
     impl: str | None = None,
     pretrained_cfg: str | dict[str, Any] | PretrainedCfg | None = None,

@@ -7,6 +7,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, Literal
 
+from timm.layers import to_2tuple
 from timm.models import PretrainedCfg
 
 from ..errors import CheckpointError
@@ -19,6 +20,7 @@ from ..tables import (
     Positive,
     Share,
     Side,
+    attention_grids,
     check,
     field_types,
     list_impls,
@@ -56,6 +58,7 @@ _PRETRAINED_FIELDS = {
 }
 # The arguments of the model whose values a type hint of Python cannot limit, and those that timm's builder takes.
 _ARGUMENTS = {
+    'impl': str,
     'img_size': Side | tuple[Side, Side],
     'in_chans': Channels,
     'num_classes': Classes,
@@ -89,7 +92,7 @@ def check_config_json(
         _check_fields('pretrained_cfg', pretrained_cfg, _PRETRAINED_FIELDS, known)
         _check_fields('model_args', arguments, _ARGUMENTS, {*_ARGUMENTS, *field_types()})
         fields = {name: value for name, value in arguments.items() if name in field_types() and name != 'impl'}
-        cfg = resolve_cfg(size, arguments.get('impl') or list_impls(size)[0], **fields)
+        cfg = resolve_cfg(size, arguments.get('impl', list_impls(size)[0]), **fields)
         _check_agreement(pretrained_cfg, arguments, cfg)
     except ValueError as e:
         raise CheckpointError(f'{size} cannot be built from {where}: {e}') from e
@@ -101,9 +104,20 @@ def _check_agreement(pretrained_cfg: Mapping[str, Any], arguments: Mapping[str, 
     recorded = arguments.get('num_classes', stated)
     if stated != recorded:
         raise ValueError(f'num_classes is {stated}, but {recorded} in model_args; correct the one that is wrong.')
-    outputs = len(cfg.depths) + 1
-    if not all(-outputs <= index < outputs for index in arguments.get('out_indices', ())):
-        raise ValueError(f'out_indices={short(arguments["out_indices"])} must lie between 0 and {outputs - 1}.')
+    if recorded and arguments.get('global_pool') == '':
+        raise ValueError(
+            f"global_pool='' leaves out the pooling that num_classes={recorded} needs; correct one of them."
+        )
+    outputs, indices = len(cfg.depths) + 1, arguments.get('out_indices')
+    if indices is not None and not (
+        arguments.get('features_only') and all(-outputs <= index < outputs for index in indices)
+    ):
+        raise ValueError(
+            f'out_indices={short(indices)} must lie between 0 and {outputs - 1}, and needs features_only to be true.'
+        )
+    size = arguments.get('img_size', pretrained_cfg.get('input_size', PretrainedCfg.input_size)[-2:])
+    if cfg.attn_window and cfg.attn_window > max(max(grid) for grid in attention_grids(cfg, to_2tuple(size)).values()):
+        raise ValueError(f'attn_window={cfg.attn_window} has no effect at img_size={size}; correct one of them.')
 
 
 def _check_fields(what: str, values: Mapping[str, Any], types: Mapping[str, Any], known: set[str]) -> None:

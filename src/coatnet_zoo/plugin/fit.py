@@ -19,13 +19,13 @@ from torch import nn
 from ..errors import CheckpointError
 from ..files import shown
 from ..network import CoAtNet, num_params
-from ..tables import CoAtNetCfg, feature_sizes, num_offsets
+from ..tables import CoAtNetCfg, attention_grids, num_offsets
 
 _Shapes = Mapping[str, tuple[int, ...]]
 
 # More than the largest CoAtNet has; the limit for a config.json without weights.
 _MOST_PARAMETERS = 4_000_000_000
-_TABLE = re.compile(r'stages\.(\d+)\.blocks\.\d+\.[\w.]*rel_pos\.relative_position_bias_table')
+_TABLE = re.compile(r'stages\.(\d{1,4})\.blocks\.\d+\.[\w.]*rel_pos\.relative_position_bias_table')
 
 
 def check_size(where: str, cfg: CoAtNetCfg, arguments: Mapping[str, Any], img_size: Any, file: Path) -> None:
@@ -42,29 +42,31 @@ def check_size(where: str, cfg: CoAtNetCfg, arguments: Mapping[str, Any], img_si
         CheckpointError: With the number that is too large, or the table that is for another size of images.
     """
     shapes = _shapes(file)
-    if sum(cfg.depths) > len(shapes):
+    layers = len(cfg.stem_width) + sum(cfg.depths)
+    if layers > len(shapes):
         raise CheckpointError(
-            f'{where} describes {sum(cfg.depths):,} blocks, but {shown(file)} has only {len(shapes):,} tensors; the '
-            'two do not belong together.'
+            f'{where} describes {layers:,} layers, but {shown(file)} has only {len(shapes):,} tensors; the two do not '
+            'belong together.'
         )
     if cfg.rel_pos_type != 'bias' or cfg.rel_attn == 'none':
         return
     recorded, values = arguments.get('img_size'), sum(map(math.prod, shapes.values()))
     size = to_2tuple(recorded or img_size)
-    grids = feature_sizes(size, len(cfg.depths), cfg.patch_size)
-    windows = [tuple(min(side, cfg.attn_window or side) for side in grid) for grid in grids]
-    rows = max((num_offsets(w) for w, types in zip(windows, cfg.stage_types, strict=True) if 'T' in types), default=0)
-    if rows > values:
+    grids = attention_grids(cfg, size)
+    windows = {s: tuple(min(side, cfg.attn_window or side) for side in grid) for s, grid in grids.items()}
+    rows = {stage: num_offsets(window) for stage, window in windows.items()}
+    if max(rows.values(), default=0) > values:
         raise CheckpointError(
-            f'{where} is for images of {size} pixels, which need {rows:,} relative positions, but {shown(file)} has '
-            f'only {values:,} values; the two do not belong together.'
+            f'{where} is for images of {size} pixels, which need {max(rows.values()):,} relative positions, but '
+            f'{shown(file)} has only {values:,} values; the two do not belong together.'
         )
     for name, shape in shapes.items() if recorded else ():
-        stage = (found := _TABLE.fullmatch(name)) and int(found[1][:9])
-        if found and stage < len(grids) and shape[:1] not in [(num_offsets(g[stage]),) for g in (grids, windows)]:
+        found = _TABLE.fullmatch(name)
+        wanted = found and rows.get(int(found[1]))
+        if wanted and shape[:1] != (wanted,):
             raise CheckpointError(
-                f'{where} is for img_size={recorded}, but the tensor {name} in {shown(file)} is not for that size: its '
-                f'shape is {shape}, and it must have {num_offsets(windows[stage])} rows.'
+                f'{where} is for img_size={recorded} and attn_window={cfg.attn_window}, but the tensor {name} in '
+                f'{shown(file)} is not: its shape is {shape}, and it must have {wanted} rows.'
             )
 
 

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 # Hints that also say which numbers are allowed. The text completes the sentence "... must be".
 Count = Annotated[int, 'a positive whole number', 1, math.inf]
 Positive = Annotated[float, 'a positive number', 1e-300, math.inf]
+Epsilon = Annotated[float, 'a positive number below 1', 1e-300, 0.999]
 Share = Annotated[float, 'a number from 0 to 1', 0, 1]
 Crop = Annotated[float, 'a number from 0.1 to 1', 0.1, 1]
 Channels = Annotated[int, 'a whole number from 1 to 65536', 1, 1 << 16]

@@ -8,13 +8,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, get_type_hints
 
-from .checks import Count, Patch, Positive, check, short
+from .checks import Count, Epsilon, Patch, Positive, check, short
+from .grids import feature_sizes
 
 PerBlock = tuple[Any, ...]
 Activation = Literal['gelu', 'silu', 'relu']
 # Far above any network, and so low that torch can count the values of every tensor.
 _LARGEST_NUMBER = 1 << 20
-_MOST_BLOCKS = 10_000
+_MOST_LAYERS = 2_000  # convolutions of the stem, and blocks
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class CoAtNetCfg:
 
     # MBConv
     conv_act: Activation = 'gelu'
-    conv_norm_eps: Positive = 1e-5
+    conv_norm_eps: Epsilon = 1e-5
     pre_norm_act: bool = False  # activation after the pre-norm
     conv_expand_ratio: Positive = 4.0
     conv_expand_base: Literal['in', 'out'] = 'out'  # which width the expansion multiplies
@@ -62,7 +63,7 @@ class CoAtNetCfg:
 
     # Transformer block
     norm_layer: Literal['layernorm2d', 'batchnorm2d'] = 'layernorm2d'  # also of the final norm
-    norm_eps: Positive = 1e-6
+    norm_eps: Epsilon = 1e-6
     dim_head: Count = 32
     num_heads: Count | None = None  # None: width / dim_head
     heads_round_down: bool = False  # allow a width that heads do not divide
@@ -117,8 +118,11 @@ class CoAtNetCfg:
                     f'{name}={short(getattr(self, name))} is too large for any network; the limit is '
                     f'{_LARGEST_NUMBER:,}.'
                 )
-        if sum(map(abs, self.depths)) > _MOST_BLOCKS:
-            raise ValueError(f'depths={short(self.depths)} is more than {_MOST_BLOCKS:,} blocks; give fewer.')
+        if len(self.stem_width) + sum(map(abs, self.depths)) > _MOST_LAYERS:
+            raise ValueError(
+                f'stem_width={short(self.stem_width)} and depths={short(self.depths)} are more than {_MOST_LAYERS:,} '
+                'layers; give fewer.'
+            )
 
     def _check_patches(self) -> None:
         if self.patch_size is not None and (len(self.stem_width) > 1 or self.stem_norm_last):
@@ -189,6 +193,17 @@ class CoAtNetCfg:
     def stage_widths(self) -> list[PerBlock]:
         """Output width of every block, a tuple a stage."""
         return [_per_block(entry, depth) for entry, depth in zip(self.embed_dim, self.depths, strict=True)]
+
+
+def attention_grids(cfg: CoAtNetCfg, img_size: tuple[int, int]) -> dict[int, tuple[int, int]]:
+    """(height, width) of the positions that Transformer blocks see, by the number of the stage from 0.
+
+    Args:
+        cfg: The structure.
+        img_size: (height, width) in pixels.
+    """
+    sizes = feature_sizes(img_size, len(cfg.depths), cfg.patch_size)
+    return {s: sizes[s] for s, types in enumerate(cfg.stage_types) if 'T' in types}
 
 
 @functools.cache
