@@ -1,6 +1,6 @@
 """`coatnet-zoo run` and `python -m coatnet_zoo.run` are `python SCRIPT`: output, traceback and exit code, case by case.
 
-Most cases run with a stand-in for the registration of the models, because importing torch takes seconds.
+See tests/support/run_driver.py.
 """
 
 import os
@@ -9,15 +9,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import run_driver
 
-MODULE = [sys.executable, '-m', 'coatnet_zoo.run']
 COMMAND = [sys.executable, '-m', 'coatnet_zoo_command', 'run']
-# Python imports sitecustomize at its start: here are no models to register.
-CHEAP = """
-import coatnet_zoo_command
-coatnet_zoo_command.without_models = True
-coatnet_zoo_command.import_models = lambda: None
-"""
 SCRIPTS = {
     'ends': 'print("done")',
     'error': 'def f():\n    1 / 0\n\nf()',
@@ -60,56 +54,47 @@ SCRIPTS = {
     'annotations': 'x: int = 1\nprint(__annotations__)',
     'future': 'def f(x: undefined): pass' if sys.version_info < (3, 14) else 'x: undefined = 1',
     'warning': 'import warnings; warnings.warn("careful")',
-    'spawn': (
-        'import multiprocessing as m\ndef f(x): return x + 1\nif __name__ == "__main__":\n'
-        '    with m.get_context("spawn").Pool(1) as p: print(p.map(f, [1, 2]))'
-    ),
     'closed output': 'import sys\nsys.stdout.close()',
 }
 
 
-@pytest.fixture
-def place(tmp_path: Path) -> Path:
-    (tmp_path / 'cheap').mkdir()
-    (tmp_path / 'cheap' / 'sitecustomize.py').write_text(CHEAP)
-    (tmp_path / 'sibling.py').write_text("NAME = 'sibling'")
-    return tmp_path
-
-
-def run(place: Path, command: list[str], cheap: bool = True) -> tuple[str, str, int]:
-    paths = [str(place / 'cheap')] * cheap + os.environ.get('PYTHONPATH', '').split(os.pathsep)
-    env = {**os.environ, 'PYTHONPATH': os.pathsep.join(paths)}
+def run(folder: Path, *command: str) -> tuple[str, str, int]:
     done = subprocess.run(
-        command, cwd=place, env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60
+        command, cwd=folder, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors='replace', timeout=100
     )
     return done.stdout, done.stderr, done.returncode
 
 
-@pytest.mark.parametrize('case', SCRIPTS)
-def test_output_traceback_and_exit_code(case: str, place: Path) -> None:
-    text = SCRIPTS[case]
-    (place / 'script.py').write_bytes(text if isinstance(text, bytes) else text.encode())
-    arguments = ['script.py', '-h', '--', 'x y']
-    alone = run(place, [sys.executable, *arguments])
-    for prefix in (COMMAND, MODULE):
-        assert run(place, [*prefix, *arguments]) == alone
-
-
-def test_a_link_to_a_script_finds_the_siblings_of_the_script(place: Path) -> None:
-    (place / 'elsewhere').mkdir()
-    (place / 'script.py').write_text('import sys, sibling; print(sys.argv, sys.path[0], __file__)')
-    (place / 'elsewhere' / 'link.py').symlink_to(place / 'script.py')
-    alone = run(place, [sys.executable, 'elsewhere/link.py'])
-    assert alone[2] == 0 and run(place, [*COMMAND, 'elsewhere/link.py']) == alone
+@pytest.mark.skipif(not hasattr(os, 'fork'), reason='needs os.fork')
+@pytest.mark.parametrize('how', ['command', 'module'])
+def test_output_traceback_and_exit_code(how: str, tmp_path: Path) -> None:
+    folders = [tmp_path / str(i) for i in range(len(SCRIPTS))]
+    for folder, text in zip(folders, SCRIPTS.values(), strict=True):
+        folder.mkdir()
+        (folder / 'sibling.py').write_text("NAME = 'sibling'")
+        (folder / 'script.py').write_bytes(text if isinstance(text, bytes) else text.encode())
+    _, err, code = run(tmp_path, sys.executable, run_driver.__file__, how, *map(str, folders))
+    assert (err, code) == ('', 0)
+    different = []
+    for case, folder in zip(SCRIPTS, folders, strict=True):
+        alone = run(folder, sys.executable, *run_driver.ARGUMENTS)
+        out, err = ((folder / name).read_text(errors='replace') for name in ('out', 'err'))
+        ours = (out, err, int((folder / 'code').read_text()))
+        if ours != alone:
+            different.append((case, alone, ours))
+    assert different == []
 
 
 @pytest.mark.parametrize('method', ['spawn', 'forkserver'])
-def test_children_of_the_script_have_the_models(method: str, place: Path) -> None:
-    (place / 'script.py').write_text(
-        'import multiprocessing as m, sys\n'
+def test_children_of_the_script_have_the_models(method: str, tmp_path: Path) -> None:
+    (tmp_path / 'sibling.py').write_text('NAME = 1')
+    (tmp_path / 'real.py').write_text(
+        'import multiprocessing as m, sys, sibling\n'
         'def f(name): import timm; return name in timm.list_models(), sys.argv[1:], __name__\n'
         'if __name__ == "__main__":\n'
         f'    with m.get_context("{method}").Pool(1) as p: print(p.map(f, ["coatnet_1"]))'
     )
-    out, err, code = run(place, [*COMMAND, 'script.py', 'x'], cheap=False)
+    (tmp_path / 'links').mkdir()
+    (tmp_path / 'links' / 'link.py').symlink_to(tmp_path / 'real.py')
+    out, err, code = run(tmp_path, *COMMAND, 'links/link.py', 'x')
     assert (out, code) == ("[(True, ['x'], '__mp_main__')]\n", 0), err
