@@ -13,8 +13,8 @@ if __name__ == '__main__':
     coatnet_zoo_command.without_models = True
     coatnet_zoo_command.import_models = lambda: None
 
-import coatnet_zoo.commands  # noqa: E402, F401
-import coatnet_zoo.run  # noqa: E402
+import coatnet_zoo.commands
+import coatnet_zoo.run
 
 ARGUMENTS = ['script.py', '-h', '--', 'x y']
 

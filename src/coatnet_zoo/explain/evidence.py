@@ -88,7 +88,7 @@ def open_image(path: str | os.PathLike) -> Image.Image:
         raise ExplainError(f'There is no image {shown(path)}.') from e
     except Exception as e:  # Pillow's readers raise most kinds of exceptions on damaged files
         raise ExplainError(
-            f'{shown(path)} is not an image that can be read ({short(sentence(e))}); give a PNG or JPEG file.'
+            f'{shown(path)} is not an image that can be read ({shown(sentence(e))}); give a PNG or JPEG file.'
         ) from e
     if image.mode in ('I', 'F'):
         raise ExplainError(f'{shown(path)} has 32 bits a pixel, of a range that is not known; save it with 8 bits.')
@@ -111,14 +111,15 @@ def load_model(name: str) -> CoAtNet:
         architecture = resolve_model_input_args(name)['model_name']
         if not is_model_in_modules(architecture, 'coatnet'):
             raise ExplainError(
-                f'{shown(name)} is not one of this package, but of the architecture {architecture}; see `coatnet-zoo list`.'
+                f'{shown(name)} is not one of this package, but of the architecture {architecture}; see '
+                '`coatnet-zoo list`.'
             )
         return timm.create_model(name, pretrained=True).eval()
     except (ExplainError, HubError, CheckpointError):
         raise
     except Exception as e:  # whatever timm makes of a name or of a bad configuration
         raise ExplainError(
-            f"The model '{shown(name)}' cannot be loaded ({shown(sentence(e))}); give a name from `coatnet-zoo list`, '
+            f"The model '{shown(name)}' cannot be loaded ({shown(sentence(e))}); give a name from `coatnet-zoo list`, "
             'local-dir:FOLDER or hf-hub:ORG/NAME.'
         ) from e
 
