@@ -4,6 +4,7 @@
 """
 
 import collections
+import copy
 import json
 import os
 import random
@@ -21,6 +22,7 @@ COUNT = int(os.environ.get('COATNET_SOAK', 2000))
 SMALL = dict(
     impl='chinhsuanwu', stem_width=(8,), embed_dim=(8, 8, 16, 16), depths=(1, 1, 1, 1), num_heads=2, dim_head=8
 )
+BYTES = (b'', b'0', b'9' * 30, b'"', b'[', b'}', b'\xff', b',', b'-')
 NUMBERS = (0, -1, 1, 2, 7, 2**31, 2**63, 10**30, 0.5, 1e308, float('nan'), float('inf'))
 OTHERS = (None, True, '', 'C', 'timm', '\ud800', [], {}, [[]], {'a': 1}, [1, 2, 3], ['x'] * 10)
 
@@ -35,9 +37,9 @@ def mutated(config: dict[str, Any], rng: random.Random) -> bytes:
                 [b'', b'0', b'9' * 30, b'"', b'[', b'}', b'\xff', b',', b'-']
             )
         return bytes(text)
-    copy = json.loads(json.dumps(config))
+    changed = json.loads(json.dumps(config))
     for _ in range(rng.randint(1, 3)):
-        place: Any = copy
+        place: Any = changed
         while True:
             key = rng.choice(list(place) if isinstance(place, dict) else range(len(place))) if place else None
             inner = place[key] if key is not None else None
@@ -52,8 +54,8 @@ def mutated(config: dict[str, Any], rng: random.Random) -> bytes:
         elif kind == 1 and type(inner) in (int, float):
             place[key] = inner * rng.choice([-1, 2, 3, 10**6])
         else:
-            place[key] = rng.choice(NUMBERS if kind == 2 else OTHERS)
-    return json.dumps(copy).encode()
+            place[key] = copy.deepcopy(rng.choice(NUMBERS if kind == 2 else OTHERS))
+    return json.dumps(changed).encode()
 
 
 @pytest.fixture(scope='module')

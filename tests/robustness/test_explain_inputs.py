@@ -85,9 +85,10 @@ def test_modes_that_are_drawn(kind: str, tmp_path: Path, digits: CoAtNet) -> Non
     assert np.isfinite(explain_image(open_image(file), digits).image).all()
 
 
-@pytest.mark.parametrize(
-    'labels', [5 * ['$x_$'] + 5 * ['a\nb'], 10 * ['\ud800'], dict.fromkeys(map(str, range(10)), 'x' * 9999), [1] * 10, 7 * ['x']]
-)  # fmt: skip
+NUMBERED = dict.fromkeys(map(str, range(10)), 'x' * 9999)
+
+
+@pytest.mark.parametrize('labels', [5 * ['$x_$'] + 5 * ['a\nb'], 10 * ['\ud800'], NUMBERED, [1] * 10, 7 * ['x']])
 def test_odd_labels_are_drawn(labels: Any, digits: CoAtNet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(digits.pretrained_cfg, 'label_names', labels)
     write_picture(draw_explanation(explain_image(open_image(DIGIT), digits), '$'), tmp_path / 'o.png')
@@ -96,7 +97,7 @@ def test_odd_labels_are_drawn(labels: Any, digits: CoAtNet, tmp_path: Path, monk
 
 @pytest.mark.parametrize(
     'field, value',
-    [('crop_pct', v) for v in (float('nan'), 0, -1, 1e-6, 'x')]
+    [('crop_pct', v) for v in (float('nan'), -1, 1e-6, 'x')]
     + [('mean', v) for v in ((float('nan'),), (0.5, 0.5), ('x',), ())]
     + [('std', v) for v in ((0,), (float('inf'),), (0.5, 0.5))]
     + [('interpolation', v) for v in ('cubic', 'random')],

@@ -36,7 +36,6 @@ SCRIPTS = {
     'group': 'raise BaseExceptionGroup("g", [ValueError(1), KeyboardInterrupt()])',
     'SyntaxError': 'x = (\nprint(',
     'IndentationError': 'if 1:\nx',
-    'no UTF-8': b'x = "\xff"',
     'Latin-1': b'# -*- coding: latin-1 -*-\nprint(ascii("\xe9"))',
     'excepthook': 'import sys, traceback\nsys.excepthook = lambda *a: traceback.print_exception(*a)\n1 / 0',
     'at exit': 'import atexit; atexit.register(print, "bye"); 1 / 0',
