@@ -6,9 +6,12 @@ downloading do not need. The flag below tells `coatnet_zoo/__init__.py` to leave
 
 import importlib
 import sys
+from collections.abc import Callable
 
 # Whether `import coatnet_zoo` leaves out the registration of the models and the public names.
 without_models = False
+# What to call when the command line has done its work: a script of `coatnet-zoo run`, whose errors are its own.
+afterwards: Callable[[], None] | None = None
 
 
 def main() -> None:
@@ -17,7 +20,13 @@ def main() -> None:
     without_models = True
     from coatnet_zoo.commands import main
 
-    main()
+    try:
+        main()
+    except SystemExit:
+        if afterwards is None:
+            raise
+    if afterwards is not None:
+        afterwards()
 
 
 def import_models() -> None:

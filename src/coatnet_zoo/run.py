@@ -4,18 +4,25 @@ timm's `validate.py`, `inference.py` and `benchmark.py` have no option that impo
 as well: `torchrun --nproc-per-node 2 -m coatnet_zoo.run train.py ...`.
 """
 
+import builtins
+import importlib
 import os
 import sys
 import types
 from collections.abc import Sequence
+from importlib.machinery import SourceFileLoader
+from multiprocessing import spawn
 from pathlib import Path
+from typing import Any
 
 
 def run_script(script: str | os.PathLike, args: Sequence[str] = ()) -> None:
     """Run a script as `python SCRIPT ARGS...` would, with the models of this package registered.
 
-    The script sees the same `sys.argv` and `sys.path[0]` as without this package, and its exit code and exceptions pass
-    through.
+    The script sees the same `sys.argv`, `sys.path` and `__main__` as without this package. The exit code and exceptions
+    of the script pass through, with the traceback of the script. Processes that the script starts by `multiprocessing`
+    have the models, too. The function is the last one that a program calls: it replaces `__main__`, and the first entry
+    of `sys.path`, which is that of the program.
 
     Args:
         script: A Python file.
@@ -31,13 +38,43 @@ def run_script(script: str | os.PathLike, args: Sequence[str] = ()) -> None:
             'https://github.com/huggingface/pytorch-image-models, not in its wheel.'
         )
     path = os.path.abspath(script)
-    sys.path.insert(0, os.path.dirname(path))
+    if not getattr(sys.flags, 'safe_path', False):  # python -P, since 3.11
+        sys.path[0] = os.path.dirname(os.path.realpath(script))
     sys.argv = [script, *args]
+    _register_in_children()
     # runpy.run_path would make sys.argv[0] absolute, or else leave __file__ relative.
     module = types.ModuleType('__main__')
     module.__file__ = path
+    module.__cached__ = None
+    module.__loader__ = SourceFileLoader('__main__', path)
+    module.__builtins__ = builtins
     sys.modules['__main__'] = module
-    exec(compile(Path(path).read_bytes(), path, 'exec'), module.__dict__)
+    try:
+        exec(compile(Path(path).read_bytes(), path, 'exec', dont_inherit=True), module.__dict__)
+    except BaseException as e:
+        _show_only(e.__traceback__.tb_next)
+        raise
+
+
+def _show_only(traceback: types.TracebackType | None) -> None:
+    """Have the interpreter report the exception that ends the program without the frames of this package."""
+    show = sys.excepthook
+
+    def excepthook(kind: type[BaseException], error: BaseException, _: types.TracebackType | None) -> None:
+        show(kind, error.with_traceback(traceback), traceback)
+
+    sys.excepthook = excepthook
+
+
+def _register_in_children() -> None:
+    """Have processes that `multiprocessing` starts afresh import this package before they import the script."""
+    prepare = spawn.get_preparation_data
+
+    def get_preparation_data(name: str) -> dict[str, Any]:
+        # The child unpickles the function by importing its module, and does not look at it.
+        return {**prepare(name), 'coatnet_zoo': importlib.import_module('coatnet_zoo').list_impls}
+
+    spawn.get_preparation_data = get_preparation_data
 
 
 def main() -> None:

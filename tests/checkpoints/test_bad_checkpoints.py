@@ -15,7 +15,7 @@ from paths import DATA
 from peers import assert_close, timm_peer
 from safetensors.torch import save_file
 
-from coatnet_zoo import CheckpointError
+from coatnet_zoo import CheckpointError, files
 from coatnet_zoo.commands import main
 from coatnet_zoo.plugin import convert
 
@@ -184,14 +184,11 @@ def test_overwrite_spares_other_folders(tmp_path: Path) -> None:
 def test_failed_overwrite_keeps_the_old_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / 'out'
     convert.convert_checkpoint(FIXTURE, out, name='first')
-    rename = Path.rename
 
-    def fail_second(self: Path, target: Path) -> Path:
-        if self.name.endswith('.partial'):
-            raise OSError(errno.EIO, 'Input/output error')
-        return rename(self, target)
+    def fail(one: Path, other: Path) -> bool:
+        raise OSError(errno.EIO, 'Input/output error')
 
-    monkeypatch.setattr(Path, 'rename', fail_second)
+    monkeypatch.setattr(files, '_exchange', fail)
     with pytest.raises(CheckpointError, match='cannot be written'):
         convert.convert_checkpoint(FIXTURE, out, name='second', overwrite=True)
     assert 'first' in (out / 'config.json').read_text()

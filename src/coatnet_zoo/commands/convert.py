@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from ..errors import CheckpointError
+from ..files import shown
 from ..tables import INTERPOLATIONS
 
 
@@ -38,23 +39,23 @@ class Numbers(click.ParamType):
 )
 @click.option('--labels', type=click.Path(path_type=Path), help='Text file with the name of one class a line.')
 @click.option('--name', help='Name of the weights, kept as the tag in config.json.')
-@click.option('--overwrite', is_flag=True, help='Replace DST if it is the folder of an earlier conversion.')
+@click.option('--overwrite', is_flag=True, help='Replace DST if it is the folder of an earlier conversion, unchanged.')
 def convert(src: Path, dst: Path, labels: Path | None, **options) -> None:
     """Convert a checkpoint of chinhsuanwu/coatnet-pytorch or keras_cv_attention_models.
 
     SRC is a .pth, .pt, .bin, .safetensors or .h5 file. DST becomes a folder with model.safetensors and config.json that
     timm.create_model('local-dir:DST', pretrained=True) loads.
     """
-    from ..plugin import convert_checkpoint
+    from ..plugin import convert_checkpoint, read_labels
 
     try:
-        names = labels.read_text(encoding='utf-8').splitlines() if labels else None
+        names = read_labels(labels) if labels else None
         result = convert_checkpoint(src, dst, labels=names, **options)
-    except (CheckpointError, OSError, UnicodeDecodeError) as e:
+    except CheckpointError as e:
         raise click.ClickException(str(e)) from e
     s = result.structure
     stages = ', '.join(f'{d}x{w} {t}' for d, w, t in zip(s.depths, s.embed_dim, s.block_types, strict=True))
-    click.echo(f'{src}: CoAtNet of {result.num_params:,} parameters')
+    click.echo(f'{shown(src)}: CoAtNet of {result.num_params:,} parameters')
     heads = f'{s.num_heads} heads' if s.num_heads else 'heads'
     click.echo(f'  stem {"-".join(map(str, s.stem_width))}, stages {stages}, {heads} of {s.dim_head}')
     size = 'x'.join(map(str, s.img_size)) if s.img_size else 'any size'
@@ -62,4 +63,4 @@ def convert(src: Path, dst: Path, labels: Path | None, **options) -> None:
     if result.assumed:
         said = ', '.join(f'{k}={v}' for k, v in result.assumed.items())
         click.echo(f'  assumed, as the file does not say it: {said}')
-    click.echo(f"wrote {dst}; load it by timm.create_model('local-dir:{dst}', pretrained=True)")
+    click.echo(f"wrote {shown(dst)}; load it by timm.create_model('local-dir:{shown(dst)}', pretrained=True)")

@@ -7,6 +7,7 @@ import click
 import coatnet_zoo_command
 
 from ..errors import CheckpointError, ExplainError, HubError
+from ..files import shown
 
 
 @click.command()
@@ -41,7 +42,9 @@ def explain(image: Path, name: str, out: Path, target: int | None) -> None:
     except (ExplainError, CheckpointError, HubError) as e:
         raise click.ClickException(str(e)) from e
     for guess in explanation.top:
-        click.echo(f'{guess.probability:7.2%}  {guess.index:5}  {guess.label}')
+        click.echo(f'{guess.probability:7.2%}  {guess.index:5}  {shown(guess.label)}')
     if not explanation.tables:
         click.echo(NO_TABLES)
-    click.echo(f'wrote {out}, with the evidence for class {explanation.target.index}, {explanation.target.label}')
+    click.echo(
+        f'wrote {shown(out)}, with the evidence for class {explanation.target.index}, {shown(explanation.target.label)}'
+    )

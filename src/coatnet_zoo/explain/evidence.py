@@ -2,20 +2,24 @@
 
 import contextlib
 import os
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 import timm
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageCms, ImageOps
 from timm.data import ImageNetInfo, create_transform, infer_imagenet_subset, resolve_model_data_config
 from timm.models import is_model_in_modules, resolve_model_input_args
 from torch import nn
 
 from ..errors import CheckpointError, ExplainError, HubError
+from ..files import open_regular, shown
 from ..hub import sentence
 from ..network import CoAtNet, RelPosBias, RelPosMlp
+from ..tables import INTERPOLATIONS, Crop, Positive, check, short
 
 _TOP = 5
 
@@ -76,14 +80,18 @@ def open_image(path: str | os.PathLike) -> Image.Image:
         ExplainError: If there is no such file, if the file is no whole image, or if its brightness has no known range.
     """
     try:
-        with Image.open(path) as file:
+        with warnings.catch_warnings(), open_regular(path) as opened, Image.open(opened) as file:
+            # Pillow warns of images that are larger than most, and raises this for images of twice that size.
+            warnings.simplefilter('ignore', Image.DecompressionBombWarning)
             image = ImageOps.exif_transpose(file)
     except FileNotFoundError as e:
-        raise ExplainError(f'There is no image {path}.') from e
+        raise ExplainError(f'There is no image {shown(path)}.') from e
     except Exception as e:  # Pillow's readers raise most kinds of exceptions on damaged files
-        raise ExplainError(f'{path} is not an image that can be read ({sentence(e)}); give a PNG or JPEG file.') from e
+        raise ExplainError(
+            f'{shown(path)} is not an image that can be read ({shown(sentence(e))}); give a PNG or JPEG file.'
+        ) from e
     if image.mode in ('I', 'F'):
-        raise ExplainError(f'{path} has 32 bits a pixel, of a range that is not known; save it with 8 bits.')
+        raise ExplainError(f'{shown(path)} has 32 bits a pixel, of a range that is not known; save it with 8 bits.')
     return image
 
 
@@ -103,14 +111,15 @@ def load_model(name: str) -> CoAtNet:
         architecture = resolve_model_input_args(name)['model_name']
         if not is_model_in_modules(architecture, 'coatnet'):
             raise ExplainError(
-                f'{name} is not one of this package, but of the architecture {architecture}; see `coatnet-zoo list`.'
+                f'{shown(name)} is not one of this package, but of the architecture {architecture}; see '
+                '`coatnet-zoo list`.'
             )
         return timm.create_model(name, pretrained=True).eval()
     except (ExplainError, HubError, CheckpointError):
         raise
     except Exception as e:  # whatever timm makes of a name or of a bad configuration
         raise ExplainError(
-            f'The model {name!r} cannot be loaded ({sentence(e)}); give a name from `coatnet-zoo list`, '
+            f"The model '{shown(name)}' cannot be loaded ({shown(sentence(e))}); give a name from `coatnet-zoo list`, "
             'local-dir:FOLDER or hf-hub:ORG/NAME.'
         ) from e
 
@@ -140,11 +149,7 @@ def explain_image(image: Image.Image, model: CoAtNet, target: int | None = None)
     """
     _check(model, target)
     config = resolve_model_data_config(model, args={'input_size': (model.in_chans, *model.img_size)})
-    if len(config['mean']) != model.in_chans or len(config['std']) != model.in_chans:
-        raise ExplainError(
-            f'The model takes {model.in_chans} channels, but its configuration has mean {config["mean"]} and std '
-            f'{config["std"]}; put those of its training there (pretrained_cfg in config.json).'
-        )
+    _check_preprocessing(model.in_chans, config)
     pixels = create_transform(**config)(_to_channels(image, model.in_chans))
     with _recorded_sizes(model) as sizes:
         logits, chosen, evidence = _grad_cam(model.eval(), pixels, target)
@@ -189,6 +194,22 @@ def _check(model: CoAtNet, target: int | None) -> None:
         raise ExplainError(f'There is no class {target}; the model has {classes}, 0 to {classes - 1}.')
 
 
+def _check_preprocessing(channels: int, config: Mapping[str, Any]) -> None:
+    """Refuse what timm's transforms would fail at, or would make without an end."""
+    if len(config['mean']) != channels or len(config['std']) != channels:
+        raise ExplainError(
+            f'The model takes {channels} channels, but its configuration has mean {short(config["mean"])} and std '
+            f'{short(config["std"])}; put those of its training there (pretrained_cfg in config.json).'
+        )
+    try:
+        check('mean', config['mean'], tuple[float, ...])
+        check('std', config['std'], tuple[Positive, ...])
+        check('crop_pct', config['crop_pct'], Crop)
+        check('interpolation', config['interpolation'], Literal[tuple(INTERPOLATIONS)])
+    except ValueError as e:
+        raise ExplainError(f"In the model's configuration, {e}") from e
+
+
 def _to_channels(image: Image.Image, channels: int) -> Image.Image:
     if image.mode.startswith('I;16'):
         # Pillow would clip values above 255.
@@ -196,13 +217,19 @@ def _to_channels(image: Image.Image, channels: int) -> Image.Image:
     if image.has_transparency_data:
         image = image.convert('RGBA')
         image = Image.alpha_composite(Image.new('RGBA', image.size, 'white'), image)
+    if image.mode == 'LAB':
+        # Pillow converts LAB by a profile only.
+        profiles = (ImageCms.createProfile(space) for space in ('LAB', 'sRGB'))
+        image = ImageCms.profileToProfile(image, *profiles, outputMode='RGB')
     return image.convert('L' if channels == 1 else 'RGB')
 
 
 def _labels(model: CoAtNet) -> list[str]:
     """The labels of the classes. 1000 classes without labels are taken for ImageNet's, as timm's scripts do."""
     names = model.pretrained_cfg.get('label_names') or ()
-    if len(names) == model.num_classes:
+    if isinstance(names, Mapping):  # by number, which JSON writes as text
+        names = [names.get(str(i), names.get(i)) for i in range(model.num_classes)]
+    if len(names) == model.num_classes and all(isinstance(name, str) for name in names):
         return list(names)
     if subset := infer_imagenet_subset(model):
         return ImageNetInfo(subset).label_descriptions()

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..errors import ExplainError, first_line
-from ..files import write_file
+from ..files import shown, write_file
 from .evidence import BiasTable, Explanation
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def draw_explanation(explanation: Explanation, title: str) -> 'Figure':
     """
     tables = explanation.tables
     figure = require_matplotlib().Figure(figsize=(12, 8 if tables else 4.4), layout='constrained')
-    figure.suptitle(textwrap.fill(title, 100), fontsize='x-large', parse_math=False)
+    figure.suptitle(textwrap.fill(shown(title), 100), fontsize='x-large', parse_math=False)
     rows = np.atleast_1d(figure.subfigures(2 if tables else 1, 1, hspace=0.05))
     image, evidence, classes = rows[0].subplots(1, 3, width_ratios=(1, 1.25, 0.95))
     image.imshow(explanation.image, cmap='gray', vmin=0, vmax=1)
@@ -82,14 +82,20 @@ def check_out(out: Path, image: Path) -> None:
     Raises:
         ExplainError: If `out` is no PNG file in an existing folder, or is the image itself.
     """
+    try:
+        out.exists()
+    except (OSError, ValueError) as e:
+        raise ExplainError(f'{shown(out)} cannot be written: {getattr(e, "strerror", None) or e}.') from e
     if out.suffix.lower() != _SUFFIX:
-        raise ExplainError(f'{out} does not end in {_SUFFIX}, the one format that pictures are written in.')
+        raise ExplainError(f'{shown(out)} does not end in {_SUFFIX}, the one format that pictures are written in.')
     if not out.parent.is_dir():
-        raise ExplainError(f'There is no folder {out.parent}; make it, or write to another.')
+        raise ExplainError(f'There is no folder {shown(out.parent)}; make it, or write to another.')
+    if out.is_symlink() or (out.exists() and not (out.is_file() or out.is_dir())):
+        raise ExplainError(f'{shown(out)} is a link, a pipe or a device; name a file.')
     if out.is_dir():
-        raise ExplainError(f'{out} is a folder; name a file in it.')
+        raise ExplainError(f'{shown(out)} is a folder; name a file in it.')
     if out.exists() and image.exists() and out.samefile(image):
-        raise ExplainError(f'{out} is the image itself, which would be lost; write to another file.')
+        raise ExplainError(f'{shown(out)} is the image itself, which would be lost; write to another file.')
 
 
 def write_picture(figure: 'Figure', out: Path) -> None:
@@ -101,7 +107,7 @@ def write_picture(figure: 'Figure', out: Path) -> None:
     try:
         write_file(out, lambda partial: figure.savefig(partial, format='png', dpi=100))
     except OSError as e:
-        raise ExplainError(f'{out} cannot be written: {e.strerror or e}.') from e
+        raise ExplainError(f'{shown(out)} cannot be written: {e.strerror or e}.') from e
 
 
 def _draw_evidence(axes: 'Axes', explanation: Explanation) -> None:
@@ -176,7 +182,7 @@ def _add_colour_bar(axes: 'Axes', image: 'AxesImage', label: str) -> None:
 
 def _short(label: str) -> str:
     """The first of the names in a label, shortened."""
-    first = label.partition(',')[0]
+    first = shown(label.partition(',')[0])
     return first if len(first) <= _LONGEST_LABEL else first[: _LONGEST_LABEL - 1] + '…'
 
 

@@ -3,3 +3,4 @@
 from . import coatnet as coatnet
 from .convert import Conversion as Conversion
 from .convert import convert_checkpoint as convert_checkpoint
+from .said import read_labels as read_labels

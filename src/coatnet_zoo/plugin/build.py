@@ -1,7 +1,7 @@
 """Building a registered model: the choice of the rules on names, the file of its weights, and timm's builder."""
 
 import dataclasses
-from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,9 +12,11 @@ from torch import nn
 
 from .._timm import pretrained_cfg_for_features, set_fixed_input_size, update_model_args
 from ..errors import CheckpointError
+from ..files import SAFETENSORS, shown
 from ..network import CoAtNet
-from ..tables import Choice, Request, choose, untrained_cfg
+from ..tables import Choice, CoAtNetCfg, Request, choose, untrained_cfg
 from .config_json import check_config_json
+from .fit import check_fit, check_size, check_without_weights
 from .pretrained import adapt_checked, localize, materialize
 
 # The fields of a pretrained configuration that say where weights are.
@@ -23,6 +25,7 @@ _SOURCES = ('file', 'url', 'state_dict', 'hf_hub_id')
 
 def build(
     size: str,
+    /,
     pretrained: bool = False,
     impl: str | None = None,
     pretrained_cfg: str | dict[str, Any] | PretrainedCfg | None = None,
@@ -55,8 +58,11 @@ def build(
     if dataclasses.is_dataclass(pretrained_cfg):
         pretrained_cfg = dataclasses.asdict(pretrained_cfg)
     given = pretrained_cfg if isinstance(pretrained_cfg, dict) else {}
+    recorded = pretrained_model_args or {}
+    described = None
     if given.get('source') in ('local-dir', 'hf-hub'):
-        check_config_json(size, given, pretrained_model_args or {})
+        described = check_config_json(size, given, recorded)
+        given = {**given, 'state_dict': None}  # weights come from a file
     choice = choose(
         Request(
             size=size,
@@ -68,12 +74,12 @@ def build(
             pretrained=pretrained,
             has_weights=any(d.get(key) for d in (given, pretrained_cfg_overlay or {}) for key in _SOURCES),
             arguments=kwargs,
-            recorded=pretrained_model_args or {},
+            recorded=recorded,
         )
     )
     config = given if choice.keeps_config else choice.tag or untrained_cfg(size)
     load_cfg = resolve_pretrained_cfg(size, config, pretrained_cfg_overlay)
-    return _build(size, pretrained, choice, load_cfg, pretrained_model_args, cache_dir)
+    return _build(size, pretrained, choice, load_cfg, recorded, described, cache_dir)
 
 
 def _build(
@@ -81,7 +87,8 @@ def _build(
     pretrained: bool,
     choice: Choice,
     load_cfg: PretrainedCfg,
-    recorded: dict[str, Any] | None,
+    recorded: dict[str, Any],
+    described: tuple[str, CoAtNetCfg] | None,
     cache_dir: str | None,
 ) -> nn.Module:
     arguments = dict(choice.arguments)
@@ -91,13 +98,21 @@ def _build(
         public_cfg['input_size'] = (arguments['in_chans'], *load_cfg.input_size[1:])
     if pretrained:
         load_cfg = localize(load_cfg, size, choice.cfg, cache_dir)
+    if described:
+        _check_described(*described, recorded, load_cfg, pretrained)
     # Random weights that the file replaces would take longer to draw than the file to read.
     from_file = pretrained and load_cfg.state_dict is None
     if from_file:
         device = arguments.pop('device', None) or torch.get_default_device()
         arguments['device'] = 'meta'
     arguments.setdefault('img_size', load_cfg.input_size[-2:])
-    trained_size = (recorded or {}).get('img_size')
+    trained_size = recorded.get('img_size')
+
+    def adapt(state_dict: dict[str, Any], model: CoAtNet) -> dict[str, torch.Tensor]:
+        adapted = adapt_checked(state_dict, model, trained_size and to_2tuple(trained_size))
+        check_fit(adapted, model, load_cfg, shown(load_cfg.file or 'The state dict'))
+        return adapted
+
     try:
         model = build_model_with_cfg(
             CoAtNet,
@@ -106,13 +121,15 @@ def _build(
             pretrained_cfg=load_cfg,
             model_cfg=choice.cfg,
             feature_cfg=dict(flatten_sequential=True),
-            pretrained_filter_fn=partial(adapt_checked, img_size=trained_size and to_2tuple(trained_size)),
+            pretrained_filter_fn=adapt,
             pretrained_model_args=recorded,
             cache_dir=cache_dir,
             **arguments,
         )
     except SafetensorError as e:
-        raise CheckpointError(f'{load_cfg.file} is not a whole safetensors file ({e}); fetch or save it again.') from e
+        raise CheckpointError(
+            f'{shown(load_cfg.file)} is not a whole safetensors file ({e}); fetch or save it again.'
+        ) from e
     if from_file:
         materialize(model, device)
     # The user sees the Hub repository or the address, not the file in the cache that the weights were loaded from.
@@ -123,3 +140,19 @@ def _build(
     set_fixed_input_size(model, 'img_size' in choice.arguments)
     update_model_args(model, **choice.structure)
     return model
+
+
+def _check_described(
+    where: str, cfg: CoAtNetCfg, recorded: dict[str, Any], load_cfg: PretrainedCfg, pretrained: bool
+) -> None:
+    """Refuse a config.json that describes a larger network than its weights are, before that network is made."""
+    folder = load_cfg.file if load_cfg.source == 'local-dir' else None
+    file = Path(folder, SAFETENSORS) if folder else Path(load_cfg.file) if load_cfg.file else None
+    if file is not None and not file.is_file():
+        file = None
+    if file is not None:
+        check_size(where, cfg, recorded, load_cfg.input_size[-2:], file)
+    if not pretrained:
+        names = ('img_size', 'in_chans', 'num_classes')
+        arguments = {name: recorded[name] for name in names if name in recorded}
+        check_without_weights(where, CoAtNet(cfg, **arguments, device='meta'), file)

@@ -4,34 +4,74 @@ timm reads the `config.json` of `local-dir:` and `hf-hub:` models and hands on i
 """
 
 import dataclasses
-import inspect
 from collections.abc import Mapping
-from typing import Any, get_type_hints
+from typing import Any, Literal
 
+from timm.layers import to_2tuple
 from timm.models import PretrainedCfg
 
 from ..errors import CheckpointError
-from ..network import CoAtNet
-from ..tables import Count, check, field_types, list_impls, resolve_cfg
+from ..files import shown
+from ..tables import (
+    Channels,
+    Classes,
+    CoAtNetCfg,
+    Crop,
+    Positive,
+    Share,
+    Side,
+    attention_grids,
+    check,
+    field_types,
+    list_impls,
+    resolve_cfg,
+    short,
+)
 
-_Numbers = tuple[float, ...]
-# The fields of a pretrained configuration that are used, with their types.
+_Image = tuple[Channels, Side, Side]
+_Text = str | None
+_Texts = str | tuple[str, ...] | None
+# The fields of a pretrained configuration, with their types.
 _PRETRAINED_FIELDS = {
-    'input_size': tuple[Count, Count, Count],
-    'num_classes': int,
-    'mean': _Numbers,
-    'std': _Numbers,
-    'crop_pct': float,
+    **dict.fromkeys(('url', 'origin_url', 'paper_ids', 'notes'), _Texts),
+    **dict.fromkeys(('file', 'hf_hub_id', 'hf_hub_filename', 'source', 'architecture', 'tag'), _Text),
+    **dict.fromkeys(('license', 'description', 'paper_name'), _Text),
+    'custom_load': bool | str,
+    'input_size': _Image,
+    'test_input_size': _Image | None,
+    'min_input_size': _Image | None,
+    'fixed_input_size': bool,
     'interpolation': str,
-    'first_conv': str | None,
-    'classifier': str | None,
-    'tag': str | None,
+    'crop_pct': Crop,
+    'test_crop_pct': Crop | None,
+    'crop_mode': str,
+    'mean': tuple[float, ...],
+    'std': tuple[Positive, ...],
+    'num_classes': Classes,
+    'label_offset': Literal[0] | None,
+    'label_names': tuple[str, ...] | dict | None,
+    'label_descriptions': dict | None,
+    'pool_size': tuple[int, ...] | None,
+    'test_pool_size': tuple[int, ...] | None,
+    'first_conv': Literal['stem.conv1'] | None,
+    'classifier': Literal['head.fc'] | None,
 }
-# What timm's builder takes beside the arguments of the model.
-_BUILDER_ARGUMENTS = {'features_only': bool, 'out_indices': tuple[int, ...]}
+# The arguments of the model whose values a type hint of Python cannot limit, and those that timm's builder takes.
+_ARGUMENTS = {
+    'impl': str,
+    'img_size': Side | tuple[Side, Side],
+    'in_chans': Channels,
+    'num_classes': Classes,
+    'global_pool': Literal['', 'avg', 'max', 'avgmax', 'catavgmax', 'fast', 'fastavg', 'fastmax', 'fastavgmax'],
+    **dict.fromkeys(('drop_rate', 'drop_path_rate', 'attn_drop_rate', 'proj_drop_rate'), Share),
+    'features_only': bool,
+    'out_indices': tuple[int, ...],
+}
 
 
-def check_config_json(size: str, pretrained_cfg: Mapping[str, Any], arguments: Mapping[str, Any]) -> None:
+def check_config_json(
+    size: str, pretrained_cfg: Mapping[str, Any], arguments: Mapping[str, Any]
+) -> tuple[str, CoAtNetCfg]:
     """Refuse a `config.json` that does not describe a network of this package.
 
     Args:
@@ -39,32 +79,50 @@ def check_config_json(size: str, pretrained_cfg: Mapping[str, Any], arguments: M
         pretrained_cfg: The pretrained configuration that timm read.
         arguments: The arguments of the model that timm read.
 
+    Returns:
+        What to call the file in messages, and the structure that the file describes.
+
     Raises:
         CheckpointError: With the place of the file and the field that does not fit.
     """
     is_folder = pretrained_cfg['source'] == 'local-dir'
-    where = pretrained_cfg.get('file') if is_folder else pretrained_cfg.get('hf_hub_id')
+    where = f'the config.json of {shown(pretrained_cfg["file" if is_folder else "hf_hub_id"])}'
     try:
         known = {field.name for field in dataclasses.fields(PretrainedCfg)}
         _check_fields('pretrained_cfg', pretrained_cfg, _PRETRAINED_FIELDS, known)
-        types = _argument_types()
-        _check_fields('model_args', arguments, types, {*types, *field_types()})
+        _check_fields('model_args', arguments, _ARGUMENTS, {*_ARGUMENTS, *field_types()})
         fields = {name: value for name, value in arguments.items() if name in field_types() and name != 'impl'}
-        resolve_cfg(size, arguments.get('impl') or list_impls(size)[0], **fields)
+        cfg = resolve_cfg(size, arguments.get('impl', list_impls(size)[0]), **fields)
+        _check_agreement(pretrained_cfg, arguments, cfg)
     except ValueError as e:
-        raise CheckpointError(f'{size} cannot be built from the config.json of {where}: {e}') from e
+        raise CheckpointError(f'{size} cannot be built from {where}: {e}') from e
+    return where, cfg
 
 
-def _argument_types() -> dict[str, Any]:
-    parameters = inspect.signature(CoAtNet.__init__).parameters
-    hints = get_type_hints(CoAtNet.__init__, include_extras=True)
-    own = {name: hints[name] for name in parameters if name in hints and name != 'cfg'}
-    return {**own, **_BUILDER_ARGUMENTS}
+def _check_agreement(pretrained_cfg: Mapping[str, Any], arguments: Mapping[str, Any], cfg: CoAtNetCfg) -> None:
+    stated = pretrained_cfg.get('num_classes', PretrainedCfg.num_classes)
+    recorded = arguments.get('num_classes', stated)
+    if stated != recorded:
+        raise ValueError(f'num_classes is {stated}, but {recorded} in model_args; correct the one that is wrong.')
+    if recorded and arguments.get('global_pool') == '':
+        raise ValueError(
+            f"global_pool='' leaves out the pooling that num_classes={recorded} needs; correct one of them."
+        )
+    outputs, indices = len(cfg.depths) + 1, arguments.get('out_indices')
+    if indices is not None and not (
+        arguments.get('features_only') and all(-outputs <= index < outputs for index in indices)
+    ):
+        raise ValueError(
+            f'out_indices={short(indices)} must lie between 0 and {outputs - 1}, and needs features_only to be true.'
+        )
+    size = arguments.get('img_size', pretrained_cfg.get('input_size', PretrainedCfg.input_size)[-2:])
+    if cfg.attn_window and cfg.attn_window > max(max(grid) for grid in attention_grids(cfg, to_2tuple(size)).values()):
+        raise ValueError(f'attn_window={cfg.attn_window} has no effect at img_size={size}; correct one of them.')
 
 
 def _check_fields(what: str, values: Mapping[str, Any], types: Mapping[str, Any], known: set[str]) -> None:
     unknown = sorted(set(values) - known)
     if unknown:
-        raise ValueError(f'{what} has the field {unknown[0]!r}, which does not exist.')
+        raise ValueError(f'{what} has the field {short(unknown[0])}, which does not exist.')
     for name in values.keys() & types.keys():
         check(name, values[name], types[name])

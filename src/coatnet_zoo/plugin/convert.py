@@ -1,22 +1,23 @@
 """Converting the checkpoints of foreign codes into folders that timm loads, locally or from the Hugging Face Hub."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import timm
 import torch
 from safetensors import SafetensorError
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models import save_for_hf
 
 from ..checkpoints import Structure, Translation, check_finite, foreign_codes, identify, read_checkpoint, translate
 from ..errors import CheckpointError
-from ..files import CONFIG, SAFETENSORS, write_folder
+from ..files import shown, write_folder
 from ..network import num_params
-from ..tables import INTERPOLATIONS, ForeignCode
+from .destination import check_destination, mark
+from .said import check_said, data_config
 
 
 @dataclass(frozen=True)
@@ -61,24 +62,26 @@ def convert_checkpoint(
     Args:
         src: A `.pth`, `.pt`, `.bin` or `.safetensors` file with the state dict, wrapped or not; or a `.h5` file of
             Keras, the whole model or weights only.
-        dst: Folder to write; must not exist unless `overwrite`.
+        dst: Folder to write; must not exist unless `overwrite`. Missing parents are made.
         ema: Take the moving average that the checkpoint has beside the weights.
         img_size: Height and width in pixels; only for networks without attention, whose file does not say the size.
         mean: Mean of the training images per channel, in [0, 1]; ImageNet's unless given.
-        std: Standard deviation of the training images per channel, likewise.
+        std: Standard deviation of the training images per channel, in [0.001, 1]; ImageNet's unless given.
         interpolation: How images were resized, one of `INTERPOLATIONS`; bicubic unless given.
-        crop_pct: Share of the resized image that evaluation crops, in (0, 1]; unless given, 0.875 for chinhsuanwu, and
-            0.95 for keras_cv_attention_models, whose evaluation crops that share.
-        labels: Names of the classes.
+        crop_pct: Share of the resized image that evaluation crops, in [0.1, 1]; unless given, 0.875 for chinhsuanwu,
+            and 0.95 for keras_cv_attention_models, whose evaluation crops that share.
+        labels: Names of the classes, one a class.
         name: Name of the weights, recorded as the configuration's tag.
-        overwrite: Replace `dst` if it is the folder of an earlier conversion.
+        overwrite: Replace `dst` if it is the folder of an earlier conversion, and has not been changed since.
 
     Raises:
         CheckpointError: If the checkpoint is damaged, pickled, not one of these codes', or incomplete, if an argument
             does not fit it, if the folder cannot be written, or if h5py is missing for a `.h5` file.
     """
     dst = Path(dst)
-    _check_destination(dst, overwrite)
+    check_dst = partial(check_destination, Path(src), overwrite=overwrite)
+    check_dst(dst)
+    check_said(mean, std, interpolation, crop_pct, img_size, labels, name)
     checkpoint = read_checkpoint(src, ema)
     check_finite(checkpoint.tensors, str(src))
     translation = translate(checkpoint)
@@ -86,7 +89,7 @@ def convert_checkpoint(
         raise CheckpointError(_not_convertible(src, checkpoint.tensors))
     structure, impl = translation.structure, translation.impl
     img_size = _input_size(structure, img_size)
-    data_config, assumed = _data_config(translation.code, structure.in_chans, mean, std, interpolation, crop_pct)
+    preprocessing, assumed = data_config(translation.code, structure.in_chans, mean, std, interpolation, crop_pct)
     if labels is not None and len(labels) != structure.num_classes:
         raise CheckpointError(
             f'{len(labels)} labels were given, but the checkpoint has {structure.num_classes} classes.'
@@ -104,17 +107,8 @@ def convert_checkpoint(
         model_config['pretrained_cfg'] = dict(tag=name)
     if labels is not None:
         model_config['label_names'] = list(labels)
-    _write(model, dst, model_config, data_config)
+    _write(model, dst, check_dst, model_config, preprocessing)
     return Conversion(dst, size, structure, num_params(model), assumed)
-
-
-def _check_destination(dst: Path, overwrite: bool) -> None:
-    if not dst.exists():
-        return
-    if not overwrite:
-        raise CheckpointError(f'{dst} exists already; choose another folder or pass overwrite (--overwrite).')
-    if not dst.is_dir() or {p.name for p in dst.iterdir()} - {SAFETENSORS, CONFIG}:
-        raise CheckpointError(f'{dst} is not the folder of an earlier conversion, so it is not overwritten.')
 
 
 def _not_convertible(src: str | os.PathLike, tensors: Mapping[str, torch.Tensor]) -> str:
@@ -132,46 +126,11 @@ def _not_convertible(src: str | os.PathLike, tensors: Mapping[str, torch.Tensor]
 
 def _input_size(structure: Structure, img_size: int | None) -> tuple[int, int]:
     if structure.img_size is None:
-        return (img_size or 224, img_size or 224)
+        side = img_size or 224
+        return side, side
     if img_size is not None and structure.img_size != (img_size, img_size):
         raise CheckpointError(f'img_size={img_size} was given, but the checkpoint was trained at {structure.img_size}.')
     return structure.img_size
-
-
-def _data_config(
-    code: ForeignCode,
-    in_chans: int,
-    mean: Sequence[float] | None,
-    std: Sequence[float] | None,
-    interpolation: str | None,
-    crop_pct: float | None,
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """timm's data_config from the given values, and the part of the data_config that had to be assumed."""
-
-    def imagenet(values: Sequence[float]) -> tuple[float, ...]:
-        # timm also takes the average where an image does not have three channels.
-        return tuple(values) if in_chans == 3 else (round(sum(values) / 3, 3),) * in_chans
-
-    for what, values in (('mean', mean), ('std', std)):
-        if values is not None and len(values) not in (1, in_chans):
-            raise CheckpointError(
-                f'{what} has {len(values)} values, but the checkpoint takes images of {in_chans} channels.'
-            )
-    if std is not None and min(std) <= 0:
-        raise CheckpointError(f'std must be positive, got {tuple(std)}.')
-    if interpolation is not None and interpolation not in INTERPOLATIONS:
-        raise CheckpointError(f'interpolation {interpolation!r} does not exist; choose {", ".join(INTERPOLATIONS)}.')
-    if crop_pct is not None and not 0 < crop_pct <= 1:
-        raise CheckpointError(f'crop_pct must lie in (0, 1], got {crop_pct}.')
-    said = dict(mean=mean, std=std, interpolation=interpolation, crop_pct=crop_pct)
-    default = dict(
-        mean=imagenet(IMAGENET_DEFAULT_MEAN),
-        std=imagenet(IMAGENET_DEFAULT_STD),
-        interpolation=code.interpolation,
-        crop_pct=code.crop_pct,
-    )
-    assumed = {k: v for k, v in default.items() if said[k] is None}
-    return {**said, **assumed}, assumed
 
 
 def _check_shapes(translation: Translation, model: torch.nn.Module) -> None:
@@ -191,11 +150,18 @@ def _check_shapes(translation: Translation, model: torch.nn.Module) -> None:
             )
 
 
-def _write(model: torch.nn.Module, dst: Path, model_config: dict[str, Any], data_config: dict[str, Any]) -> None:
+def _write(
+    model: torch.nn.Module,
+    dst: Path,
+    check_dst: Callable[[Path], None],
+    model_config: dict[str, Any],
+    preprocessing: dict[str, Any],
+) -> None:
     def save(folder: Path) -> None:
-        save_for_hf(model, folder, model_config=model_config, data_config=data_config, safe_serialization=True)
+        save_for_hf(model, folder, model_config=model_config, data_config=preprocessing, safe_serialization=True)
+        mark(folder)
 
     try:
-        write_folder(dst, save)
+        write_folder(dst, save, check_dst)
     except (OSError, SafetensorError) as e:
-        raise CheckpointError(f'{dst} cannot be written: {e}') from e
+        raise CheckpointError(f'{shown(dst)} cannot be written: {getattr(e, "strerror", None) or e}.') from e

@@ -1,9 +1,16 @@
 """The tables: sizes, implementations, weights, costs, and the rules on names and grids. This room needs no torch."""
 
-from .checks import Count as Count
+from .checks import Channels as Channels
+from .checks import Classes as Classes
+from .checks import Crop as Crop
+from .checks import Positive as Positive
+from .checks import Share as Share
+from .checks import Side as Side
 from .checks import check as check
+from .checks import short as short
 from .configs import CoAtNetCfg as CoAtNetCfg
 from .configs import PerBlock as PerBlock
+from .configs import attention_grids as attention_grids
 from .configs import field_types as field_types
 from .costs import COSTS as COSTS
 from .fingerprints import FINGERPRINTS as FINGERPRINTS

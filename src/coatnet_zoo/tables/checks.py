@@ -1,13 +1,40 @@
 """Checking a value against a type hint: for arguments that people, command lines and files give."""
 
+import math
+import reprlib
+from collections.abc import Mapping
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 # Hints that also say which numbers are allowed. The text completes the sentence "... must be".
-Count = Annotated[int, 'a positive whole number']
-Positive = Annotated[float, 'a positive number']
+Count = Annotated[int, 'a positive whole number', 1, math.inf]
+Positive = Annotated[float, 'a positive number', 1e-300, math.inf]
+Epsilon = Annotated[float, 'a positive number below 1', 1e-300, 0.999]
+Share = Annotated[float, 'a number from 0 to 1', 0, 1]
+Crop = Annotated[float, 'a number from 0.1 to 1', 0.1, 1]
+Channels = Annotated[int, 'a whole number from 1 to 65536', 1, 1 << 16]
+Classes = Annotated[int, 'a whole number from 0 to 16777216', 0, 1 << 24]
+Patch = Annotated[int, 'a positive whole number up to 512', 1, 512]
+# Of an image, in pixels. The largest image has 800 MB in float32.
+Side = Annotated[int, 'a whole number of pixels from 32 to 8192', 32, 8192]
 
-_WORDS = {bool: 'True or False', int: 'a whole number', float: 'a number', str: 'text', NoneType: 'None'}
+_WORDS = {
+    bool: 'True or False',
+    int: 'a whole number',
+    float: 'a number',
+    str: 'text',
+    dict: 'a table of texts',
+    NoneType: 'None',
+}
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = 80
+_SHORT.maxlist = _SHORT.maxtuple = 8
+_SHORT.maxlevel = 3
+
+
+def short(value: Any) -> str:
+    """The `repr` of a value, shortened: files give values of any length and depth."""
+    return _SHORT.repr(value)
 
 
 def check(name: str, value: Any, hint: Any) -> None:
@@ -16,14 +43,14 @@ def check(name: str, value: Any, hint: Any) -> None:
     Args:
         name: What to call the value.
         value: Any value. A list counts as a tuple, because JSON has no tuples.
-        hint: `bool`, `int`, `float`, `str`, `None`, `Literal`, `tuple[X, ...]`, `tuple[X, Y]`, a union of hints, or one
-            of the hints of this module.
+        hint: `bool`, `int`, `float`, `str`, `None`, `dict` (of texts by texts), `Literal`, `tuple[X, ...]`,
+            `tuple[X, Y]`, a union of hints, or one of the hints of this module. Numbers must be finite.
     """
     if fits(value, hint):
         return
     if get_origin(hint) is Literal:
-        raise ValueError(f'{name}={value!r} does not exist; choose one of {get_args(hint)}.')
-    raise ValueError(f'{name}={value!r} must be {_words(hint)}.')
+        raise ValueError(f'{name}={short(value)} does not exist; choose one of {get_args(hint)}.')
+    raise ValueError(f'{name}={short(value)} must be {_words(hint)}.')
 
 
 def fits(value: Any, hint: Any) -> bool:
@@ -32,7 +59,8 @@ def fits(value: Any, hint: Any) -> bool:
     if origin in (Union, UnionType):
         return any(fits(value, arg) for arg in args)
     if origin is Annotated:
-        return fits(value, args[0]) and value > 0
+        kind, _, lowest, highest = args
+        return fits(value, kind) and lowest <= value <= highest
     if origin is Literal:
         return any(type(value) is type(arg) and value == arg for arg in args)
     if origin is tuple:
@@ -40,8 +68,11 @@ def fits(value: Any, hint: Any) -> bool:
             return False
         hints = [args[0]] * len(value) if args[-1] is Ellipsis else args
         return len(value) == len(hints) and all(map(fits, value, hints))
+    if hint is dict:
+        return isinstance(value, Mapping) and all(isinstance(text, str) for pair in value.items() for text in pair)
     if hint in (int, float):
-        return isinstance(value, (int, hint)) and not isinstance(value, bool)
+        # Python compares whole numbers of any length, but only some of them can become a float.
+        return isinstance(value, (int, hint)) and not isinstance(value, bool) and abs(value) < math.inf
     return isinstance(value, hint)
 
 

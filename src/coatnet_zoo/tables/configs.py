@@ -4,13 +4,18 @@ docs/implementations.md says what each implementation does differently, and how 
 """
 
 import functools
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, get_type_hints
 
-from .checks import Count, Positive, check
+from .checks import Count, Epsilon, Patch, Positive, check, short
+from .grids import feature_sizes
 
 PerBlock = tuple[Any, ...]
 Activation = Literal['gelu', 'silu', 'relu']
+# Far above any network, and so low that torch can count the values of every tensor.
+_LARGEST_NUMBER = 1 << 20
+_MOST_LAYERS = 2_000  # convolutions of the stem, and blocks
 
 
 @dataclass(frozen=True)
@@ -33,7 +38,7 @@ class CoAtNetCfg:
     block_types: str | tuple[str | tuple[str, ...], ...] = 'CCTT'  # C: MBConv; T: Transformer; no C follows a T
 
     # Stem and head
-    patch_size: Count | None = None  # the stem is one convolution of patches of this size; stages do not stride
+    patch_size: Patch | None = None  # the stem is one convolution of patches of this size; stages do not stride
     stem_bias: bool = False
     stem_norm_last: bool = False  # norm and activation also after the last stem convolution
     final_norm: bool = True
@@ -42,7 +47,7 @@ class CoAtNetCfg:
 
     # MBConv
     conv_act: Activation = 'gelu'
-    conv_norm_eps: Positive = 1e-5
+    conv_norm_eps: Epsilon = 1e-5
     pre_norm_act: bool = False  # activation after the pre-norm
     conv_expand_ratio: Positive = 4.0
     conv_expand_base: Literal['in', 'out'] = 'out'  # which width the expansion multiplies
@@ -58,7 +63,7 @@ class CoAtNetCfg:
 
     # Transformer block
     norm_layer: Literal['layernorm2d', 'batchnorm2d'] = 'layernorm2d'  # also of the final norm
-    norm_eps: Positive = 1e-6
+    norm_eps: Epsilon = 1e-6
     dim_head: Count = 32
     num_heads: Count | None = None  # None: width / dim_head
     heads_round_down: bool = False  # allow a width that heads do not divide
@@ -89,6 +94,7 @@ class CoAtNetCfg:
             object.__setattr__(self, 'stem_width', (self.stem_width,) * (2 if self.patch_size is None else 1))
         for name, hint in field_types().items():
             check(name, getattr(self, name), hint)
+        self._check_limits()
         if self.head_hidden and not (self.final_norm and self.head_bias):
             raise ValueError(
                 'head_hidden has a norm and a bias; final_norm=False or head_bias=False need head_hidden=False.'
@@ -105,11 +111,24 @@ class CoAtNetCfg:
         self._check_heads()
         self._check_attention()
 
+    def _check_limits(self) -> None:
+        for name in field_types():
+            if max(_numbers(getattr(self, name)), default=0) > _LARGEST_NUMBER:
+                raise ValueError(
+                    f'{name}={short(getattr(self, name))} is too large for any network; the limit is '
+                    f'{_LARGEST_NUMBER:,}.'
+                )
+        if len(self.stem_width) + sum(map(abs, self.depths)) > _MOST_LAYERS:
+            raise ValueError(
+                f'stem_width={short(self.stem_width)} and depths={short(self.depths)} are more than {_MOST_LAYERS:,} '
+                'layers; give fewer.'
+            )
+
     def _check_patches(self) -> None:
         if self.patch_size is not None and (len(self.stem_width) > 1 or self.stem_norm_last):
             raise ValueError(
-                f'With patch_size={self.patch_size} the stem is one convolution: stem_width={self.stem_width} must '
-                'have one width, and stem_norm_last must be False.'
+                f'With patch_size={self.patch_size} the stem is one convolution: stem_width={short(self.stem_width)} '
+                'must have one width, and stem_norm_last must be False.'
             )
 
     def _check_layout(self) -> None:
@@ -118,7 +137,8 @@ class CoAtNetCfg:
             depth = self.depths[stage]
             if depth < 1 or len(types) != depth or len(widths) != depth or set(types) - set('CT'):
                 raise ValueError(
-                    f'Stage {stage} has depth {depth}, block types {types} and widths {widths}: '
+                    f'Stage {stage} has depth {depth}, block types {short(types)} and widths '
+                    f'{short(widths)}: '
                     "give it at least one block, types from 'C' and 'T', and one value or one a block."
                 )
             for kind in types:
@@ -175,14 +195,37 @@ class CoAtNetCfg:
         return [_per_block(entry, depth) for entry, depth in zip(self.embed_dim, self.depths, strict=True)]
 
 
+def attention_grids(cfg: CoAtNetCfg, img_size: tuple[int, int]) -> dict[int, tuple[int, int]]:
+    """(height, width) of the positions that Transformer blocks see, by the number of the stage from 0.
+
+    Args:
+        cfg: The structure.
+        img_size: (height, width) in pixels.
+    """
+    sizes = feature_sizes(img_size, len(cfg.depths), cfg.patch_size)
+    return {s: sizes[s] for s, types in enumerate(cfg.stage_types) if 'T' in types}
+
+
 @functools.cache
 def field_types() -> dict[str, Any]:
     """The type hint of every field of `CoAtNetCfg`, by name."""
     return get_type_hints(CoAtNetCfg, include_extras=True)
 
 
-def _as_tuple(value: Any) -> Any:
-    return tuple(map(_as_tuple, value)) if isinstance(value, (list, tuple)) else value
+def _as_tuple(value: Any, depth: int = 2) -> Any:
+    """Lists as tuples, down to a depth: a file may nest its lists deeper than Python's stack."""
+    if depth and isinstance(value, (list, tuple)):
+        return tuple(_as_tuple(entry, depth - 1) for entry in value)
+    return value
+
+
+def _numbers(value: Any) -> Iterator[float]:
+    """The numbers in a value that may be a tuple of tuples."""
+    if isinstance(value, tuple):
+        for entry in value:
+            yield from _numbers(entry)
+    elif isinstance(value, (int, float)):
+        yield value
 
 
 def _per_block(entry: Any, depth: int) -> PerBlock:
