@@ -25,7 +25,7 @@ from paths import DATA
 from release_page import CONTENT, ReleasePage, md5
 
 from coatnet_zoo import CheckpointError, HubError
-from coatnet_zoo.hub import download, releases
+from coatnet_zoo.hub import download, releases, waiting
 from coatnet_zoo.tables import WEIGHTS
 
 h5py = pytest.importorskip('h5py')
@@ -47,7 +47,7 @@ def page(monkeypatch: pytest.MonkeyPatch) -> Iterator[ReleasePage]:
     monkeypatch.setattr(releases, 'RELEASE_HOST', page.url)
     # The client writes 10 MiB at a time; this file is smaller than that.
     monkeypatch.setattr(constants, 'DOWNLOAD_CHUNK_SIZE', 10_000)
-    monkeypatch.setattr(download, '_WAITS', (0.1, 0.1, 0.1))
+    monkeypatch.setattr(waiting, '_WAITS', (0.1, 0.1, 0.1))
     monkeypatch.setitem(WEIGHTS, NAME, dataclasses.replace(WEIGHTS[NAME], md5=md5(CONTENT)))
     yield page
     page.httpd.shutdown()
@@ -271,7 +271,7 @@ def test_a_full_disk(page: ReleasePage, fresh_cache: Path, monkeypatch) -> None:
     def full(*args, **kwargs) -> None:
         raise OSError(28, 'No space left on device')
 
-    for module, function in ((download, 'http_get'), (safetensors.torch, 'save_file')):
+    for module, function in ((download, '_receive'), (safetensors.torch, 'save_file')):
         with monkeypatch.context() as m:
             m.setattr(module, function, full)
             assert_fails(fresh_cache, 'No space left on device')

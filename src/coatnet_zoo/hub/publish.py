@@ -11,7 +11,7 @@ from huggingface_hub import CommitOperationAdd, HfApi, constants
 from ..errors import CheckpointError, HubError
 from ..files import CARD, CONFIG, SAFETENSORS
 from ..tables import SIZES
-from .fetch import sentence
+from .messages import sentence
 from .model_card import Facts, make_card
 
 _PICKLES = ('.bin', '.pth', '.pt', '.ckpt', '.pkl', '.pickle', '.h5', '.npz', '.tar')
