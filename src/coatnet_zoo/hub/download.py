@@ -19,6 +19,7 @@ from urllib.parse import unquote
 
 from huggingface_hub import constants
 from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status, tqdm
+from huggingface_hub.utils.tqdm import is_tqdm_disabled
 
 from ..version import __version__
 from .integrity import check_own, digest_of
@@ -91,7 +92,14 @@ def _complete(url: str, headers: dict[str, str], size: int | None, largest: int,
     """Append the missing bytes to a file."""
     retries = Retries()
     furthest = _size_of(partial)
-    with tqdm(total=size, initial=furthest, desc=name[-40:], unit='B', unit_scale=True, disable=None) as bar:
+    with tqdm(
+        total=size,
+        initial=furthest,
+        desc=name[-40:],
+        unit='B',
+        unit_scale=True,
+        disable=is_tqdm_disabled(logging.WARNING),
+    ) as bar:
         while True:
             try:
                 return _receive(url, headers, size, largest, partial, bar)

@@ -142,7 +142,7 @@ def _store(
     """Put a file of the Hub into the cache. Returns it, and whether its hash has been checked just now."""
     commit, digest, checked = described.commit_hash, described.etag, mend
     if not is_commit(commit) or not is_digest(digest) or described.size is None:
-        raise OSError('the server declares no commit, hash or size for it, so that it could not be checked')
+        raise OSError('the server declares no hash, size or commit for it, so that it could not be checked')
     file = repository.find(filename, commit)
     if file is None or (mend and repository.stored(file).wrong_digest()):
         blob = repository.blob(digest)

@@ -25,13 +25,14 @@ class Facts:
     source: str | None = None
 
 
-def make_card(repo_id: str, config: dict[str, Any], params: int, facts: Facts) -> str:
+def make_card(repo_id: str, config: dict[str, Any], params: int, classes: int, facts: Facts) -> str:
     """The text of README.md.
 
     Args:
         repo_id: The repository, `org/name`.
-        config: Content of config.json.
+        config: Content of the config.json that the model was built from.
         params: Parameters of the model.
+        classes: Classes of the model.
         facts: The facts that the files do not hold.
     """
     size, cfg = config['architecture'], config['pretrained_cfg']
@@ -49,7 +50,7 @@ def make_card(repo_id: str, config: dict[str, Any], params: int, facts: Facts) -
 # {repo_id.partition('/')[2]}
 
 A {size} of {params / 1e6:.2f} M parameters in the implementation `{impl}` ([its code or paper]({IMPLS[impl].url})),
-for images of {height}x{width} pixels with {chans} channels and {config['num_classes']} classes.
+for images of {height}x{width} pixels with {chans} channels and {classes} classes.
 
 - **Licence**: {facts.license}
 - **Source**: {facts.source or 'not stated'}

@@ -1,6 +1,7 @@
 """Waiting for servers, but never for ever: a limit for every answer, for every part of one, and for the tries."""
 
 import contextlib
+import ctypes
 import logging
 import queue
 import re
@@ -31,15 +32,20 @@ class Refused(OSError):
 
 
 def answer_or_error(request: Callable[[], _Item]) -> _Item | Exception:
-    """What a request returns or raises, or a TimeoutError after 4 seconds. That also bounds a name look-up."""
+    """What a request returns or raises, or a TimeoutError after 4 seconds."""
+    try:
+        return answer_within(_PROBE_TIMEOUT, request)
+    except Exception as e:
+        return e
+
+
+def answer_within(seconds: float, request: Callable[[], _Item]) -> _Item:
+    """What a request returns. Raises what the request raises, or a TimeoutError."""
 
     def only() -> Generator[_Item, None, None]:
         yield request()
 
-    try:
-        return next(each_within(_PROBE_TIMEOUT, _PROBE_TIMEOUT, only))
-    except Exception as e:
-        return e
+    return next(each_within(seconds, seconds, only))
 
 
 def each_within(first: float, seconds: float, produce: Callable[[], Generator[_Item, None, None]]) -> Iterator[_Item]:
@@ -65,16 +71,19 @@ def each_within(first: float, seconds: float, produce: Callable[[], Generator[_I
                     if left.is_set():
                         return
             items.put(('end', None))
-        except Exception as e:
+        except BaseException as e:  # also what ends the thread
             items.put(('error', e))
 
-    threading.Thread(target=run, daemon=True).start()
+    thread = threading.Thread(target=run, name='coatnet-zoo: an answer', daemon=True)
+    thread.start()
     limit = first
     try:
         while True:
             try:
                 kind, item = items.get(timeout=limit)
             except queue.Empty:
+                # A server may send for ever without saying anything. This ends the thread at its next step.
+                ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident), ctypes.py_object(SystemExit))
                 raise TimeoutError(f'no answer within {limit:g} s') from None
             if kind == 'end':
                 return
