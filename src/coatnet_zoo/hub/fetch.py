@@ -5,8 +5,9 @@ because huggingface_hub (and so timm) retries for 25 s before it admits that the
 their process, and that end; and a check of the hash of every file before the file is used.
 """
 
+import errno
 import os
-from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url
@@ -144,7 +145,8 @@ def _store(
     if not is_commit(commit) or not is_digest(digest) or described.size is None:
         raise OSError('the server declares no hash, size or commit for it, so that it could not be checked')
     file = repository.find(filename, commit)
-    if file is None or (mend and repository.stored(file).wrong_digest()):
+    stored = replace(repository.stored(file), declared=digest) if file else None
+    if stored is None or (mend and stored.wrong_digest()):
         blob = repository.blob(digest)
         with repository.lock(digest):
             if not blob.is_symlink():
@@ -155,12 +157,13 @@ def _store(
                 url, name = hf_hub_url(repository.repo_id, filename, revision=commit), repository.repo_id
                 download_file(url, digest, described.size, blob, f'{name}/{filename}', send_token=True)
                 checked = True
-            file = repository.add(filename, commit, digest)
+            stored = repository.stored(repository.add(filename, commit, digest))
+    try:
         repository.refer(revision, commit)
-    else:
-        with suppress(OSError):  # the cache may be read-only
-            repository.refer(revision, commit)
-    return repository.stored(file), checked
+    except OSError as e:
+        if e.errno not in (errno.EROFS, errno.EACCES, errno.EPERM):  # a cache may be for reading only
+            raise
+    return stored, checked
 
 
 def _sound(stored: Stored, hf_hub_id: str) -> Path:

@@ -123,12 +123,12 @@ class Repository:
 
     def _make_folder(self, folder: Path) -> None:
         """Make a folder in the cache, without following links: what is behind a link belongs to somebody else."""
-        folder.mkdir(parents=True, exist_ok=True)
         for part in (folder, *folder.parents):
             if part in (self.folder, self.cache):
-                return
+                break
             if part.is_symlink():
                 raise OSError(f'{part} is a link, so nothing is written there; remove the link')
+        folder.mkdir(parents=True, exist_ok=True)
 
 
 def is_commit(text: str | None) -> bool:
