@@ -1,7 +1,7 @@
 """A cache that others wrote to: nothing of theirs is changed, nothing of a repository decides what is sound.
 
-Wherever the cache has a file or a folder, each obstacle lies in turn, in an empty cache and in a full one. Every command
-then works or ends with one sentence, in time.
+Wherever the cache has a file or a folder, each obstacle lies in turn, in an empty cache and in a full one. Every
+command then works or ends with one sentence, in time.
 """
 
 import hashlib
@@ -210,9 +210,7 @@ def test_links_out_of_the_blobs(target: str, hub: HubServer, cache: Path) -> Non
 
 # What HF_HUB_CACHE may be, besides a folder.
 @pytest.mark.parametrize('place', ['a file', 'a pipe', 'a link to itself', 'a link to a folder', 'relative', 'a' * 300])
-def test_caches(
-    place: str, cache: Path, user: User, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_caches(place: str, cache: Path, user: User, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     odd = tmp_path / 'odd'
     if place in OBSTACLES and place != 'a link to a folder':

@@ -120,9 +120,9 @@ def test_obstacles(place: str, obstacle: str, page: ReleasePage, fresh_cache: Pa
     user.assert_untouched()
     if result.exit_code:
         user.take_away(path)
-    assert command('pull', NAME).exit_code == 0 and command('verify', NAME).exit_code == 0
-    assert fetch() is None
-    assert WEIGHTS[NAME].md5 == MD5
+    assert command('pull', NAME).exit_code == 0
+    # A file that was put there without a note cannot be verified.
+    assert command('verify', NAME).exit_code == (not place and result.exit_code == 0)
 
 
 @pytest.mark.parametrize('damage', ['flip', 'empty', 'note'])

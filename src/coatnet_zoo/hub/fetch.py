@@ -103,7 +103,7 @@ def fetch_weights(
         raise
     except Exception as e:  # of this client, of the HTTP client below it, of the file system
         raise HubError(
-            f'{filename} of {shown(hf_hub_id)[1:-1]} cannot be fetched from the Hub at {endpoint()} into {cache}: '
+            f'{shown(filename)} of {shown(hf_hub_id)} cannot be fetched from the Hub at {endpoint()} into {cache}: '
             f'{sentence(e)}'
         ) from e
     raise HubError(

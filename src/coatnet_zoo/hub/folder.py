@@ -12,6 +12,7 @@ import timm
 from .._timm import save_config_for_hf
 from ..errors import HubError
 from ..files import CONFIG, SAFETENSORS, write_file
+from .messages import sentence, shown
 
 
 def make_folder(name: str, file: Path, folder: Path) -> None:
@@ -42,4 +43,4 @@ def make_folder(name: str, file: Path, folder: Path) -> None:
                 if not new.exists():
                     write_file(new, partial(shutil.copyfile, source))
     except OSError as e:
-        raise HubError(f'{folder} cannot be written: {e}') from e
+        raise HubError(f'{shown(str(folder))} cannot be written: {sentence(e)}') from e

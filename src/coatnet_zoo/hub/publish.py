@@ -75,7 +75,10 @@ def prepare(
     try:
         validate_repo_id(repo_id)
     except HFValidationError as e:
-        raise CheckpointError(f'{shown(repo_id)} cannot be the name of a repository: {sentence(e)}') from e
+        raise CheckpointError(
+            f'{shown(repo_id)} cannot be the name of a repository: the Hub takes up to 96 letters, digits, "-", "_" '
+            'and ".", without "--", ".." or ".git", and with a letter, digit or "_" at each end.'
+        ) from e
     if accuracy is not None and not 0 <= accuracy <= 100:
         raise CheckpointError(f'The accuracy must be in percent, between 0 and 100, got {accuracy:g}.')
     files = {name: _own_file(folder, name) for name in (SAFETENSORS, CONFIG)}
@@ -91,11 +94,10 @@ def prepare(
     if os.path.lexists(folder / CARD):
         card = _read_text(_own_file(folder, CARD))
     else:
-        license = license or config['pretrained_cfg'].get('license')
+        license = config['pretrained_cfg'].get('license') if license is None else license
         if not isinstance(license, str) or not license.strip():
             raise CheckpointError(f'{folder} does not say its licence; say it by --license, e.g. --license apache-2.0.')
-        params = sum(p.numel() for p in model.parameters())
-        card = make_card(repo_id, config, params, model.num_classes, Facts(license, data, accuracy, source))
+        card = make_card(repo_id, model, Facts(license, data, accuracy, source))
     _check_card(folder, card)
     return Publication(repo_id, files, card)
 

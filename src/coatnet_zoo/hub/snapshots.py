@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from huggingface_hub.file_download import are_symlinks_supported, repo_folder_name
+from huggingface_hub.file_download import are_symlinks_supported
 from huggingface_hub.utils import WeakFileLock
 
 from ..files import write_file
@@ -37,7 +37,7 @@ class Repository:
     @property
     def folder(self) -> Path:
         """The folder of the repository."""
-        return self.cache / repo_folder_name(repo_id=self.repo_id, repo_type='model')
+        return self.cache / '--'.join(['models', *self.repo_id.split('/')])
 
     def blob(self, digest: str) -> Path:
         """Where the content with a hash is kept, whether it is there or not."""
@@ -50,6 +50,8 @@ class Repository:
             filename: File in the repository.
             revision: Commit, branch or tag.
         """
+        if not is_inside(filename) or not is_inside(revision):
+            return None
         commit = revision if is_commit(revision) else self._commit_of(revision)
         file = self.folder / 'snapshots' / (commit or '') / filename
         return file if commit and os.path.isfile(file) else None
