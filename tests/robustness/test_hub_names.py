@@ -14,8 +14,8 @@ from coatnet_zoo.hub import cached_weights, fetch_weights
 NAMES = [
     '', ' ', '.', '..', '/', 'coatnet_1.', '.sw_in1k', 'coatnet_1.sw_in1k.', 'coatnet_1.SW_IN1K', 'COATNET_1',
     'coatnet_99', 'coatnet_1.no', 'resnet18', 'x' * 5000, 'coatnet_1\n', 'a\nb\nc', '\x1b[2J', '\0', '\udcff', 'ä',
-    '../../etc/passwd', 'timm/coatnet_1', 'hf-hub:me/x', 'local-dir:x', '%s', '{}', '*', '$(true)', 'coatnet_1,coatnet_0',
-    '--', '-',
+    '../../etc/passwd', 'timm/coatnet_1', 'hf-hub:me/x', 'local-dir:x', '%s', '{}', '*', '$(true)',
+    'coatnet_1,coatnet_0', '--', '-',
 ]  # fmt: skip
 
 

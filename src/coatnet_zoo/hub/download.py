@@ -117,7 +117,7 @@ def _complete(url: str, headers: dict[str, str], size: int | None, largest: int,
 
 def _receive(url: str, headers: dict[str, str], size: int | None, largest: int, partial: Path, bar: tqdm) -> None:
     """One try to append the missing bytes to a file."""
-    with partial.open('ab', buffering=0) as f:
+    with partial.open('ab') as f:
         have, end = f.tell(), largest if size is None else size
         if have > end:
             f.truncate(have := 0)
@@ -139,6 +139,7 @@ def _receive(url: str, headers: dict[str, str], size: int | None, largest: int, 
             since, then = time.monotonic(), have
             for chunk in answer:
                 f.write(chunk[: end - have])
+                f.flush()  # what has arrived survives the process
                 bar.update(len(chunk))
                 have += len(chunk)
                 if have >= end:
