@@ -240,3 +240,17 @@ def test_references(content: str, hub: HubServer, cache: Path) -> None:
     (cache / PLACES['the reference']).write_text(content, encoding='utf-8')
     assert cached_weights(REPO) is None
     assert fetch_or_sentence() and cached_weights(REPO) is not None
+
+
+def test_blobs_that_huggingface_hub_shares_between_repositories(hub: HubServer, cache: Path) -> None:
+    """From version 2 on, it may keep the content elsewhere in the cache: the hash decides, not the place."""
+    file = fetch_weights(REPO)
+    blob, shared = cache / PLACES['the blob'], cache / 'blobs' / 'ab' / ('ab' * 32)
+    shared.parent.mkdir(parents=True)
+    blob.rename(shared)
+    blob.symlink_to(os.path.relpath(shared, blob.parent))
+    assert fetch_weights(REPO) == file and command('verify', NAME).exit_code == 0
+    shared.write_bytes(b'damaged')
+    assert command('verify', NAME).exit_code == 1
+    assert command('pull', NAME).exit_code == 0 and fetch_or_sentence()
+    assert shared.read_bytes() == b'damaged' and not blob.is_symlink()
