@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
+import timm
+from command_line import command
 from hub_server import Fault, HubServer
 from huggingface_hub import constants
 
@@ -22,6 +24,7 @@ PASSWORDS = {
     'hunter2': ['hunter2'],
     'p%40ss%2Fw0rd': ['p%40ss', 'p@ss'],
     'a:b': ['a:b'],
+    'e': [':e@'],
     '%E2%82%AC9x': ['%E2%82%AC9x', '€9x'],
 }
 SIGNED = '/signed/file?X-Amz-Signature=c0ffee&Expires=1'
@@ -86,10 +89,20 @@ def test_commands(args: list[str], fresh_cache: Path) -> None:
     """With a progress bar, as a user calls them; the port refuses."""
     env = {**os.environ, 'HF_ENDPOINT': 'http://me:hunter2@127.0.0.1:1', 'HF_HUB_CACHE': str(fresh_cache)}
     env.update(HF_HUB_DISABLE_PROGRESS_BARS='0', TQDM_POSITION='-1', HF_TOKEN=TOKEN)
-    command = [sys.executable, '-m', 'coatnet_zoo_command', *args]
-    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60)
+    command_line = [sys.executable, '-m', 'coatnet_zoo_command', *args]
+    done = subprocess.run(command_line, env=env, capture_output=True, text=True, timeout=60)
     assert done.returncode == 1 and len((done.stdout + done.stderr).strip().splitlines()) == 1
     assert 'hunter2' not in done.stdout + done.stderr and TOKEN not in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize('faults', [[], [Fault('POST', 401)], [Fault('POST', 500)]], ids=['works', '401', '500'])
+def test_push(faults: list[Fault], hub: HubServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    timm.models.save_for_hf(timm.create_model('coatnet_atto'), tmp_path, safe_serialization=True)
+    point(monkeypatch, hub, 'hunter2')
+    hub.faults.extend(faults)
+    result = command('push', tmp_path, 'me/flowers', '--license', 'mit')
+    assert result.exit_code == bool(faults) and 'me/flowers' in result.output
+    assert 'hunter2' not in result.output and TOKEN not in result.output
 
 
 TEXTS = {

@@ -32,8 +32,10 @@ def without_secrets(text: str) -> str:
     """A text of bounded length without the logins and queries of addresses, and without the user's token and login."""
     login = constants.ENDPOINT.partition('://')[2].rpartition('@')[0]
     password = login.partition(':')[2]
-    for secret in filter(None, (login, password, unquote(password), get_token())):
-        text = text.replace(secret, _HIDDEN)
+    for secret in (login, password, unquote(password), get_token() or ''):
+        # Shorter ones are parts of words, and in addresses they are hidden below.
+        if len(secret) > 3:
+            text = text.replace(secret, _HIDDEN)
     text = _QUERY.sub('', _LOGIN.sub('', text))
     text = ''.join(c if c.isprintable() else repr(c)[1:-1] for c in text)
     return text if len(text) <= _LONGEST else f'{text[:_LONGEST]}...'

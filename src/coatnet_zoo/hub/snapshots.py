@@ -7,7 +7,7 @@ long as the link is there. No content of a repository has a say in it. What is d
 
 import os
 import re
-import threading
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -93,7 +93,7 @@ class Repository:
         if not are_symlinks_supported(self.cache):
             os.replace(blob, file)
             return file
-        link = file.with_name(f'.{file.name}.{os.getpid()}.{threading.get_ident()}')
+        link = file.with_name(f'.{file.name}.{secrets.token_hex(8)}')
         os.symlink(os.path.relpath(blob, file.parent), link)
         try:
             os.replace(link, file)
