@@ -16,7 +16,7 @@ from hub_server import Fault, HubServer
 from huggingface_hub import constants
 
 from coatnet_zoo import HubError
-from coatnet_zoo.hub import cached_weights, download, fetch_weights
+from coatnet_zoo.hub import cached_weights, fetch_weights, waiting
 from coatnet_zoo.hub.integrity import blob_of
 
 np = pytest.importorskip('numpy')
@@ -33,7 +33,7 @@ def served(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> HubServer:
     """The Hub with a file of 1 MB; the client's waits are short and its pieces small."""
     monkeypatch.setattr(constants, 'DOWNLOAD_CHUNK_SIZE', PIECE)
     monkeypatch.setattr(constants, 'HF_HUB_DOWNLOAD_TIMEOUT', 1)
-    monkeypatch.setattr(download, '_WAITS', (0.1, 0.1, 0.1))
+    monkeypatch.setattr(waiting, '_WAITS', (0.1, 0.1, 0.1))
     hub.add_repo(REPO, {SAFE: CONTENT})
     return hub
 
@@ -119,7 +119,7 @@ def test_retry_after_is_waited_for(
 
 
 def test_waits_grow(served: HubServer, fresh_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(download, '_WAITS', (1.0, 2.0, 4.0))
+    monkeypatch.setattr(waiting, '_WAITS', (1.0, 2.0, 4.0))
     waits = _no_waiting(monkeypatch)
     served.faults.extend([Fault('GET', 500)] * 3)
     assert_fetched(fresh_cache)

@@ -26,6 +26,7 @@ from torch import nn
 
 import coatnet_zoo
 from coatnet_zoo import HubError
+from coatnet_zoo.hub import waiting
 
 REL = 1e-4
 LIMIT = 5.0  # seconds
@@ -229,7 +230,8 @@ def test_warm_cache_needs_no_hub(nano_hub: HubServer, nano: nn.Module, fresh_cac
     assert_close(ours(images), nano(images), REL)
 
 
-def test_warm_cache_with_a_silent_hub(nano_hub: HubServer, fresh_cache: Path) -> None:
+def test_warm_cache_with_a_silent_hub(nano_hub: HubServer, fresh_cache: Path, monkeypatch) -> None:
+    monkeypatch.setattr(waiting, '_PROBE_TIMEOUT', 0.5)
     building = warm_up(nano_hub, fresh_cache)
     nano_hub.silent = True
     with time_limit(building + LIMIT):
@@ -265,7 +267,8 @@ def test_hanging_dns(hub: HubServer, fresh_cache: Path, hanging_dns: None) -> No
     assert hub.requests == []
 
 
-def test_warm_cache_with_hanging_dns(nano_hub: HubServer, fresh_cache: Path, request: pytest.FixtureRequest) -> None:
+def test_warm_cache_with_hanging_dns(nano_hub: HubServer, fresh_cache: Path, request, monkeypatch) -> None:
+    monkeypatch.setattr(waiting, '_PROBE_TIMEOUT', 0.5)
     building = warm_up(nano_hub, fresh_cache)
     request.getfixturevalue('hanging_dns')
     with time_limit(building + LIMIT):
@@ -321,31 +324,23 @@ def test_missing_file(hub: HubServer, fresh_cache: Path) -> None:
 
 
 def test_missing_revision(nano_hub: HubServer, fresh_cache: Path) -> None:
-    overlay = dict(hf_hub_id=f'{NANO_REPO}@v2')
-    message = hub_error(
-        lambda: timm.create_model(
-            'coatnet_nano', pretrained=True, pretrained_cfg_overlay=overlay, cache_dir=fresh_cache
-        )
-    )
+    arguments = dict(pretrained_cfg_overlay=dict(hf_hub_id=f'{NANO_REPO}@v2'), cache_dir=fresh_cache)
+    message = hub_error(lambda: timm.create_model('coatnet_nano', pretrained=True, **arguments))
     assert f'{NANO_REPO}@v2' in message
     assert 'revision' in message.lower(), 'does not say that it is the revision that is missing'
 
 
 def test_pickle_is_refused(nano_hub: HubServer, fresh_cache: Path) -> None:
-    overlay = dict(hf_hub_filename=BIN)
-    message = hub_error(
-        lambda: timm.create_model(
-            'coatnet_nano', pretrained=True, pretrained_cfg_overlay=overlay, cache_dir=fresh_cache
-        )
-    )
+    arguments = dict(pretrained_cfg_overlay=dict(hf_hub_filename=BIN), cache_dir=fresh_cache)
+    message = hub_error(lambda: timm.create_model('coatnet_nano', pretrained=True, **arguments))
     assert BIN in message
     assert nano_hub.requests == []
 
 
-def test_hub_that_dies_while_downloading(nano_hub: HubServer, fresh_cache: Path) -> None:
-    # The client itself retries for 5 s, which is right for a download under way.
+def test_hub_that_dies_while_downloading(nano_hub: HubServer, fresh_cache: Path, monkeypatch) -> None:
+    monkeypatch.setattr(waiting, '_WAITS', (0.01,) * 5)
     nano_hub.die_after = 100_000
-    with time_limit(30.0), pytest.raises(HubError, match=NANO_REPO):
+    with time_limit(), pytest.raises(HubError, match=NANO_REPO):
         timm.create_model('coatnet_nano', pretrained=True, cache_dir=fresh_cache)
     assert not list(fresh_cache.glob('**/snapshots/*/*'))
 

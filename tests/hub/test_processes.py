@@ -14,8 +14,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import safetensors.numpy
-import safetensors.torch
-import timm
 from children import result_of, start_fetch
 from hub_server import HubServer
 from huggingface_hub import constants
@@ -46,7 +44,7 @@ def test_killed_downloads_go_on_where_they_ended(served: HubServer, fresh_cache:
     served.rate = 4e6
     chance = random.Random(0)
     kept = []
-    for i in range(20):
+    for i in range(12):
         process = start_fetch(REPO, fresh_cache)
         until(lambda i=i: len(served.bodies) > i)
         time.sleep(chance.uniform(0.0, 0.3))
@@ -61,7 +59,7 @@ def test_killed_downloads_go_on_where_they_ended(served: HubServer, fresh_cache:
     assert Path(path).read_bytes() == CONTENT
     assert partial_of(fresh_cache) == b''
     assert [start for start, _ in served.bodies] == [0, *kept]
-    assert kept == sorted(kept) and kept[-1] > SIZE / 20 and len(set(kept)) > 10
+    assert kept == sorted(kept) and kept[-1] > SIZE / 20 and len(set(kept)) > 6
 
 
 def until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
@@ -71,44 +69,15 @@ def until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
         time.sleep(0.005)
 
 
-MODEL = dict(stem_width=(64, 64), embed_dim=(96, 192, 384, 384), depths=(1, 1, 2, 1), num_classes=10, img_size=64)
-LOAD = f"""
-import hashlib, sys
-import timm
-import coatnet_zoo
-print('ready', flush=True)
-sys.stdin.readline()
-overlay = dict(hf_hub_id={REPO!r}, num_classes=10)
-kwargs = dict({MODEL!r}, pretrained_cfg_overlay=overlay, cache_dir=sys.argv[1])
-model = timm.create_model("coatnet_0", pretrained=True, **kwargs)
-digest = hashlib.sha256()
-for key, tensor in sorted(model.state_dict().items()):
-    digest.update(tensor.numpy().tobytes())
-print(digest.hexdigest())
-"""
-
-
-def test_eight_processes_download_once(hub: HubServer, fresh_cache: Path) -> None:
-    """They ask at the same time, when all of them have started."""
-    model = timm.create_model('coatnet_0', **MODEL)
-    hub.add_repo(REPO, {'model.safetensors': safetensors.torch.save(model.state_dict())})
-    hub.rate = 8e6
-    processes = [
-        subprocess.Popen(
-            [sys.executable, '-c', LOAD, str(fresh_cache)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-        for _ in range(8)
-    ]
-    for process in processes:
-        assert process.stdout.readline() == 'ready\n'
-    for process in processes:
-        process.stdin.write('\n')
-        process.stdin.flush()
-    digest = hashlib.sha256()
-    for _, tensor in sorted(model.state_dict().items()):
-        digest.update(tensor.numpy().tobytes())
-    assert {process.communicate(timeout=120)[0] for process in processes} == {f'{digest.hexdigest()}\n'}
-    assert hub.count('GET') == 1
+def test_eight_processes_download_once(served: HubServer, fresh_cache: Path) -> None:
+    """The download lasts until all of them have asked."""
+    served.rate = 5e6
+    processes = [start_fetch(REPO, fresh_cache) for _ in range(8)]
+    until(lambda: served.count('HEAD') >= 8)
+    assert partial_of(fresh_cache) or served.count('GET') == 1
+    (path,) = {result_of(process)[0] for process in processes}
+    assert Path(path).read_bytes() == CONTENT
+    assert served.count('GET') == 1 and served.count('HEAD') == 8
 
 
 def test_one_of_several_is_killed(served: HubServer, fresh_cache: Path) -> None:

@@ -10,7 +10,7 @@ import hashlib
 import re
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -33,6 +33,8 @@ class Fault:
         headers: Headers of an answer with `status`.
         body: After `after` bytes the body is cut short, stalls, or has a bit flipped.
         after: See `body`.
+        raw: Yields what is sent instead of an answer, status line and headers included. It is given the first byte that
+            was asked for, and the content of the file.
     """
 
     method: str = 'GET'
@@ -40,6 +42,7 @@ class Fault:
     headers: Mapping[str, str] = field(default_factory=dict)
     body: Literal['cut', 'stall', 'flip'] | None = None
     after: int = 0
+    raw: Callable[[int, bytes], Iterable[bytes]] | None = None
 
 
 class HubServer:
@@ -56,6 +59,7 @@ class HubServer:
         token: If set, the token that a request needs.
         cdn: Send downloads to another host, as the Hub does for large files.
         most_at_once: The largest number of downloads at the same time.
+        sent: Bytes that raw faults have sent.
         ranges: Answer requests for a part of a file with that part.
     """
 
@@ -69,7 +73,7 @@ class HubServer:
         self.token: str | None = None
         self.cdn = False
         self.ranges = True
-        self.most_at_once = 0
+        self.most_at_once = self.sent = 0
         self._at_once = 0
         self.uploads = Uploads(self)
         self._repos: dict[str, dict[str, Path | bytes]] = {}
@@ -133,7 +137,7 @@ class HubServer:
         for log in (self._repos, self.requests, self.tokens, self.bodies, self.faults):
             log.clear()
         self.silent = self.cdn = False
-        self.most_at_once = 0
+        self.most_at_once = self.sent = 0
         self.ranges = True
         self.die_after = self.rate = self.token = None
         self.uploads = Uploads(self)
@@ -253,6 +257,12 @@ class _Handler(BaseHTTPRequestHandler):
         if not self._begin():
             return
         headers, file = self.hub.find(self.path.removeprefix('/cdn'))
+        if self.fault.raw is not None:
+            begin = self.headers.get('Range', 'bytes=0-').removeprefix('bytes=').removesuffix('-')
+            for piece in self.fault.raw(int(begin), file if isinstance(file, bytes) else b''):
+                self.wfile.write(piece)
+                self.hub.sent += len(piece)
+            return
         if file is None:
             self._say(404, headers)
             return

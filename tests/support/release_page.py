@@ -5,6 +5,7 @@ import hashlib
 import re
 import threading
 import time
+from collections.abc import Callable, Iterable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from paths import DATA
@@ -24,6 +25,8 @@ class ReleasePage:
         status: If set, the answer to every GET.
         declares_size: Whether the answer to a HEAD has the size of the file.
         die_after: If set, the next GET gets this number of bytes; then the connection is closed.
+        raw: If set, yields the answer to every GET, status line and headers included.
+        head_length: If set, the Content-Length of the answer to a HEAD.
         chunk_pause: Seconds between two chunks of 16 KiB.
         ranges: The Range header of every GET so far.
         headers: The headers of every request so far.
@@ -34,6 +37,8 @@ class ReleasePage:
         self.status: int | None = None
         self.declares_size = True
         self.die_after: int | None = None
+        self.raw: Callable[[], Iterable[bytes]] | None = None
+        self.head_length: str | None = None
         self.chunk_pause = 0.0
         self.ranges: list[str | None] = []
         self.headers: list[dict[str, str]] = []
@@ -47,7 +52,7 @@ class ReleasePage:
                     self.send_header('Location', '/elsewhere')
                 elif page.declares_size:
                     self.send_response(200)
-                    self.send_header('Content-Length', str(len(page.content)))
+                    self.send_header('Content-Length', page.head_length or str(len(page.content)))
                 else:
                     self.send_response(405)
                 self.end_headers()
@@ -55,6 +60,11 @@ class ReleasePage:
             def do_GET(self) -> None:
                 page.headers.append(dict(self.headers))
                 page.ranges.append(self.headers['Range'])
+                if page.raw is not None:
+                    with contextlib.suppress(OSError):  # the client has had enough
+                        for piece in page.raw():
+                            self.wfile.write(piece)
+                    return
                 begin = int(re.match(r'bytes=(\d+)-', self.headers['Range'] or 'bytes=0-')[1])
                 status = page.status or (206 if begin else 200)
                 status = 416 if begin >= len(page.content) else status

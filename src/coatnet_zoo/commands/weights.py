@@ -105,8 +105,8 @@ def _facts(entry: Entry) -> dict[str, str]:
 @click.command('pull')
 @_weights_argument(required=False)
 @click.option('--all', 'everything', is_flag=True, help='All published weights.')
-@click.option('--dest', type=click.Path(path_type=Path), help='Also make a folder for local-dir:, one for each name.')
-def pull_command(names: list[str], everything: bool, dest: Path | None) -> None:
+@click.option('--dest', type=click.Path(), metavar='DEST', help='Also make a folder for local-dir:, one for each name.')
+def pull_command(names: list[str], everything: bool, dest: str | None) -> None:
     """Download weights into the cache; files that are there already are checked.
 
     An interrupted download resumes where it ended. With --dest, DEST (or DEST/NAME, for several names) becomes a folder
@@ -114,6 +114,8 @@ def pull_command(names: list[str], everything: bool, dest: Path | None) -> None:
     """
     if bool(names) == everything:
         raise click.UsageError('Give names or --all.')
+    if dest == '':
+        raise click.UsageError('--dest is empty; name a folder.')
     names = list(WEIGHTS) if everything else names
     failed: list[str] = []
     files: dict[str, Path] = {}
@@ -136,7 +138,7 @@ def pull_command(names: list[str], everything: bool, dest: Path | None) -> None:
         from ..hub.folder import make_folder
 
         for name in filter(files.__contains__, names):
-            folder = dest if len(names) == 1 else dest / name
+            folder = Path(dest) if len(names) == 1 else Path(dest, name)
             try:
                 make_folder(name, files[name], folder)
             except HubError as e:

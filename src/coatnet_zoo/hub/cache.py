@@ -3,12 +3,12 @@
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from ..errors import CheckpointError, HubError
 from ..tables import WEIGHTS
-from .catalogue import SHIPPED, fetch_file, local_file
-from .integrity import blob_of, declared_digest, digest_of, is_damaged
+from .catalogue import SHIPPED, fetch_file, stored_file
 
 _AT_ONCE = 4  # downloads; one connection rarely uses the whole bandwidth
 
@@ -41,7 +41,7 @@ def pull(names: Iterable[str], done: Callable[[str, Path | HubError | Checkpoint
     """
     pool = ThreadPoolExecutor(_AT_ONCE)
     try:
-        jobs = {pool.submit(_replace_or_fetch, name): name for name in names}
+        jobs = {pool.submit(partial(fetch_file, mend=True), name): name for name in names}
         for job in _as_completed(jobs):
             error = job.exception()
             if error is not None and not isinstance(error, (HubError, CheckpointError)):
@@ -62,39 +62,25 @@ def _as_completed(jobs: Iterable[Future[Path]]) -> Iterator[Future[Path]]:
         yield from finished
 
 
-def _replace_or_fetch(name: str) -> Path:
-    file = local_file(name)
-    try:
-        if file is not None and is_damaged(file):
-            blob_of(file).unlink()
-    except OSError as e:
-        raise HubError(f'{file} cannot be checked or replaced: {e}') from e
-    return fetch_file(name)
-
-
 def verify(name: str) -> Verdict:
     """Compare the file of weights with the hash that its source declared, without a network.
 
     Args:
         name: With tag.
     """
-    file = local_file(name)
     if not WEIGHTS[name].hf_hub_id and not WEIGHTS[name].release:
         return Verdict(name, True, f'{SHIPPED} in the package, like its code')
-    if file is None:
-        return Verdict(name, False, f'not in the cache; `coatnet-zoo pull {name}` gets it')
-    declared = declared_digest(file)
-    if declared is None:
-        return Verdict(name, False, f'{file} cannot be verified: a cache without symbolic links keeps no hashes')
+    remedy = f'mend it by `coatnet-zoo pull {name}`'
     try:
-        actual = digest_of(file, declared)
+        stored = stored_file(name)
+        if stored is None:
+            return Verdict(name, False, f'not in the cache; `coatnet-zoo pull {name}` gets it')
+        if stored.declared is None:
+            return Verdict(name, False, f'{stored.file} cannot be verified: no hash of it is kept')
+        actual = stored.wrong_digest()
     except OSError as e:
-        return Verdict(name, False, f'{file} cannot be read ({e}); mend it by `coatnet-zoo pull {name}`')
-    if actual != declared:
-        return Verdict(
-            name,
-            False,
-            f'{file} is damaged: its hash is {actual}, but {declared} was declared; mend it by '
-            f'`coatnet-zoo pull {name}`',
-        )
-    return Verdict(name, True, f'{file} is sound ({declared})')
+        return Verdict(name, False, f'the file cannot be read ({e}); {remedy}')
+    if actual:
+        text = f'{stored.file} is damaged: its hash is {actual}, but {stored.declared} was declared; {remedy}'
+        return Verdict(name, False, text)
+    return Verdict(name, True, f'{stored.file} is sound ({stored.declared})')

@@ -1,12 +1,15 @@
 """The catalogue: every name, implementation and set of weights, and where the files of the weights are."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..tables import COSTS, IMPLS, RELEASE_HOST, SIZES, WEIGHTS, list_impls, shipped_file, tags_of, weights_cfg
-from .fetch import cached_weights, fetch_weights
-from .releases import fetch_release, release_file
+from .fetch import cached_weights, fetch_weights, stored_weights
+from .integrity import Stored
+from .messages import shown
+from .releases import fetch_release, release_file, stored_release
 
 SHIPPED = 'shipped'
 
@@ -55,7 +58,7 @@ def entries(pretrained: bool = False, impl: str | None = None) -> list[Entry]:
         ValueError: If no network has this implementation.
     """
     if impl is not None and impl not in IMPLS:
-        raise ValueError(f'There is no impl={impl!r}; there are {", ".join(IMPLS)}.')
+        raise ValueError(f'There is no impl={shown(impl)}; there are {", ".join(IMPLS)}.')
     found: list[Entry] = []
     for size in SIZES:
         tags = tags_of(size)
@@ -96,7 +99,7 @@ def entries_of(name: str) -> list[Entry]:
     """
     found = [entry for entry in entries() if name in (entry.name, entry.name.partition('.')[0])]
     if not found:
-        raise ValueError(f'There is no {name!r}; there are {", ".join([*SIZES, *WEIGHTS])}.')
+        raise ValueError(f'There is no {shown(name)}; there are {", ".join([*SIZES, *WEIGHTS])}.')
     return found
 
 
@@ -109,7 +112,7 @@ def full_names(names: Sequence[str]) -> list[str]:
     full = [f'{name}.{next(iter(tags_of(name)))}' if tags_of(name) else name for name in names]
     for name in full:
         if name not in WEIGHTS:
-            raise ValueError(f'There are no weights {name!r}; there are {", ".join(WEIGHTS)}.')
+            raise ValueError(f'There are no weights {shown(name)}; there are {", ".join(WEIGHTS)}.')
     return list(dict.fromkeys(full))
 
 
@@ -122,15 +125,29 @@ def local_file(name: str) -> Path | None:
     weights = WEIGHTS[name]
     if weights.release:
         file = release_file(weights.release, weights.md5)
-        return file if file.is_file() else None
+        return file if os.path.isfile(file) else None
     return cached_weights(weights.hf_hub_id) if weights.hf_hub_id else shipped_file(name)
 
 
-def fetch_file(name: str) -> Path:
+def stored_file(name: str) -> Stored | None:
+    """The file of published weights that is on this machine, with its declared hash, or None.
+
+    Args:
+        name: With tag; not that of shipped weights.
+
+    Raises:
+        OSError: If the cache has something else in its place.
+    """
+    weights = WEIGHTS[name]
+    return stored_release(weights.release, weights.md5) if weights.release else stored_weights(weights.hf_hub_id)
+
+
+def fetch_file(name: str, mend: bool = False) -> Path:
     """The file of weights, downloaded if need be.
 
     Args:
         name: With tag.
+        mend: Replace a damaged file instead of raising.
 
     Raises:
         HubError: If the file cannot be had, or is damaged.
@@ -138,5 +155,5 @@ def fetch_file(name: str) -> Path:
     """
     weights = WEIGHTS[name]
     if weights.release:
-        return fetch_release(weights.release, weights.md5)
-    return fetch_weights(weights.hf_hub_id) if weights.hf_hub_id else shipped_file(name)
+        return fetch_release(weights.release, weights.md5, mend=mend)
+    return fetch_weights(weights.hf_hub_id, mend=mend) if weights.hf_hub_id else shipped_file(name)

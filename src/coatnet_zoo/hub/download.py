@@ -1,52 +1,70 @@
 """Downloading one file so that an interrupted download resumes where it ended, and so that its hash is right.
 
-huggingface_hub resumes only within one call: what a killed process has downloaded is lost, and the content is compared
-with its size, not with its hash. Here the part that has arrived is kept as `FILE.incomplete`, and becomes `FILE` when
-its hash is the declared one. Requests, retries and progress are huggingface_hub's.
+huggingface_hub resumes only within one call: what a killed process has downloaded is lost. It compares the content with
+its size, not with its hash, and believes that every server ends some day. Here the part that has arrived is kept as
+`FILE.incomplete`, and becomes `FILE` when its hash is the declared one.
 """
 
+import base64
+import contextlib
+import errno
 import logging
 import os
+import re
 import time
+from collections.abc import Generator
 from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
 
-from huggingface_hub.errors import HfHubHTTPError
-from huggingface_hub.file_download import http_get
-from huggingface_hub.utils import build_hf_headers
+from huggingface_hub import constants
+from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status, tqdm
+from huggingface_hub.utils.tqdm import is_tqdm_disabled
 
 from ..version import __version__
-from .integrity import digest_of
+from .integrity import check_own, digest_of
+from .waiting import Refused, Retries, each_within
 
-# Seconds between tries that get nothing new, while the server answers 5xx.
-_WAITS = (1.0, 2.0, 4.0)
+# Bytes of the largest file that is downloaded: coatnet_7 has 10 GB.
+_LARGEST = 50_000_000_000
+# A connection that brings fewer bytes than this in so many seconds is given up.
+_WINDOW, _LEAST = 30.0, 30 << 10
+# Bytes after which the tries are counted anew.
+_PROGRESS = 64 << 10
+
+# Errors after which the part that has arrived is removed, because others need its room.
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 _logger = logging.getLogger(__name__)
 
 
-def download_file(url: str, digest: str, size: int | None, file: Path, name: str, send_token: bool) -> None:
+def download_file(
+    url: str, digest: str, size: int | None, file: Path, name: str, send_token: bool, largest: int = _LARGEST
+) -> None:
     """Download a file. The caller keeps other processes away from it.
 
     Args:
         url: Where the file is.
         digest: The hash that was declared for the file.
-        size: Its size in bytes; None if the server does not declare one before it sends the file.
+        size: Its size in bytes, where the download ends; None if the server declares none before it sends the file.
         file: Where the file goes. `FILE.incomplete` is resumed if it exists.
         name: For the progress bar.
         send_token: Send the user's token of the Hub along, if there is one.
+        largest: Bytes that the file can have at most.
 
     Raises:
         HfHubHTTPError: If the server refuses, or keeps failing.
-        OSError: If the file cannot be stored, or its hash is wrong, even on a second try.
+        OSError: If the file cannot be stored, or its size or its hash is wrong, even on a second try.
         Exception: The HTTP client's, if the connection breaks and cannot be made again.
     """
-    headers = build_hf_headers(
-        token=None if send_token else False, library_name='coatnet-zoo', library_version=__version__
-    )
+    if size is not None and not 0 <= size <= largest:
+        raise Refused(f'the server declares {size:.0f} bytes, but the file has at most {largest:,}')
+    url, headers = request_of(url, send_token)
     headers['Accept-Encoding'] = 'identity'  # compressed answers have no ranges
-    file.parent.mkdir(parents=True, exist_ok=True)
     partial = file.with_name(f'{file.name}.incomplete')
+    check_own(partial)
     for _ in range(2):
-        _complete(url, headers, size, partial, name)
+        _complete(url, headers, size, largest, partial, name)
         actual = digest_of(partial, digest)
         if actual == digest:
             os.replace(partial, file)
@@ -56,34 +74,112 @@ def download_file(url: str, digest: str, size: int | None, file: Path, name: str
     raise OSError(f'it arrived damaged twice (hash {actual} instead of {digest}), so it was thrown away')
 
 
-def _complete(url: str, headers: dict[str, str], size: int | None, partial: Path, name: str) -> None:
+def request_of(url: str, send_token: bool = True) -> tuple[str, dict[str, str]]:
+    """An address without its login, which HTTP clients would log, and the headers that have the login or the token."""
+    scheme, _, rest = url.partition('://')
+    login, at, _ = rest.partition('/')[0].rpartition('@')
+    basic = base64.b64encode(unquote(login).encode()).decode()
+    headers = build_hf_headers(
+        token=None if send_token and not at else False,
+        library_name='coatnet-zoo',
+        library_version=__version__,
+        headers={'authorization': f'Basic {basic}'} if at else None,
+    )
+    return f'{scheme}://{rest[len(login) + len(at) :]}', headers
+
+
+def _complete(url: str, headers: dict[str, str], size: int | None, largest: int, partial: Path, name: str) -> None:
     """Append the missing bytes to a file."""
-    waits = iter(_WAITS)
-    while True:
-        have = partial.stat().st_size if partial.exists() else 0
-        if size is not None and have > size:
-            partial.unlink()
-            have = 0
-        try:
-            with partial.open('ab') as f:
-                http_get(url, f, resume_size=have, headers=headers, expected_size=size, displayed_filename=name)
+    retries = Retries()
+    furthest = _size_of(partial)
+    with tqdm(
+        total=size,
+        initial=furthest,
+        desc=name[-40:],
+        unit='B',
+        unit_scale=True,
+        disable=is_tqdm_disabled(logging.WARNING),
+    ) as bar:
+        while True:
+            try:
+                return _receive(url, headers, size, largest, partial, bar)
+            except Exception as e:
+                if isinstance(e, OSError) and e.errno is not None:  # of the disk
+                    if e.errno in _FULL:
+                        partial.unlink(missing_ok=True)
+                    raise
+                # A server without ranges starts anew each time, which is no progress.
+                if (have := _size_of(partial)) >= furthest + _PROGRESS:
+                    furthest = have
+                    retries.restart()
+                retries.wait(e, name)
+
+
+def _receive(url: str, headers: dict[str, str], size: int | None, largest: int, partial: Path, bar: tqdm) -> None:
+    """One try to append the missing bytes to a file."""
+    with partial.open('ab') as f:
+        have, end = f.tell(), largest if size is None else size
+        if have > end:
+            f.truncate(have := 0)
+        bar.update(have - bar.n)
+        if have == size:
             return
-        except Exception as e:
-            if _is_of_the_disk(e):
-                partial.unlink(missing_ok=True)
-                raise
-            # http_get has retried on its own, except after 5xx and after some kinds of broken connections.
-            grew = partial.stat().st_size > have
-            wait = _WAITS[0] if grew else next(waits, None)
-            if wait is None or not (grew or _is_of_the_server(e)):
-                raise
-            _logger.warning('%s: %s; the download resumes in %.0f s.', name, str(e).partition('\n')[0], wait)
-            time.sleep(wait)
+        asked = {'Range': f'bytes={have}-'} if have else {}
+        timeout = constants.HF_HUB_DOWNLOAD_TIMEOUT
+        with contextlib.closing(each_within(3 * timeout, timeout, lambda: _stream(url, headers | asked))) as answer:
+            response = next(answer)
+            if response.status_code == 416:
+                f.truncate(0)
+            begin = _first_byte(response)
+            if begin != have:
+                f.truncate(have := 0)
+                bar.update(-bar.n)
+            if begin != have:
+                raise ConnectionError('the server sends another part of the file than it was asked for')
+            since, then = time.monotonic(), have
+            for chunk in answer:
+                f.write(chunk[: end - have])
+                f.flush()  # what has arrived survives the process
+                bar.update(len(chunk))
+                have += len(chunk)
+                if have >= end:
+                    break
+                if time.monotonic() - since > _WINDOW:
+                    if have - then < _LEAST:
+                        raise TimeoutError(f'fewer than {_LEAST:,} bytes came within {_WINDOW:g} s')
+                    since, then = time.monotonic(), have
+        if size is None and have >= end:
+            f.truncate(0)
+            raise Refused(f'the server sends more than the {largest:,} bytes that the file can have')
+    if size is not None and have < size:
+        raise ConnectionError(f'the connection ended after {have:,} of {size:,} bytes')
 
 
-def _is_of_the_disk(error: Exception) -> bool:
-    return isinstance(error, OSError) and error.errno is not None
+def _stream(url: str, headers: dict[str, str]) -> Generator[Any, None, None]:
+    """The response, then the bytes of its body as they come."""
+    with get_session().stream('GET', url, headers=headers, timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT) as response:
+        yield response
+        yield from response.iter_raw()
 
 
-def _is_of_the_server(error: Exception) -> bool:
-    return isinstance(error, HfHubHTTPError) and error.response.status_code >= 500
+def _first_byte(response: Any) -> int | None:
+    """Which byte of the file a body begins with, None if the server does not say; raises if there is no such body."""
+    # Without its body, which huggingface_hub would read to its end to quote it.
+    hf_raise_for_status(type(response)(response.status_code, headers=_plain(response), request=response.request))
+    if response.status_code not in (200, 206):
+        raise Refused(f'the server answers with status {response.status_code} instead of the file')
+    encoding = response.headers.get('Content-Encoding', 'identity')
+    if encoding != 'identity':
+        raise Refused(f'the server compresses the file ({encoding!r}), although it was asked not to')
+    if response.status_code == 200:
+        return 0
+    begin = re.match(r'bytes (\d{1,15})-', response.headers.get('Content-Range', ''))
+    return int(begin[1]) if begin else None
+
+
+def _plain(response: Any) -> list[tuple[str, str]]:
+    return [(key, value) for key, value in response.headers.multi_items() if key.lower() != 'content-encoding']
+
+
+def _size_of(file: Path) -> int:
+    return file.stat().st_size if file.exists() else 0

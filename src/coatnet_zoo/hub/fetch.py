@@ -1,30 +1,30 @@
 """Getting a weights file from the Hugging Face Hub, with one clear sentence for everything that can go wrong.
 
-The cache, requests and retries are huggingface_hub's. This module adds a reachability check, because huggingface_hub
-(and so timm) retries for 25 s before it admits that there is no network; downloads that survive their process; and a
-check of the hash of every file before the file is used.
+The cache, its layout and the description of a file are huggingface_hub's. This module adds a reachability check,
+because huggingface_hub (and so timm) retries for 25 s before it admits that there is no network; downloads that survive
+their process, and that end; and a check of the hash of every file before the file is used.
 """
 
+import errno
 import os
-import threading
-from collections.abc import Callable
-from pathlib import Path, PurePosixPath
-from typing import Any, TypeVar
+from dataclasses import replace
+from pathlib import Path
 
-from huggingface_hub import constants, get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache
+from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url
 from huggingface_hub.errors import HfHubHTTPError
-from huggingface_hub.file_download import HfFileMetadata, repo_folder_name
-from huggingface_hub.utils import WeakFileLock
+from huggingface_hub.file_download import HfFileMetadata
 
 from ..errors import HubError
 from ..files import SAFETENSORS
-from .download import download_file
-from .integrity import blob_of, declared_digest, digest_of, is_digest
+from .download import download_file, request_of
+from .integrity import Stored, check_own, digest_of, is_digest
+from .messages import endpoint, sentence, shown
+from .snapshots import Repository, is_commit, is_inside
+from .waiting import Retries, answer_or_error
 
-# Seconds. The first bounds a connection; the second also bounds a name look-up, which no HTTP client does.
+# Seconds that a connection may take.
 CONNECT_TIMEOUT = 3.0
-_PROBE_TIMEOUT = 4.0
-_Answer = TypeVar('_Answer')
+_MAIN = constants.DEFAULT_REVISION
 
 
 def cached_weights(
@@ -37,11 +37,30 @@ def cached_weights(
         filename: File in the repository.
         cache_dir: huggingface_hub's cache unless given.
     """
-    cached = try_to_load_from_cache(**_where(hf_hub_id, filename), cache_dir=_cache(cache_dir))
-    return Path(cached) if isinstance(cached, str) else None
+    repository, revision = _repository(hf_hub_id, cache_dir)
+    return repository.find(filename, revision)
 
 
-def fetch_weights(hf_hub_id: str, filename: str = SAFETENSORS, cache_dir: str | os.PathLike | None = None) -> Path:
+def stored_weights(hf_hub_id: str) -> Stored | None:
+    """A weights file that is in the cache, with its declared hash, or None. The Hub is not asked.
+
+    Args:
+        hf_hub_id: Repository, `org/name` or `org/name@revision`.
+
+    Raises:
+        OSError: If the cache has a link to somewhere else in its place.
+    """
+    repository, revision = _repository(hf_hub_id, None)
+    file = repository.find(SAFETENSORS, revision)
+    return repository.stored(file) if file else None
+
+
+def fetch_weights(
+    hf_hub_id: str,
+    filename: str = SAFETENSORS,
+    cache_dir: str | os.PathLike | None = None,
+    mend: bool = False,
+) -> Path:
     """The local path of a weights file on the Hub, downloaded if it is not cached.
 
     The content of the file has the hash that the Hub declared. The hash of a cached file is computed anew.
@@ -50,120 +69,108 @@ def fetch_weights(hf_hub_id: str, filename: str = SAFETENSORS, cache_dir: str | 
         hf_hub_id: Repository, `org/name` or `org/name@revision`.
         filename: File in the repository; must be a safetensors file.
         cache_dir: huggingface_hub's cache unless given.
+        mend: Download a damaged file anew instead of raising. The damaged one is replaced when the new one is whole.
 
     Raises:
         HubError: If the file is not cached and the Hub cannot be reached, has no such repository or file, or refuses
             access; if the download breaks off, arrives damaged, or cannot be stored; or if the cached file is damaged.
             Without a network, the error (or the cached file) comes within 5 seconds.
     """
+    repository, revision = _repository(hf_hub_id, cache_dir)
+    repo_id, cache = repository.repo_id, repository.cache
     if not filename.endswith('.safetensors'):
-        raise HubError(f'{hf_hub_id} names the weights file {filename!r}, but only .safetensors files are fetched.')
-    where, cache = _where(hf_hub_id, filename), _cache(cache_dir)
-    for what in filter(None, (filename, where['revision'])):
+        raise HubError(
+            f'{shown(hf_hub_id)} names the weights file {shown(filename)}, but only .safetensors files are fetched.'
+        )
+    for what in (filename, revision):
         # Both become paths in the cache, and a configuration that somebody else wrote may name them.
-        if '\\' in what or PurePosixPath(what).is_absolute() or '..' in PurePosixPath(what).parts:
-            raise HubError(f'{hf_hub_id} names {what!r}, which is not a path inside a repository.')
+        if not is_inside(what):
+            raise HubError(f'{shown(hf_hub_id)} names {shown(what)}, which is not a path inside a repository.')
     try:
-        cached = cached_weights(hf_hub_id, filename, cache)
-        if cached and where['revision'] == cached.parent.name:
+        url = hf_hub_url(repo_id, filename, revision=revision)
+        file = repository.find(filename, revision)
+        cached = repository.stored(file) if file else None
+        damaged = mend and cached is not None and cached.wrong_digest() is not None
+        if cached and not damaged and is_commit(revision):
             return _sound(cached, hf_hub_id)  # a commit never changes
-        answer = _ask(hf_hub_url(**where))
-        if isinstance(answer, HfHubHTTPError) and not cached:
-            # The Hub is there. It may be busy; anything else is raised at once.
-            answer = get_hf_file_metadata(hf_hub_url(**where), timeout=CONNECT_TIMEOUT, retry_on_errors=True)
+        answer = _describe(url, f'{repo_id}/{filename}', patient=cached is None or damaged)
         if isinstance(answer, HfFileMetadata):
-            stored, checked = _store(answer, where, cache)
-            return stored if checked else _sound(stored, hf_hub_id)
-        if cached:
+            stored, checked = _store(answer, repository, filename, revision, mend)
+            return stored.file if checked else _sound(stored, hf_hub_id)
+        if cached and not damaged:
             return _sound(cached, hf_hub_id)
     except HubError:
         raise
     except Exception as e:  # of this client, of the HTTP client below it, of the file system
         raise HubError(
-            f'{filename} of {hf_hub_id} cannot be fetched from the Hub at {constants.ENDPOINT} into {cache}: '
+            f'{shown(filename)} of {shown(hf_hub_id)} cannot be fetched from the Hub at {endpoint()} into {cache}: '
             f'{sentence(e)}'
         ) from e
     raise HubError(
-        f'{where["repo_id"]} is not in the cache {cache} and the Hub at {constants.ENDPOINT} cannot be reached '
-        f'({sentence(answer)}); connect to a network, set HF_ENDPOINT to a mirror, or put the file into the cache and '
-        'set HF_HUB_OFFLINE=1.'
+        f'{repo_id} is {"damaged" if damaged else "not"} in the cache {cache} and the Hub at {endpoint()} cannot be '
+        f'reached ({sentence(answer)}); connect to a network, set HF_ENDPOINT to a mirror, or put the file into the '
+        'cache and set HF_HUB_OFFLINE=1.'
     ) from answer
 
 
-def _where(hf_hub_id: str, filename: str) -> dict[str, Any]:
+def _repository(hf_hub_id: str, cache_dir: str | os.PathLike | None) -> tuple[Repository, str]:
     repo_id, _, revision = hf_hub_id.partition('@')
-    return dict(repo_id=repo_id, filename=filename, revision=revision or None)
+    return Repository(Path(cache_dir or constants.HF_HUB_CACHE), repo_id), revision or _MAIN
 
 
-def _cache(cache_dir: str | os.PathLike | None) -> Path:
-    return Path(cache_dir or constants.HF_HUB_CACHE)
+def _describe(url: str, name: str, patient: bool) -> HfFileMetadata | Exception:
+    """Ask for the metadata of a file. Returns the answer, or why there is none.
 
-
-def _ask(url: str) -> HfFileMetadata | Exception:
-    """Ask for the metadata of a file once. Returns the answer (maybe an HfHubHTTPError), or why there is none."""
-    return answer_or_error(lambda: get_hf_file_metadata(url, timeout=CONNECT_TIMEOUT))
-
-
-def answer_or_error(request: Callable[[], _Answer]) -> _Answer | Exception:
-    """What a request returns or raises, or a TimeoutError after 4 seconds. That also bounds a name look-up."""
-    answer: list[_Answer | Exception] = [TimeoutError(f'no answer within {_PROBE_TIMEOUT:.0f} s')]
-
-    def ask() -> None:
-        try:
-            answer[0] = request()
-        except Exception as e:
-            answer[0] = e
-
-    thread = threading.Thread(target=ask, daemon=True)
-    thread.start()
-    thread.join(_PROBE_TIMEOUT)
-    return answer[0]
-
-
-def _store(file: HfFileMetadata, where: dict[str, Any], cache: Path) -> tuple[Path, bool]:
-    """Put a file of the Hub into the cache. Returns its path, and whether its hash has been checked just now."""
-    at_commit = {**where, 'revision': file.commit_hash}
-    checked = False
-    if not isinstance(try_to_load_from_cache(**at_commit, cache_dir=cache), str):
-        if not is_digest(file.etag) or file.size is None:
-            raise OSError('the server declares no hash or size for it, so that it could not be checked')
-        folder = repo_folder_name(repo_id=where['repo_id'], repo_type='model')
-        blob = cache / folder / 'blobs' / file.etag
-        lock = cache / '.locks' / folder / f'{file.etag}.lock'
-        blob.parent.mkdir(parents=True, exist_ok=True)
-        lock.parent.mkdir(parents=True, exist_ok=True)
-        with WeakFileLock(lock):
-            if not blob.exists():  # another process may have been faster
-                # The address that redirects lead to expires, so every try follows the redirects anew.
-                url, name = hf_hub_url(**at_commit), f'{where["repo_id"]}/{where["filename"]}'
-                download_file(url, file.etag, file.size, blob, name, send_token=True)
-                checked = True
-    # huggingface_hub finds the content, and adds the snapshot and the reference.
-    stored = Path(hf_hub_download(**where, cache_dir=cache, etag_timeout=CONNECT_TIMEOUT))
-    return stored, checked and declared_digest(stored) == file.etag
-
-
-def _sound(file: Path, hf_hub_id: str) -> Path:
-    """The file itself, if its hash is right."""
-    declared = declared_digest(file)
-    if declared and (actual := digest_of(file, declared)) != declared:
-        raise HubError(
-            f'The cached {file.name} of {hf_hub_id} is damaged: its hash is {actual}, but the Hub declared {declared}; '
-            f'delete it by `rm {blob_of(file)}`, and it is downloaded again when it is next used.'
-        )
-    return file
-
-
-def sentence(error: BaseException) -> str:
-    """What an error of the Hub, of the HTTP client or of the file system says, in one line.
-
-    The messages of huggingface_hub have a status line, then its meaning, then advice. Some hide the cause.
+    Args:
+        url: Of the file.
+        name: Of the file, for the log.
+        patient: Ask again while the Hub says that it is busy, and raise if it refuses.
     """
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    said = ' '.join(lines[:2]) or type(error).__name__
-    if not isinstance(error, HfHubHTTPError):
-        cause = sentence(error.__cause__) if error.__cause__ else said
-        return said if cause in said else f'{said} ({cause})'
-    if error.response.status_code in (401, 403):
-        said += ' For a private or gated repository, set HF_TOKEN or log in by `hf auth login`.'
-    return said
+    url, headers = request_of(url)
+    retries = Retries()
+    while True:
+        answer = answer_or_error(
+            lambda: get_hf_file_metadata(url, token=False, headers=headers, timeout=CONNECT_TIMEOUT)
+        )
+        if not isinstance(answer, HfHubHTTPError) or not patient:
+            return answer
+        retries.wait(answer, name)
+
+
+def _store(
+    described: HfFileMetadata, repository: Repository, filename: str, revision: str, mend: bool
+) -> tuple[Stored, bool]:
+    """Put a file of the Hub into the cache. Returns it, and whether its hash has been checked just now."""
+    commit, digest, checked = described.commit_hash, described.etag, mend
+    if not is_commit(commit) or not is_digest(digest) or described.size is None:
+        raise OSError('the server declares no hash, size or commit for it, so that it could not be checked')
+    file = repository.find(filename, commit)
+    stored = replace(repository.stored(file), declared=digest) if file else None
+    if stored is None or (mend and stored.wrong_digest()):
+        blob = repository.blob(digest)
+        with repository.lock(digest):
+            if not blob.is_symlink():
+                check_own(blob)
+            # Another process may have been faster.
+            if not os.path.isfile(blob) or (mend and digest_of(blob, digest) != digest):
+                # The address that redirects lead to expires, so every try follows the redirects anew.
+                url, name = hf_hub_url(repository.repo_id, filename, revision=commit), repository.repo_id
+                download_file(url, digest, described.size, blob, f'{name}/{filename}', send_token=True)
+                checked = True
+            stored = repository.stored(repository.add(filename, commit, digest))
+    try:
+        repository.refer(revision, commit)
+    except OSError as e:
+        if e.errno not in (errno.EROFS, errno.EACCES, errno.EPERM):  # a cache may be for reading only
+            raise
+    return stored, checked
+
+
+def _sound(stored: Stored, hf_hub_id: str) -> Path:
+    """The file itself, if its hash is right."""
+    if actual := stored.wrong_digest():
+        raise HubError(
+            f'The cached {stored.file.name} of {hf_hub_id} is damaged: its hash is {actual}, but the Hub declared '
+            f'{stored.declared}; delete it by `rm {stored.content}`, and it is downloaded again when it is next used.'
+        )
+    return stored.file

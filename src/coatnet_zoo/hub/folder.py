@@ -1,7 +1,10 @@
 """Making a folder of named weights that timm loads on any machine."""
 
 import filecmp
+import os
 import shutil
+import tempfile
+from functools import partial
 from pathlib import Path
 
 import timm
@@ -9,6 +12,7 @@ import timm
 from .._timm import save_config_for_hf
 from ..errors import HubError
 from ..files import CONFIG, SAFETENSORS, write_file
+from .messages import sentence, shown
 
 
 def make_folder(name: str, file: Path, folder: Path) -> None:
@@ -23,16 +27,20 @@ def make_folder(name: str, file: Path, folder: Path) -> None:
         folder: The destination.
 
     Raises:
-        HubError: If the folder has other weights, or cannot be written.
+        HubError: If the folder has other weights or another configuration, or cannot be written.
     """
-    weights = folder / SAFETENSORS
+    weights, config = folder / SAFETENSORS, folder / CONFIG
+    model = timm.create_model(name, device='meta')
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if not weights.exists():
-            write_file(weights, lambda partial: shutil.copyfile(file, partial))
-        if not filecmp.cmp(weights, file, shallow=False):
-            raise HubError(f'{weights} exists already and is not that of {name}; choose another folder.')
-        model = timm.create_model(name, device='meta')
-        write_file(folder / CONFIG, lambda partial: save_config_for_hf(model, partial))
+        with tempfile.TemporaryDirectory() as temporary:
+            new_config = Path(temporary) / CONFIG
+            save_config_for_hf(model, new_config)
+            for old, new in ((weights, file), (config, new_config)):
+                if os.path.lexists(old) and not filecmp.cmp(old, new, shallow=False):
+                    raise HubError(f'{old} exists already and is not that of {name}; choose another folder.')
+            folder.mkdir(parents=True, exist_ok=True)
+            for new, source in ((weights, file), (config, new_config)):
+                if not new.exists():
+                    write_file(new, partial(shutil.copyfile, source))
     except OSError as e:
-        raise HubError(f'{folder} cannot be written: {e}') from e
+        raise HubError(f'{shown(str(folder))} cannot be written: {sentence(e)}') from e

@@ -1,74 +1,69 @@
-"""Hashes: whether a file is the one that its source declared.
-
-huggingface_hub's cache names the content of every file after the hash that the Hub declares for it: the SHA-256 of
-large files (LFS and Xet), and the hash of the git object of small files. `snapshots/COMMIT/FILE` is a link to
-`blobs/HASH`. So the declared hash is known without a network, for as long as the file is there.
-"""
+"""Hashes: whether a file is the one that its source declared. And whether a file may be written to at all."""
 
 import hashlib
 import os
 import re
+import stat
+from dataclasses import dataclass
 from pathlib import Path
 
-from huggingface_hub.utils.sha import git_hash, sha_fileobj
+_DIGEST = re.compile('[0-9a-f]{64}|[0-9a-f]{40}')
 
-_SHA256 = re.compile('[0-9a-f]{64}')
-_GIT = re.compile('[0-9a-f]{40}')
-_MD5 = re.compile('[0-9a-f]{32}')
+
+@dataclass(frozen=True)
+class Stored:
+    """A file of weights on this machine.
+
+    Attributes:
+        file: What is loaded.
+        content: The file that has the content: `file` itself, or the blob that `file` is a link to.
+        declared: The hash that the source declared; None if none was kept.
+    """
+
+    file: Path
+    content: Path
+    declared: str | None
+
+    def wrong_digest(self) -> str | None:
+        """The hash of the content if it is not the declared one, else None.
+
+        Raises:
+            OSError: If the content cannot be read.
+        """
+        if self.declared is None:
+            return None
+        actual = digest_of(self.content, self.declared)
+        return None if actual == self.declared else actual
 
 
 def is_digest(text: str | None) -> bool:
-    """Whether a text is a hash that the Hub declares, in hexadecimal digits."""
-    return bool(text and (_SHA256.fullmatch(text) or _GIT.fullmatch(text)))
+    """Whether a text is a hash that the Hub declares, in hexadecimal digits.
 
-
-def declared_digest(file: str | os.PathLike) -> str | None:
-    """The hash that the Hub declared for a file of the cache, or that was noted when a file was made.
-
-    Args:
-        file: In `snapshots`, or one that `note_digest` was called for.
-
-    Returns:
-        Hexadecimal digits; None if the cache keeps no hash, because the file system has no symbolic links.
+    That is the SHA-256 for large files (LFS and Xet), and the hash of the git object for small files.
     """
-    note = _note_of(file)
-    if note.is_file():
-        declared = note.read_text().strip()
-    else:
-        declared = os.path.basename(os.readlink(file)) if os.path.islink(file) else None
-    return declared if is_digest(declared) else None
-
-
-def _note_of(file: str | os.PathLike) -> Path:
-    return Path(f'{os.fspath(file)}.sha256')
-
-
-def note_digest(file: str | os.PathLike, content: str | os.PathLike) -> None:
-    """Note the SHA-256 of a file beside the file.
-
-    Args:
-        file: Need not exist yet.
-        content: A file of the same content.
-    """
-    _note_of(file).write_text(digest_of(content, '0' * 64))
+    return bool(text and _DIGEST.fullmatch(text))
 
 
 def digest_of(file: str | os.PathLike, like: str) -> str:
     """The hash of the content of a file, at about 1 GB/s.
 
     Args:
-        file: Any file.
+        file: A regular file.
         like: A hash of the kind to compute: SHA-256, that of a git object, or MD5.
+
+    Raises:
+        OSError: If the file cannot be read, or is a folder, a device or a pipe.
     """
-    if _GIT.fullmatch(like):
-        return git_hash(Path(file).read_bytes())
+    if os.path.lexists(file) and not os.path.isfile(file):
+        raise OSError(f'{file} is not a regular file')
     with open(file, 'rb') as f:
-        if not _MD5.fullmatch(like):
-            return sha_fileobj(f).hex()
-        md5 = hashlib.md5(usedforsecurity=False)
+        if len(like) == 40:
+            digest = hashlib.sha1(b'blob %d\0' % os.fstat(f.fileno()).st_size, usedforsecurity=False)
+        else:
+            digest = hashlib.sha256() if len(like) == 64 else hashlib.md5(usedforsecurity=False)
         while chunk := f.read(1 << 20):
-            md5.update(chunk)
-        return md5.hexdigest()
+            digest.update(chunk)
+    return digest.hexdigest()
 
 
 def blob_of(file: str | os.PathLike) -> Path:
@@ -77,7 +72,18 @@ def blob_of(file: str | os.PathLike) -> Path:
     return Path(os.path.normpath(file.parent / os.readlink(file))) if file.is_symlink() else file
 
 
-def is_damaged(file: str | os.PathLike) -> bool:
-    """Whether the content of a file of the cache differs from what the Hub declared; False if nothing was declared."""
-    declared = declared_digest(file)
-    return declared is not None and digest_of(file, declared) != declared
+def check_own(file: Path) -> None:
+    """Refuse to write to what was not made here.
+
+    Args:
+        file: Need not exist.
+
+    Raises:
+        OSError: If it is a link, a second name of another file, a folder, a device or a pipe.
+    """
+    try:
+        status = os.lstat(file)
+    except FileNotFoundError:
+        return
+    if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
+        raise OSError(f'{file} is a link or no regular file, so it is not written to; move it away')

@@ -1,9 +1,9 @@
 """The model card of a folder that is published: metadata for the Hub, and the facts that a reader needs."""
 
 from dataclasses import dataclass
-from typing import Any
 
 from huggingface_hub import ModelCard, ModelCardData
+from torch import nn
 
 from ..tables import IMPLS, PAPER_URL
 
@@ -25,17 +25,17 @@ class Facts:
     source: str | None = None
 
 
-def make_card(repo_id: str, config: dict[str, Any], params: int, facts: Facts) -> str:
+def make_card(repo_id: str, model: nn.Module, facts: Facts) -> str:
     """The text of README.md.
 
     Args:
         repo_id: The repository, `org/name`.
-        config: Content of config.json.
-        params: Parameters of the model.
+        model: The model that the folder was loaded into.
         facts: The facts that the files do not hold.
     """
-    size, cfg = config['architecture'], config['pretrained_cfg']
-    impl = config['model_args']['impl']
+    cfg, impl = model.pretrained_cfg, model.cfg.impl
+    link = IMPLS[impl].url
+    params = sum(p.numel() for p in model.parameters())
     metadata = ModelCardData(
         license=facts.license,
         library_name='timm',
@@ -48,8 +48,8 @@ def make_card(repo_id: str, config: dict[str, Any], params: int, facts: Facts) -
 ---
 # {repo_id.partition('/')[2]}
 
-A {size} of {params / 1e6:.2f} M parameters in the implementation `{impl}` ([its code or paper]({IMPLS[impl].url})),
-for images of {height}x{width} pixels with {chans} channels and {config['num_classes']} classes.
+A {cfg['architecture']} of {params / 1e6:.2f} M parameters in the implementation `{impl}` ([its code or paper]({link})),
+for images of {height}x{width} pixels with {chans} channels and {model.num_classes} classes.
 
 - **Licence**: {facts.license}
 - **Source**: {facts.source or 'not stated'}

@@ -1,21 +1,30 @@
 """Publishing a folder, converted or fine-tuned, as a repository on the Hugging Face Hub."""
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import timm
-from huggingface_hub import CommitOperationAdd, HfApi, constants
+import torch
+from huggingface_hub import CommitOperationAdd, HfApi, ModelCard
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
 
 from ..errors import CheckpointError, HubError
 from ..files import CARD, CONFIG, SAFETENSORS
 from ..tables import SIZES
-from .fetch import sentence
+from .messages import endpoint, sentence, shown, without_secrets
 from .model_card import Facts, make_card
+from .waiting import answer_within
 
 _PICKLES = ('.bin', '.pth', '.pt', '.ckpt', '.pkl', '.pickle', '.h5', '.npz', '.tar')
 _NEEDED = {'input_size', 'mean', 'std', 'interpolation', 'crop_pct'}
+# Bytes of a text that the Hub takes in a commit.
+_LONGEST_TEXT = 10_000_000
+# Seconds that the Hub may take for an answer, and bytes per second that an upload has to bring.
+_TALK, _SLOWEST = 60.0, 10_240
 
 
 @dataclass(frozen=True)
@@ -61,26 +70,35 @@ def prepare(
         CheckpointError: If the folder lacks a file, has a file that must not be published, or is no sound CoAtNet; if
             the licence is unknown or an argument is bad.
     """
-    if repo_id.count('/') != 1 or not all(repo_id.split('/')):
-        raise CheckpointError(f'{repo_id!r} does not name a repository; write ORG/NAME.')
+    if repo_id.count('/') != 1:
+        raise CheckpointError(f'{shown(repo_id)} does not name a repository; write ORG/NAME.')
+    try:
+        validate_repo_id(repo_id)
+    except HFValidationError as e:
+        raise CheckpointError(
+            f'{shown(repo_id)} cannot be the name of a repository: the Hub takes up to 96 letters, digits, "-", "_" '
+            'and ".", without "--", ".." or ".git", and with a letter, digit or "_" at each end.'
+        ) from e
     if accuracy is not None and not 0 <= accuracy <= 100:
         raise CheckpointError(f'The accuracy must be in percent, between 0 and 100, got {accuracy:g}.')
     files = {name: _own_file(folder, name) for name in (SAFETENSORS, CONFIG)}
     pickles = sorted(p.name for p in folder.iterdir() if p.name.lower().endswith(_PICKLES))
     if pickles:
         raise CheckpointError(
-            f'{folder} has {", ".join(pickles)}, which others would have to trust; only {SAFETENSORS} is published, so '
-            'move them away.'
+            f'{folder} has {", ".join(map(shown, pickles[:5]))}, which others would have to trust; only {SAFETENSORS} '
+            'is published, so move them away.'
         )
     config = _read_config(files[CONFIG])
-    params = _count(folder)
-    if (folder / CARD).exists():
-        card = _own_file(folder, CARD).read_text(encoding='utf-8')
+    model = _load(folder)
+    _check_labels(files[CONFIG], config, model.num_classes)
+    if os.path.lexists(folder / CARD):
+        card = _read_text(_own_file(folder, CARD))
     else:
-        license = license or config['pretrained_cfg'].get('license')
-        if not license:
+        license = config['pretrained_cfg'].get('license') if license is None else license
+        if not isinstance(license, str) or not license.strip():
             raise CheckpointError(f'{folder} does not say its licence; say it by --license, e.g. --license apache-2.0.')
-        card = make_card(repo_id, config, params, Facts(license, data, accuracy, source))
+        card = make_card(repo_id, model, Facts(license, data, accuracy, source))
+    _check_card(folder, card)
     return Publication(repo_id, files, card)
 
 
@@ -99,54 +117,88 @@ def publish(publication: Publication, private: bool = False) -> str:
     """
     api = HfApi(library_name='coatnet-zoo')
     repo_id = publication.repo_id
+    limit = _TALK + sum(publication.sizes.values()) / _SLOWEST
     try:
-        url = api.create_repo(repo_id, private=private, exist_ok=True)
-        if private and not api.repo_info(repo_id).private:
+        url = answer_within(_TALK, lambda: api.create_repo(repo_id, private=private, exist_ok=True))
+        if private and not answer_within(_TALK, lambda: api.repo_info(repo_id)).private:
             raise HubError(f'{repo_id} exists already and is public; choose another name or leave out --private.')
         content = {**publication.files, CARD: publication.card.encode()}
         operations = [CommitOperationAdd(name, file) for name, file in content.items()]
-        api.create_commit(repo_id, operations, commit_message='Upload by coatnet-zoo')
+        answer_within(limit, lambda: api.create_commit(repo_id, operations, commit_message='Upload by coatnet-zoo'))
     except HubError:
         raise
     except Exception as e:  # of huggingface_hub, of the HTTP client below it
-        raise HubError(f'{repo_id} cannot be published on the Hub at {constants.ENDPOINT}: {sentence(e)}') from e
-    return str(url)
+        raise HubError(f'{repo_id} cannot be published on the Hub at {endpoint()}: {sentence(e)}') from e
+    return without_secrets(str(url))
 
 
 def _own_file(folder: Path, name: str) -> Path:
     file = folder / name
-    if not file.is_file():
+    if file.is_symlink():
+        raise CheckpointError(f'{file} is a link to {os.readlink(file)}; copy that file here if it is to be published.')
+    if not os.path.lexists(file):
         raise CheckpointError(
             f'{folder} has no {name}; `coatnet-zoo convert` and timm.models.save_for_hf(..., safe_serialization=True) '
             'make such folders.'
         )
-    if file.is_symlink():
-        raise CheckpointError(f'{file} is a link to {file.resolve()}; copy that file here if it is to be published.')
+    if not os.path.isfile(file):
+        raise CheckpointError(f'{file} is not a regular file.')
     return file
+
+
+def _read_text(file: Path) -> str:
+    if (size := file.stat().st_size) > _LONGEST_TEXT:
+        raise CheckpointError(f'{file} has {size:,} bytes; only {_LONGEST_TEXT:,} can be published.')
+    try:
+        return file.read_text(encoding='utf-8')
+    except UnicodeDecodeError as e:
+        raise CheckpointError(f'{file} is not a text in UTF-8 ({e}); save it as one.') from e
 
 
 def _read_config(file: Path) -> dict[str, Any]:
     try:
-        config = json.loads(file.read_text(encoding='utf-8'))
-    except ValueError as e:
+        config = json.loads(_read_text(file))
+    except (ValueError, RecursionError) as e:
         raise CheckpointError(f'{file} is not JSON ({e}).') from e
-    cfg = config.get('pretrained_cfg') if isinstance(config, dict) else None
-    if not isinstance(cfg, dict) or _NEEDED - cfg.keys() or 'impl' not in (config.get('model_args') or {}):
+    config = config if isinstance(config, dict) else {}
+    cfg, args, size = config.get('pretrained_cfg'), config.get('model_args'), config.get('architecture')
+    if not isinstance(cfg, dict) or _NEEDED - cfg.keys() or not isinstance(args, dict) or 'impl' not in args:
         raise CheckpointError(f'{file} does not have what timm.models.save_for_hf writes for a model of coatnet-zoo.')
-    if config.get('architecture') not in SIZES:
-        raise CheckpointError(f'{file} is of {config.get("architecture")!r}, not one of {", ".join(SIZES)}.')
-    labels, classes = cfg.get('label_names') or config.get('label_names'), config.get('num_classes')
-    if isinstance(labels, list) and len(labels) != classes:
-        raise CheckpointError(f'{file} has {len(labels)} labels, but the network has {classes} classes.')
+    if not isinstance(size, str) or size not in SIZES:
+        raise CheckpointError(f'{file} is of {shown(size)}, not one of {", ".join(SIZES)}.')
     return config
 
 
-def _count(folder: Path) -> int:
-    """The parameters of the model, loaded as those who download the folder will load it."""
+def _check_labels(file: Path, config: dict[str, Any], classes: int) -> None:
+    """Labels are for those who read predictions; loading takes any."""
+    for place in (config, config['pretrained_cfg']):
+        labels, texts = place.get('label_names'), place.get('label_descriptions')
+        if labels is not None and not _are_texts(labels):
+            raise CheckpointError(f'{file} has label_names that are not a list of texts.')
+        if labels is not None and len(labels) != classes:
+            raise CheckpointError(f'{file} has {len(labels)} labels, but the network has {classes} classes.')
+        if texts is not None and not _are_texts(list(texts.values()) if isinstance(texts, dict) else texts):
+            raise CheckpointError(f'{file} has label_descriptions that are not texts.')
+
+
+def _are_texts(values: Any) -> bool:
+    return isinstance(values, list) and all(isinstance(value, str) for value in values)
+
+
+def _check_card(folder: Path, card: str) -> None:
+    """The Hub would refuse the card when the repository exists already."""
     try:
-        model = timm.create_model(f'local-dir:{folder}', pretrained=True)
+        ModelCard(card)
+        card.encode()
+    except Exception as e:  # of huggingface_hub, of the YAML reader below it
+        raise CheckpointError(f'The model card of {folder} is not one that the Hub takes ({sentence(e)}).') from e
+
+
+def _load(folder: Path) -> torch.nn.Module:
+    """The model, loaded as those who download the folder will load it."""
+    try:
+        return timm.create_model(f'local-dir:{folder}', pretrained=True)
     except CheckpointError:
         raise
     except Exception as e:  # whatever timm and torch make of a bad configuration
         raise CheckpointError(f'{folder} does not load, so it is not published: {sentence(e)}') from e
-    return sum(p.numel() for p in model.parameters())

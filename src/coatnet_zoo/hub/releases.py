@@ -1,7 +1,8 @@
 """Getting weights that are `.h5` files on a GitHub release page: downloaded, checked, converted once, and kept.
 
 The file that is kept is a safetensors file in the names of this package, so that later loads need neither network nor
-h5py.
+h5py. Its SHA-256 is noted beside it, in a folder that is not part of huggingface_hub's cache: no repository can write
+there.
 """
 
 import os
@@ -12,10 +13,15 @@ from huggingface_hub.utils import WeakFileLock, get_session
 
 from ..errors import CheckpointError, HubError
 from ..files import write_file
-from ..tables import RELEASE_HOST
+from ..tables import COSTS, RELEASE_HOST, WEIGHTS
 from .download import download_file
-from .fetch import CONNECT_TIMEOUT, answer_or_error, sentence
-from .integrity import digest_of, is_damaged, note_digest
+from .fetch import CONNECT_TIMEOUT
+from .integrity import Stored, check_own, digest_of, is_digest
+from .messages import sentence
+from .waiting import answer_or_error
+
+# A `.h5` file has four bytes for every parameter, and its own structure.
+_BYTES_PER_PARAMETER = 5
 
 
 def release_file(release: str, md5: str, cache_dir: str | os.PathLike | None = None) -> Path:
@@ -30,16 +36,40 @@ def release_file(release: str, md5: str, cache_dir: str | os.PathLike | None = N
     return folder / f'{Path(release).stem}-{md5[:8]}.safetensors'
 
 
-def fetch_release(release: str, md5: str, cache_dir: str | os.PathLike | None = None) -> Path:
+def stored_release(release: str, md5: str, cache_dir: str | os.PathLike | None = None) -> Stored | None:
+    """The converted weights of a release with the hash that was noted for them, or None if they are not there.
+
+    Args:
+        release: See `release_file`.
+        md5: See `release_file`.
+        cache_dir: See `release_file`.
+
+    Raises:
+        OSError: If the note cannot be read.
+    """
+    file = release_file(release, md5, cache_dir)
+    if not os.path.isfile(file):
+        return None
+    note = _note_of(file)
+    if not os.path.lexists(note):
+        return Stored(file, file, None)
+    noted = note.read_bytes() if os.path.isfile(note) and note.stat().st_size == 64 else b''
+    if not is_digest(noted.decode('ascii', 'replace')):
+        raise OSError(f'{note} does not hold a SHA-256; delete it and {file.name}')
+    return Stored(file, file, noted.decode())
+
+
+def fetch_release(release: str, md5: str, cache_dir: str | os.PathLike | None = None, mend: bool = False) -> Path:
     """The local path of the weights of a release as a safetensors file, downloaded and converted if it is missing.
 
     The file appears whole or not at all. The next call resumes a download that was cut off. If several processes ask
     for the same file, one of them downloads it.
 
     Args:
-        release: Path of the `.h5` file on the release host.
+        release: Path of the `.h5` file on the release host, as the table of weights has it.
         md5: Checksum of that file.
         cache_dir: See `release_file`.
+        mend: Download and convert a damaged file anew instead of raising.
 
     Raises:
         HubError: If the file is missing and cannot be downloaded or stored, or has another checksum. Without a network,
@@ -50,23 +80,27 @@ def fetch_release(release: str, md5: str, cache_dir: str | os.PathLike | None = 
     from ..checkpoints import require_h5py
 
     file = release_file(release, md5, cache_dir)
-    if file.is_file():
-        if is_damaged(file):
-            raise HubError(f'{file} is damaged; delete it, and it is downloaded and converted again when next used.')
-        return file
     url = f'{RELEASE_HOST}/{release}'
-    require_h5py(url)
-    if constants.HF_HUB_OFFLINE:
-        raise HubError(f'{url} has not been fetched into {file.parent} yet, and HF_HUB_OFFLINE is set; unset it once.')
-    size = _declared_size(url, file.parent)
-    download = file.with_suffix('.h5')
     try:
+        if _is_whole(stored_release(release, md5, cache_dir), mend):
+            return file
+        require_h5py(url)
+        if constants.HF_HUB_OFFLINE:
+            raise HubError(
+                f'{url} has not been fetched into {file.parent} yet, and HF_HUB_OFFLINE is set; unset it once.'
+            )
+        size = _declared_size(url, file.parent)
+        download, lock = file.with_suffix('.h5'), file.with_suffix('.lock')
         file.parent.mkdir(parents=True, exist_ok=True)
-        with WeakFileLock(file.with_suffix('.lock')):
-            if not file.is_file():  # another process may have been faster
+        for own in (file, download, lock):
+            check_own(own)
+        with WeakFileLock(lock):
+            # Another process may have been faster.
+            if not _is_whole(stored_release(release, md5, cache_dir), mend):
                 # A process that was killed while it converted has left the download whole.
                 if not download.is_file() or digest_of(download, md5) != md5:
-                    download_file(url, md5, size, download, name=Path(release).name, send_token=False)
+                    largest = _BYTES_PER_PARAMETER * _params(release)
+                    download_file(url, md5, size, download, Path(release).name, send_token=False, largest=largest)
                 _convert(download, file)
                 download.unlink()
     except (HubError, CheckpointError):
@@ -74,6 +108,21 @@ def fetch_release(release: str, md5: str, cache_dir: str | os.PathLike | None = 
     except Exception as e:  # of huggingface_hub, of the HTTP client below it, of the file system
         raise HubError(f'{url} cannot be fetched into {file.parent}: {sentence(e)}') from e
     return file
+
+
+def _is_whole(stored: Stored | None, mend: bool) -> bool:
+    damaged = stored is not None and stored.wrong_digest() is not None
+    if damaged and not mend:
+        raise HubError(f'{stored.file} is damaged; delete it, and it is downloaded and converted again when next used.')
+    return stored is not None and not damaged
+
+
+def _params(release: str) -> int:
+    return next(COSTS[name, weights.impl][0] for name, weights in WEIGHTS.items() if weights.release == release)
+
+
+def _note_of(file: Path) -> Path:
+    return file.with_name(f'{file.name}.sha256')
 
 
 def _declared_size(url: str, folder: Path) -> int | None:
@@ -100,6 +149,7 @@ def _convert(source: Path, file: Path) -> None:
 
     def save(partial: Path) -> None:
         save_file(translation.tensors, partial, metadata={'format': 'pt'})
-        note_digest(file, partial)
+        digest = digest_of(partial, '0' * 64)
+        write_file(_note_of(file), lambda note: note.write_text(digest))
 
     write_file(file, save)
