@@ -6,11 +6,13 @@ from .codes import Translation as Translation
 from .codes import find_reader as find_reader
 from .codes import foreign_codes as foreign_codes
 from .codes import translate as translate
+from .files import require_regular as require_regular
 from .keras_h5 import require_h5py as require_h5py
-from .reading import find_state_dict as find_state_dict
+from .names import shown as shown
 from .reading import read_checkpoint as read_checkpoint
 from .recognition import fingerprint as fingerprint
 from .recognition import identify as identify
+from .state_dicts import find_state_dict as find_state_dict
 from .structure import Structure as Structure
 from .structure import shape_of as shape_of
 from .values import check_finite as check_finite
