@@ -12,8 +12,8 @@ from .names import shown as shown
 from .reading import read_checkpoint as read_checkpoint
 from .recognition import fingerprint as fingerprint
 from .recognition import identify as identify
+from .state_dicts import check_dense as check_dense
 from .state_dicts import find_state_dict as find_state_dict
 from .structure import Structure as Structure
 from .structure import shape_of as shape_of
-from .values import check_finite as check_finite
 from .values import check_values as check_values

@@ -4,7 +4,6 @@ That code is MIT-licensed; only its tensor names, shapes and layouts and its lay
 """
 
 import math
-import re
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -15,7 +14,7 @@ from ..tables import feature_sizes, num_offsets
 from .checkpoint import Checkpoint
 from .codes import Target
 from .keras_h5 import read_h5 as read
-from .structure import Structure, shape_of
+from .structure import Structure, count_numbered, shape_of
 
 __all__ = ['infer_structure', 'read', 'recognises', 'tensor_map']
 
@@ -81,7 +80,7 @@ def infer_structure(checkpoint: Checkpoint) -> Structure:
     def shape(key: str, ndim: int) -> torch.Size:
         return shape_of(tensors, key, ndim, _IMPL)
 
-    stacks = _count(tensors, 'stack_')
+    stacks = count_numbered(tensors, 'stack_', '_', 1, _IMPL)
     if stacks not in (4, 5):
         raise CheckpointError(
             f'The {_IMPL} checkpoint has {stacks} stacks of blocks; CoAtNet has 4, or 5 in -6 and -7.'
@@ -89,7 +88,7 @@ def infer_structure(checkpoint: Checkpoint) -> Structure:
     _check_layers(checkpoint.layers, stacks)
     depths, types, widths, ratios, heads, offsets = [], [], [], set(), set(), []
     for stack in range(1, stacks + 1):
-        depths.append(_count(tensors, f'stack_{stack}_block_'))
+        depths.append(count_numbered(tensors, f'stack_{stack}_block_', '_', 1, _IMPL))
         types.append('C' if any(name.startswith(f'stack_{stack}_block_1_expand_') for name in tensors) else 'T')
         for block in range(1, depths[-1] + 1):
             prefix = f'stack_{stack}_block_{block}_'
@@ -124,11 +123,6 @@ def infer_structure(checkpoint: Checkpoint) -> Structure:
         img_size=_img_size(_input_size(checkpoint.layers, kernel[2]), offsets),
         expand_ratio=next(iter(ratios)),
     )
-
-
-def _count(names: Collection[str], prefix: str) -> int:
-    indices = {int(m[1]) for name in names if (m := re.match(rf'{prefix}(\d+)_', name))}
-    return max(indices, default=0)
 
 
 def _check_layers(layers: Mapping[str, Mapping[str, Any]], stacks: int) -> None:

@@ -71,8 +71,8 @@ def _strip(content: Mapping[Any, Any], name: str) -> dict[str, torch.Tensor]:
     return state_dict
 
 
-def check_plain(tensors: Mapping[str, torch.Tensor], name: str) -> None:
-    """Refuse tensors that are not plain numbers in memory, or that are far larger than their memory.
+def check_dense(tensors: Mapping[str, torch.Tensor], name: str) -> None:
+    """Refuse nested, sparse and quantised tensors.
 
     Args:
         tensors: Tensors by name.
@@ -81,31 +81,45 @@ def check_plain(tensors: Mapping[str, torch.Tensor], name: str) -> None:
     Raises:
         CheckpointError: With the name of the tensor.
     """
-    memory: dict[int, int] = {}
-    size = 0
     for key, tensor in tensors.items():
-        if kind := _special(tensor):
-            raise CheckpointError(
-                f'{name} has {shown(key)} as a {kind} tensor; save plain tensors of real numbers instead.'
-            )
+        kinds = dict(nested=tensor.is_nested, sparse=tensor.layout != torch.strided, quantised=tensor.is_quantized)
+        _refuse(key, next((kind for kind, is_so in kinds.items() if is_so), None), name)
+
+
+def check_plain(tensors: Mapping[str, torch.Tensor], name: str) -> None:
+    """Refuse tensors from a file that are not plain numbers in memory, or that are far larger than their memory.
+
+    Args:
+        tensors: Tensors by name.
+        name: What to call the checkpoint in the error.
+
+    Raises:
+        CheckpointError: With the name of the tensor.
+    """
+    check_dense(tensors, name)
+    memory: dict[int, int] = {}
+    for key, tensor in tensors.items():
+        kind = None
+        if type(tensor) not in (torch.Tensor, torch.nn.Parameter):
+            kind = type(tensor).__name__
+        elif tensor.device.type != 'cpu':
+            kind = tensor.device.type
+        elif tensor.dtype.is_complex or tensor.dtype == torch.bool or _is_float8(tensor):
+            kind = str(tensor.dtype)
+        _refuse(key, kind, name)
         storage = tensor.untyped_storage()
         memory[storage.data_ptr()] = storage.nbytes()
-        size += tensor.nbytes
+    size = sum(tensor.nbytes for tensor in tensors.values())
     if size > _MAX_GROWTH * sum(memory.values()):
         raise CheckpointError(f'{name} has tensors of {size} bytes in {sum(memory.values())} bytes of memory.')
 
 
-def _special(tensor: torch.Tensor) -> str | None:
-    if type(tensor) not in (torch.Tensor, torch.nn.Parameter):
-        return shown(type(tensor).__name__)
-    if tensor.is_nested:
-        return 'nested'
-    if tensor.layout != torch.strided:
-        return 'sparse'
-    if tensor.is_quantized:
-        return 'quantised'
-    if tensor.device.type != 'cpu':
-        return tensor.device.type
-    if tensor.is_complex() or tensor.dtype == torch.bool or (tensor.is_floating_point() and tensor.itemsize == 1):
-        return str(tensor.dtype)
-    return None
+def _is_float8(tensor: torch.Tensor) -> bool:
+    return tensor.is_floating_point() and tensor.itemsize == 1
+
+
+def _refuse(key: str, kind: str | None, name: str) -> None:
+    if kind is not None:
+        raise CheckpointError(
+            f'{name} has {shown(key)} as a {shown(kind)} tensor; save plain tensors of real numbers instead.'
+        )

@@ -11,7 +11,16 @@ import torch
 from timm.layers import resize_rel_pos_bias_table
 from torch import nn
 
-from ..checkpoints import Checkpoint, Translation, find_state_dict, fingerprint, identify, translate
+from ..checkpoints import (
+    Checkpoint,
+    Translation,
+    check_dense,
+    check_values,
+    find_state_dict,
+    fingerprint,
+    identify,
+    translate,
+)
 from ..errors import CheckpointError
 from ..tables import CoAtNetCfg, feature_sizes, num_offsets
 from .attention import Attention
@@ -36,23 +45,42 @@ def adapt_state_dict(
         implementation, are left for `load_state_dict` to report.
 
     Raises:
-        CheckpointError: If the checkpoint is one of another implementation or size, with the call that loads it.
+        CheckpointError: If the checkpoint is one of another implementation or size, with the call that loads it; or if
+            it has values that no model has.
     """
     own = model.state_dict()
-    same_size = img_size in (None, model.img_size)
-    if same_size and state_dict.keys() == own.keys() and all(state_dict[k].shape == v.shape for k, v in own.items()):
+    adapted = _adapt(state_dict, own, model, img_size)
+    check_values(adapted, own, f'The checkpoint for impl={model.cfg.impl!r}')
+    return adapted
+
+
+def _adapt(
+    state_dict: Mapping[str, Any],
+    own: Mapping[str, torch.Tensor],
+    model: nn.Module,
+    img_size: tuple[int, int] | None,
+) -> dict[str, torch.Tensor]:
+    if img_size in (None, model.img_size) and _has_shapes(state_dict, own):
         return dict(state_dict)
     state_dict = find_state_dict(state_dict)
+    check_dense(state_dict, 'The checkpoint')
     translation = translate(Checkpoint(state_dict))
     if translation is not None:
         check_structure(translation, model.cfg)
         state_dict = translation.tensors
         img_size = translation.structure.img_size
     else:
-        state_dict = {k: _as_linear(v, own.get(k)) for k, v in state_dict.items()}
         _check_same_network(state_dict, own, model.cfg)
+        state_dict = {k: _as_linear(v, own.get(k)) for k, v in state_dict.items()}
     _check_has_positions(state_dict, model.cfg)
     return _resize_tables(state_dict, model, img_size)
+
+
+def _has_shapes(state_dict: Mapping[str, Any], own: Mapping[str, torch.Tensor]) -> bool:
+    return state_dict.keys() == own.keys() and all(
+        isinstance(tensor := state_dict[k], torch.Tensor) and not tensor.is_nested and tensor.shape == v.shape
+        for k, v in own.items()
+    )
 
 
 def check_structure(translation: Translation, cfg: CoAtNetCfg) -> None:
