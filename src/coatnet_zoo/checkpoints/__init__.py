@@ -10,8 +10,11 @@ from .files import require_regular as require_regular
 from .keras_h5 import require_h5py as require_h5py
 from .names import shown as shown
 from .reading import read_checkpoint as read_checkpoint
+from .recognition import Known as Known
+from .recognition import create_call as create_call
 from .recognition import fingerprint as fingerprint
 from .recognition import identify as identify
+from .recognition import is_timms as is_timms
 from .state_dicts import check_dense as check_dense
 from .state_dicts import find_state_dict as find_state_dict
 from .structure import Structure as Structure

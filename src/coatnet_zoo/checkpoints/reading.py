@@ -43,8 +43,8 @@ def read_checkpoint(path: str | os.PathLike, ema: bool | None = False) -> Checkp
         as `keras_h5.read_h5`.
 
     Raises:
-        CheckpointError: If the file is missing or no regular file, is damaged, holds pickled objects, has no state dict,
-            or has tensors that are not plain numbers in memory.
+        CheckpointError: If the file is missing or no regular file, is damaged, holds pickled objects, has no state
+            dict, or has tensors that are not plain numbers in memory.
     """
     path = require_regular(path)
     name, layers = shown(path, 500), {}

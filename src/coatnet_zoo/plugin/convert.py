@@ -130,11 +130,9 @@ def _not_convertible(src: str | os.PathLike, tensors: Mapping[str, torch.Tensor]
         some = ', '.join(map(shown, list(tensors)[:3]))
         codes = ' or '.join(code.title for code in foreign_codes().values())
         return f'{src} is not a checkpoint of {codes}: its tensors are {some}, ...'
-    size, impl = known
-    return (
-        f'{src} is {size} of impl={impl!r} and needs no conversion: '
-        f'timm.create_model({size!r}, impl={impl!r}, checkpoint_path=...) loads it.'
-    )
+    if known.size is None:
+        return f"{src} is {known.title}, which has blocks that no network of this package has; load it by timm's own."
+    return f'{src} is {known.title} and needs no conversion: {known.call} loads it.'
 
 
 def _input_size(structure: Structure, img_size: int | None) -> tuple[int, int]:
