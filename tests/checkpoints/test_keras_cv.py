@@ -163,7 +163,7 @@ CHANGES: dict[str, tuple[Callable, tuple[str, ...]]] = {
     'two of a name': (lambda f: f.create_dataset(SE + 'a/bias:0', data=np.ones(2)), ('two weights',)),
     'a wrong shape': (lambda f: replace(f, SE + 'bias:0', data=np.ones(8)), ('stack_2_block_2_se_1_conv/bias', '16')),
     'a flat convolution': (lambda f: replace(f, CONV, data=np.ones(64)), ('expand_conv/kernel', '4 dimensions')),
-    'a wide convolution': (lambda f: replace(f, QKV, data=np.ones((3, 3, 64, 192))), ('kernel_size=[1, 1] in stack_4_block_1_mhsa_qkv_conv', '[3, 3]')),
+    'a wide convolution': (lambda f: replace(f, QKV, data=np.ones((3, 3, 64, 192))), ('kernel_size=[1, 1]', '[3, 3]')),
     'a wrong table': (lambda f: replace(f, TABLE, data=np.ones((1, 50))), ('50 offsets', 'stage 3', '64x64')),
     'other heads': (lambda f: replace(f, TABLE, data=np.ones((3, 49))), ('heads of one width',)),
     'a compressed tensor': (lambda f: replace(f, CONV, data=np.ones((1, 1, 16, 64)), compression=9), ('compressed',)),

@@ -75,7 +75,7 @@ def read_h5(path: Path) -> Checkpoint:
             elif _is_published(path):
                 layers = {}  # that code built the published networks of other operations in its earlier versions
             else:
-                layers = _layers(model_config)
+                layers = describe(model_config)
     except CheckpointError:
         raise
     except Exception as e:  # h5py raises most kinds of exceptions on damaged files
@@ -117,8 +117,12 @@ def _is_published(path: Path) -> bool:
     return md5.hexdigest() in {weights.md5 for weights in WEIGHTS.values()}
 
 
-def _layers(model_config: str | bytes) -> dict[str, dict[str, Any]]:
-    """Every layer by name, from the description in the file of a whole model."""
+def describe(model_config: str | bytes) -> dict[str, dict[str, Any]]:
+    """Every layer by name, as `read_h5` gives it, from the description in the file of a whole model.
+
+    Raises:
+        Exception: Of any kind, if this is no such description.
+    """
     model = json.loads(model_config)['config']
     layers: dict[str, dict[str, Any]] = {}
     for layer in model['layers']:
@@ -126,7 +130,7 @@ def _layers(model_config: str | bytes) -> dict[str, dict[str, Any]]:
         if not isinstance(name, str) or not isinstance(kind, str) or name in layers or layer['name'] != name:
             raise ValueError(f'the layer {shown(name)} has no class, two names, or is there twice')
         layers[name] = dict(class_name=kind, config=config, **_call(name, layer['inbound_nodes']))
-    if model['output_layers'] != [['predictions', 0, 0]]:
+    if not layers or model['output_layers'] != [['predictions', 0, 0]]:
         raise ValueError('its output is not that of the layer predictions')
     return layers
 
