@@ -110,7 +110,7 @@ def _grid(tensors: Mapping[str, torch.Tensor], prefix: str) -> tuple[int, int]:
             f'In the {_IMPL} checkpoint, {prefix + _INDEX} has {index.numel()} entries, which do not fit the '
             f'{table_rows} rows of {prefix + _TABLE}.'
         )
-    if index.is_floating_point() or not torch.equal(index.flatten().to('cpu', torch.int64), _index(height, width)):
+    if not torch.equal(index.flatten().to('cpu', torch.float64), _index(height, width).double()):
         raise CheckpointError(
             f'In the {_IMPL} checkpoint, {prefix + _INDEX} is not the buffer of a grid of {height}x{width} positions; '
             'it is damaged or of another code.'

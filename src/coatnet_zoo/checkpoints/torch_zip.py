@@ -78,6 +78,8 @@ def _checked_places(file: Any, content: mmap.mmap) -> dict[str, tuple[int, int]]
             start = record.header_offset + _LOCAL_HEADER.size + name + extra
             if signature != b'PK\x03\x04' or start + record.file_size > archive.start_dir:
                 raise ValueError('a record does not lie inside of the file')
+            if content[start - extra - name : start - extra].decode() != record.orig_filename:
+                raise ValueError('a record has two names')
             places[record.filename] = (start, record.file_size)
             sums.append((record.file_size, start, record.CRC))
 
