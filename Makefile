@@ -13,7 +13,7 @@ test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 soak: $(VENV)/.installed
-	COATNET_SOAK=100000 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 tests/robustness -k fuzz
+	COATNET_SOAK=100000 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 tests/checkpoints tests/robustness -k fuzz
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
