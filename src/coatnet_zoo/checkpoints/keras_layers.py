@@ -311,7 +311,10 @@ def _check_unnamed(layers: Mapping[str, Mapping[str, Any]], stacks: list[Stack],
         if layer['class_name'] == 'InputLayer' or _NAMED.match(name) or _is_dropout(layer):
             continue
         settings = {**layer['config'], **layer['arguments']}
-        operation = _operation(settings.pop('function', layer['class_name']), settings, layer['outputs'])
+        kind = layer['class_name']
+        if kind == 'TFOpLambda':
+            kind = settings.pop('function', kind)
+        operation = _operation(kind, settings, layer['outputs'])
         if not left[operation]:
             raise _unlike(name, dict(layer, config=settings), 'which no CoAtNet of this package computes there')
         left[operation] -= 1

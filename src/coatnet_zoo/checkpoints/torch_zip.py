@@ -3,7 +3,6 @@
 torch itself compares neither the checksums nor the length of a record with that of its tensor.
 """
 
-import mmap
 import os
 import struct
 import sys
@@ -29,17 +28,18 @@ def read_zip(path: Path) -> Any:
     Raises:
         Exception: Of any kind, with the reason why the file is not whole.
     """
-    with path.open('rb') as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+    whole = torch.UntypedStorage.from_file(os.fspath(path), False, path.stat().st_size)
+    content = memoryview(torch.empty(0, dtype=torch.uint8).set_(whole).numpy())
+    with path.open('rb') as file:
         places = _checked_places(file, content)
-        root = next((name for name in places if name.count('/') == 1 and name.endswith('/data.pkl')), None)
-        if root is None:
-            raise ValueError('it has no data.pkl')
-        root = root.removesuffix('data.pkl')
-        pickled, swapped = (_bytes(content, places.get(root + name)) for name in ('data.pkl', 'byteorder'))
+    root = next((name for name in places if name.count('/') == 1 and name.endswith('/data.pkl')), None)
+    if root is None:
+        raise ValueError('it has no data.pkl')
+    root = root.removesuffix('data.pkl')
+    pickled, swapped = (_bytes(content, places.get(root + name)) for name in ('data.pkl', 'byteorder'))
     swap = swapped not in (b'', sys.byteorder.encode())
     if swap and swapped not in (b'little', b'big'):
         raise ValueError('its byte order is unknown')
-    whole = torch.UntypedStorage.from_file(os.fspath(path), False, path.stat().st_size)
     storages: dict[str, torch.TypedStorage] = {}
 
     def storage_of(reference: tuple) -> torch.TypedStorage:
@@ -58,12 +58,12 @@ def read_zip(path: Path) -> Any:
     return unpickle(BytesIO(pickled), storage_of)
 
 
-def _bytes(content: mmap.mmap, place: tuple[int, int] | None) -> bytes:
+def _bytes(content: memoryview, place: tuple[int, int] | None) -> bytes:
     start, size = place or (0, 0)
-    return content[start : start + size]
+    return bytes(content[start : start + size])
 
 
-def _checked_places(file: Any, content: mmap.mmap) -> dict[str, tuple[int, int]]:
+def _checked_places(file: Any, content: memoryview) -> dict[str, tuple[int, int]]:
     """Offset and length of every record by name, after a look at every byte."""
     places: dict[str, tuple[int, int]] = {}
     sums: list[tuple[int, int, int]] = []
@@ -78,15 +78,14 @@ def _checked_places(file: Any, content: mmap.mmap) -> dict[str, tuple[int, int]]
             start = record.header_offset + _LOCAL_HEADER.size + name + extra
             if signature != b'PK\x03\x04' or start + record.file_size > archive.start_dir:
                 raise ValueError('a record does not lie inside of the file')
-            if content[start - extra - name : start - extra].decode() != record.orig_filename:
+            if bytes(content[start - extra - name : start - extra]).decode() != record.orig_filename:
                 raise ValueError('a record has two names')
             places[record.filename] = (start, record.file_size)
             sums.append((record.file_size, start, record.CRC))
 
     def is_whole(record: tuple[int, int, int]) -> bool:
         size, start, expected = record
-        with memoryview(content) as whole, whole[start : start + size] as part:
-            return zlib.crc32(part) == expected
+        return zlib.crc32(content[start : start + size]) == expected
 
     with ThreadPoolExecutor(min(_MAX_THREADS, os.cpu_count() or 1)) as threads:
         if not all(threads.map(is_whole, sorted(sums, reverse=True))):
