@@ -4,13 +4,16 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint tables wheel clean
+.PHONY: demo test soak lint tables wheel clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python scripts/demo.py
 
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+
+soak: $(VENV)/.installed
+	COATNET_SOAK=100000 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 tests/checkpoints tests/robustness -k fuzz
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

@@ -8,8 +8,9 @@ documents the script replaces the text between `<!-- table: NAME -->` and `<!-- 
 
 import functools
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import timm
 from tqdm import tqdm
@@ -17,7 +18,7 @@ from tqdm import tqdm
 from coatnet_zoo import CoAtNet, list_impls, resolve_cfg
 from coatnet_zoo.checkpoints import fingerprint
 from coatnet_zoo.network import multiply_adds, num_params
-from coatnet_zoo.tables import IMPLS, RELEASE_HOST, SIZES, WEIGHTS, tags_of, weights_cfg
+from coatnet_zoo.tables import IMPLS, RELEASE_HOST, SIZES, TIMM_NAMES, WEIGHTS, tags_of, weights_cfg
 
 ROOT = Path(__file__).parents[1]
 TABLES = ROOT / 'src' / 'coatnet_zoo' / 'tables'
@@ -29,12 +30,15 @@ _COSTS = '''\
 COSTS: dict[tuple[str, str], tuple[int, float]] = {
 '''
 _FINGERPRINTS = '''\
-"""The registered networks by the hash of their names and shapes. `make tables` writes this file."""
+"""The registered networks, ours and timm's, by the hash of names and shapes. `make tables` writes this file."""
 
 # See `checkpoints.recognition`. Networks that differ only in parts without tensors, such as activations, share a hash.
 FINGERPRINTS: dict[str, tuple[tuple[str, str], ...]] = {
 '''
-
+_TIMM_FINGERPRINTS = """\
+# The names are those of `TIMM_NAMES`.
+TIMM_FINGERPRINTS: dict[str, tuple[str, ...]] = {
+"""
 
 Costs = dict[tuple[str, str], tuple[int, float]]
 
@@ -74,8 +78,15 @@ def fingerprints_file() -> str:
     for size in SIZES:
         for impl in list_impls(size):
             found.setdefault(fingerprint(network(size, impl).state_dict()), []).append((size, impl))
-    lines = [f'    {key!r}: ({"".join(f"{name!r}, " for name in names).strip()}),\n' for key, names in found.items()]
-    return f'{_FINGERPRINTS}{"".join(lines)}}}\n'
+    theirs: dict[str, list[str]] = {}
+    for name in TIMM_NAMES:
+        model = timm.create_model(name, device='meta')
+        theirs.setdefault(fingerprint(model.state_dict()), []).append(name)
+    return f'{_FINGERPRINTS}{_rows(found)}}}\n\n{_TIMM_FINGERPRINTS}{_rows(theirs)}}}\n'
+
+
+def _rows(names_by_key: Mapping[str, list[Any]]) -> str:
+    return ''.join(f'    {key!r}: {tuple(names)!r},\n' for key, names in names_by_key.items())
 
 
 def _table(head: list[str], rows: list[list[str]], right: set[int] = frozenset()) -> str:

@@ -1,4 +1,7 @@
-"""Fuzzing of what reads weights: 2,000 cases each of headers, contents and keys, and no error but our own."""
+"""Fuzzing of what reads weights: 500 cases each of headers and keys, and no error but our own.
+
+Files that are damaged anywhere are in `tests/robustness/test_checkpoint_fuzz.py`.
+"""
 
 import os
 import shutil
@@ -13,7 +16,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from paths import DATA
-from safetensors_bytes import image_of, tensor
+from safetensors_bytes import image_of
 
 from coatnet_zoo import CheckpointError, CoAtNet, convert_checkpoint, resolve_cfg
 from coatnet_zoo.checkpoints import Checkpoint, find_state_dict, read_checkpoint
@@ -22,7 +25,7 @@ FIXTURE = DATA / 'chinhsuanwu_digits_64.pth'
 
 # Derandomised: the same cases every time.
 FUZZ = settings(
-    max_examples=2000,
+    max_examples=int(os.environ.get('COATNET_SOAK', '500')),
     derandomize=True,
     deadline=None,
     database=None,
@@ -43,26 +46,6 @@ _TENSORS = st.fixed_dictionaries(
     )
 )
 _HEADERS = st.dictionaries(_NAMES | st.text(max_size=4), _TENSORS | _JSON, max_size=4)
-
-
-@st.composite
-def _sound_headers(draw: st.DrawFn) -> tuple[dict[str, Any], bytes]:
-    """Tensors of any type, one after the other as they should be."""
-    header, end = {}, 0
-    for name in draw(st.lists(_NAMES, unique=True, min_size=1, max_size=4)):
-        dtype, width = draw(
-            st.sampled_from(
-                [('F32', 4), ('F16', 2), ('I64', 8), ('U8', 1), ('BOOL', 1), ('F8_E4M3', 1), ('F8_E8M0', 1),
-                 ('C64', 8), ('U64', 8), ('F64', 8), ('U16', 2), ('U32', 4)]
-            )
-        )  # fmt: skip
-        shape = draw(st.lists(st.integers(0, 3), max_size=4))
-        size = width
-        for n in shape:
-            size *= n
-        header[name] = tensor(dtype, shape, [end, end + size])
-        end += size
-    return header, draw(st.binary(min_size=end, max_size=end))
 
 
 @pytest.fixture(scope='module')
@@ -91,20 +74,6 @@ def only_our_error(call: Callable[[], object]) -> None:
 def test_fuzzed_headers(fuzzed: Path, header: Any, data: bytes, claim: int | None) -> None:
     fuzzed.write_bytes(image_of(header, data, claim))
     only_our_error(lambda: read_checkpoint(fuzzed))
-
-
-@FUZZ
-@given(content=_sound_headers(), cut=st.integers(0, 300), flip=st.none() | st.integers(0, 300))
-def test_fuzzed_contents(fuzzed: Path, content: tuple[dict, bytes], cut: int, flip: int | None) -> None:
-    """Sound files that are cut or have a bit flipped, converted as far as it goes."""
-    image = bytearray(image_of(*content))
-    if flip is not None:
-        image[flip % len(image)] ^= 1 << flip % 8
-    if cut < len(image) // 4:
-        image = image[:-cut]
-    fuzzed.write_bytes(bytes(image))
-    only_our_error(lambda: convert_checkpoint(fuzzed, fuzzed.with_name('out')))
-    assert not fuzzed.with_name('out').exists()
 
 
 _STATE_DICT = {

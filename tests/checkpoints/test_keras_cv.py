@@ -163,7 +163,7 @@ CHANGES: dict[str, tuple[Callable, tuple[str, ...]]] = {
     'two of a name': (lambda f: f.create_dataset(SE + 'a/bias:0', data=np.ones(2)), ('two weights',)),
     'a wrong shape': (lambda f: replace(f, SE + 'bias:0', data=np.ones(8)), ('stack_2_block_2_se_1_conv/bias', '16')),
     'a flat convolution': (lambda f: replace(f, CONV, data=np.ones(64)), ('expand_conv/kernel', '4 dimensions')),
-    'a wide convolution': (lambda f: replace(f, QKV, data=np.ones((3, 3, 64, 192))), ('mhsa_qkv_conv', '1 1 i')),
+    'a wide convolution': (lambda f: replace(f, QKV, data=np.ones((3, 3, 64, 192))), ('kernel_size=[1, 1]', '[3, 3]')),
     'a wrong table': (lambda f: replace(f, TABLE, data=np.ones((1, 50))), ('50 offsets', 'stage 3', '64x64')),
     'other heads': (lambda f: replace(f, TABLE, data=np.ones((3, 49))), ('heads of one width',)),
     'a compressed tensor': (lambda f: replace(f, CONV, data=np.ones((1, 1, 16, 64)), compression=9), ('compressed',)),
@@ -184,11 +184,11 @@ CHANGES: dict[str, tuple[Callable, tuple[str, ...]]] = {
     ),
     'a stride elsewhere': (
         lambda f: edit_config(f, lambda c: c.update(strides=[2, 2]) if c['name'].endswith('expand_conv') else None),
-        ('stride in stack 1',),
+        ('strides=[2, 2] in stack_1_block_1_expand_conv',),
     ),
     'no stride': (
         lambda f: edit_config(f, lambda c: c.update(strides=[1, 1]) if 'stack_3' in c['name'] else None),
-        ('stride in stack 3',),
+        ('strides=[1, 1] in stack_3_block_1_',),
     ),
 }  # fmt: skip
 
@@ -237,10 +237,13 @@ CASES: dict[str, dict] = {
 }
 REFUSED: dict[str, tuple[dict, str]] = {
     'oblong': (dict(SMALL, input_shape=[192, 160, 3]), 'built for 192x160 images'),
-    'other strides': (dict(SMALL, input_shape=[64, 64, 3], strides=[2, 2, 1, 2]), 'stride in stack 3'),
-    'no dw strides': (dict(SMALL, input_shape=[64, 64, 3], use_dw_strides=False), 'stride in stack 1'),
+    'other strides': (dict(SMALL, input_shape=[64, 64, 3], strides=[2, 2, 1, 2]), 'stack_3_block_1_'),
+    'no dw strides': (
+        dict(SMALL, input_shape=[64, 64, 3], use_dw_strides=False),
+        'strides=[2, 2] in stack_1_block_1_expand_conv',
+    ),
     'swish': (dict(SMALL, input_shape=[64, 64, 3], activation='swish'), "'swish'"),
-    'bn_act_first': (dict(SMALL, input_shape=[64, 64, 3], bn_act_first=True), 'do not belong there'),
+    'bn_act_first': (dict(SMALL, input_shape=[64, 64, 3], bn_act_first=True), 'use_bias=True in stem_1_conv'),
     'no se': (dict(SMALL, input_shape=[64, 64, 3], se_ratio=0), 'se_1_conv'),
     'other se': (dict(SMALL, input_shape=[64, 64, 3], se_ratio=1.0), 'se_1_conv'),
     'no classifier': (dict(SMALL, input_shape=[64, 64, 3], num_classes=0), 'predictions/kernel'),

@@ -4,7 +4,6 @@ That code is MIT-licensed; only its tensor names and shapes are used here.
 """
 
 import math
-import re
 from collections.abc import Collection, Mapping
 
 import torch
@@ -12,7 +11,7 @@ import torch
 from ..errors import CheckpointError
 from .checkpoint import Checkpoint
 from .codes import Target
-from .structure import Structure, shape_of
+from .structure import Structure, count_numbered, shape_of
 
 _IMPL = 'chinhsuanwu'
 _BATCH_NORM = ('weight', 'bias', 'running_mean', 'running_var', 'num_batches_tracked')
@@ -58,7 +57,7 @@ def infer_structure(checkpoint: Checkpoint) -> Structure:
         CheckpointError: If a tensor that tells the structure is missing or has an impossible shape.
     """
     tensors = checkpoint.tensors
-    depths = [_count(tensors, stage) for stage in range(5)]
+    depths = [count_numbered(tensors, f's{stage}.', '.', 0, _IMPL) for stage in range(5)]
     types, widths, heads, sizes = [], [], {}, {}
     for stage in range(1, 5):
         if not depths[stage]:
@@ -91,17 +90,12 @@ def infer_structure(checkpoint: Checkpoint) -> Structure:
     )
 
 
-def _count(names: Collection[str], stage: int) -> int:
-    indices = {int(m[1]) for name in names if (m := re.match(rf's{stage}\.(\d+)\.', name))}
-    return max(indices) + 1 if indices else 0
-
-
 def _grid(tensors: Mapping[str, torch.Tensor], prefix: str) -> tuple[int, int]:
     """(height, width) of the feature map that a block attends over, from its buffer of relative positions.
 
     The buffer lists a row of the table for every pair of positions. Its first row counts down by one along the first
     row of the grid and jumps at the end of that row. The jump tells the width even where the length of the table fits
-    several grids.
+    several grids. That code looks the table up by the buffer, so the buffer must be that of the grid to the last entry.
     """
     index = tensors.get(prefix + _INDEX)
     if index is None or index.numel() == 0:
@@ -116,7 +110,20 @@ def _grid(tensors: Mapping[str, torch.Tensor], prefix: str) -> tuple[int, int]:
             f'In the {_IMPL} checkpoint, {prefix + _INDEX} has {index.numel()} entries, which do not fit the '
             f'{table_rows} rows of {prefix + _TABLE}.'
         )
+    if not torch.equal(index.flatten().to('cpu', torch.float64), _index(height, width).double()):
+        raise CheckpointError(
+            f'In the {_IMPL} checkpoint, {prefix + _INDEX} is not the buffer of a grid of {height}x{width} positions; '
+            'it is damaged or of another code.'
+        )
     return height, width
+
+
+def _index(height: int, width: int) -> torch.Tensor:
+    """The row of the table for every pair of positions of a grid, (height * width * height * width,)."""
+    y = torch.arange(height).repeat_interleave(width)
+    x = torch.arange(width).repeat(height)
+    rows = (y[:, None] - y + height - 1) * (2 * width - 1) + (x[:, None] - x + width - 1)
+    return rows.flatten()
 
 
 def tensor_map(structure: Structure) -> dict[str, Target]:

@@ -15,6 +15,7 @@ from einops import EinopsError, rearrange
 from ..errors import CheckpointError
 from ..tables import IMPLS, ForeignCode
 from .checkpoint import Checkpoint
+from .names import shown
 from .structure import Structure
 
 
@@ -150,4 +151,4 @@ def _check_names(present: Collection[str], expected: Collection[str], impl: str)
 
 def _some(names: list[str]) -> str:
     more = f' and {len(names) - 4} more' if len(names) > 4 else ''
-    return ', '.join(names[:4]) + more
+    return ', '.join(map(shown, names[:4])) + more

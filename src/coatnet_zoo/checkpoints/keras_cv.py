@@ -4,9 +4,7 @@ That code is MIT-licensed; only its tensor names, shapes and layouts and its lay
 """
 
 import math
-import re
-from collections.abc import Collection, Mapping
-from typing import Any
+from collections.abc import Collection
 
 import torch
 
@@ -15,7 +13,8 @@ from ..tables import feature_sizes, num_offsets
 from .checkpoint import Checkpoint
 from .codes import Target
 from .keras_h5 import read_h5 as read
-from .structure import Structure, shape_of
+from .keras_layers import Stack, check_layers, input_size
+from .structure import Structure, count_numbered, shape_of
 
 __all__ = ['infer_structure', 'read', 'recognises', 'tensor_map']
 
@@ -81,16 +80,16 @@ def infer_structure(checkpoint: Checkpoint) -> Structure:
     def shape(key: str, ndim: int) -> torch.Size:
         return shape_of(tensors, key, ndim, _IMPL)
 
-    stacks = _count(tensors, 'stack_')
+    stacks = count_numbered(tensors, 'stack_', '_', 1, _IMPL)
     if stacks not in (4, 5):
         raise CheckpointError(
             f'The {_IMPL} checkpoint has {stacks} stacks of blocks; CoAtNet has 4, or 5 in -6 and -7.'
         )
-    _check_layers(checkpoint.layers, stacks)
-    depths, types, widths, ratios, heads, offsets = [], [], [], set(), set(), []
+    depths, types, widths, ratios, heads, offsets, counts = [], [], [], set(), set(), [], []
     for stack in range(1, stacks + 1):
-        depths.append(_count(tensors, f'stack_{stack}_block_'))
+        depths.append(count_numbered(tensors, f'stack_{stack}_block_', '_', 1, _IMPL))
         types.append('C' if any(name.startswith(f'stack_{stack}_block_1_expand_') for name in tensors) else 'T')
+        counts.append([])
         for block in range(1, depths[-1] + 1):
             prefix = f'stack_{stack}_block_{block}_'
             expand = shape(prefix + ('expand_conv' if types[-1] == 'C' else 'ffn_1_conv') + '/kernel', 4)
@@ -98,12 +97,25 @@ def infer_structure(checkpoint: Checkpoint) -> Structure:
             if types[-1] == 'T':
                 table = shape(prefix + 'mhsa_pos_emb/positional_embedding', 2)
                 heads.add(shape(prefix + 'mhsa_qkv_conv/kernel', 4)[3] / (3 * table[0]))
+                counts[-1].append(table[0])
                 offsets.append((stack - (stacks == 5 and stack > 3), table[1]))
         prefix = f'stack_{stack}_block_1_'
         widths.append(shape(prefix + ('MB_pw_conv' if types[-1] == 'C' else 'ffn_2_conv') + '/kernel', 4)[3])
     for what, values in (('one expansion', ratios), ('heads of one width', heads)):
         if len(values) > 1 or any(v % 1 for v in values):
             raise CheckpointError(f'The blocks of the {_IMPL} checkpoint do not have {what}, but {sorted(values)}.')
+    dim_head = int(next(iter(heads), 32))
+    kernel = shape('stem_1_conv/kernel', 4)
+    classes = shape('predictions/kernel', 2)[1]
+    img_size = _img_size(input_size(checkpoint.layers, kernel[2]), offsets)
+    # Only Transformer blocks depend on the size.
+    grids = feature_sizes(img_size or (1, 1), 4)
+    rests = [(stacks, i) == (5, 3) for i in range(stacks)]
+    described = [
+        Stack(i + 1, types[i], depths[i], 1 if rests[i] else 2, grids[i - sum(rests[: i + 1])], tuple(counts[i]))
+        for i in range(stacks)
+    ]
+    check_layers(checkpoint.layers, described, dim_head, tensors)
     if stacks == 5:
         if types[2] == types[3]:
             raise CheckpointError(f'The {_IMPL} checkpoint has 5 stacks, but the third and fourth are of one kind.')
@@ -111,52 +123,18 @@ def infer_structure(checkpoint: Checkpoint) -> Structure:
         types[2] = types[2] * depths[2] + types.pop(3) * merged
         widths[2] = (widths[2],) * depths[2] + (widths.pop(3),) * merged
         depths[2] += merged
-    kernel = shape('stem_1_conv/kernel', 4)
     return Structure(
         stem_width=(kernel[3], shape('stem_2_conv/kernel', 4)[3]),
         embed_dim=tuple(widths),
         depths=tuple(depths),
         block_types=''.join(types) if stacks == 4 else tuple(types),
         num_heads=None,
-        dim_head=int(next(iter(heads), 32)),
+        dim_head=dim_head,
         in_chans=kernel[2],
-        num_classes=shape('predictions/kernel', 2)[1],
-        img_size=_img_size(_input_size(checkpoint.layers, kernel[2]), offsets),
+        num_classes=classes,
+        img_size=img_size,
         expand_ratio=next(iter(ratios)),
     )
-
-
-def _count(names: Collection[str], prefix: str) -> int:
-    indices = {int(m[1]) for name in names if (m := re.match(rf'{prefix}(\d+)_', name))}
-    return max(indices, default=0)
-
-
-def _check_layers(layers: Mapping[str, Mapping[str, Any]], stacks: int) -> None:
-    """Refuse strides and activations that are options of that code and that this package does not have."""
-    for stack in range(1, stacks + 1 if layers else 1):
-        prefix = f'stack_{stack}_block_1_'
-        expected = 1 if (stacks, stack) == (5, 4) else 2
-        pool, expand = layers.get(prefix + 'shortcut_pool'), layers.get(prefix + 'expand_conv')
-        if (pool['strides'] if pool else [1, 1]) != [expected] * 2 or (expand and expand['strides'] != [1, 1]):
-            raise CheckpointError(
-                f'The {_IMPL} checkpoint has a stride in stack {stack} that keras_cv_attention_models does not use by '
-                'default (strides or use_dw_strides were changed); only its default is supported.'
-            )
-    for name, layer in layers.items():
-        activation = layer.get('activation') if layer['class_name'] == 'Activation' else 'gelu'
-        if activation not in ('gelu', 'sigmoid'):
-            raise CheckpointError(
-                f'The {_IMPL} checkpoint has the activation {activation!r} in {name}; only gelu is supported.'
-            )
-
-
-def _input_size(layers: Mapping[str, Mapping[str, Any]], in_chans: int) -> tuple[int, int] | None:
-    """(height, width) of the images that the network was built for, if the file says it."""
-    for layer in layers.values():
-        shape = (layer.get('batch_input_shape') or layer.get('batch_shape') or ())[1:]
-        if layer['class_name'] == 'InputLayer' and len(shape) == 3 and None not in shape:
-            return (shape[0], shape[1]) if shape[2] == in_chans else (shape[1], shape[2])
-    return None
 
 
 def _img_size(stated: tuple[int, int] | None, offsets: list[tuple[int, int]]) -> tuple[int, int] | None:

@@ -3,6 +3,7 @@
 TensorFlow is not needed. The file of a whole model also describes every layer of the model.
 """
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,9 @@ from typing import Any
 import torch
 
 from ..errors import CheckpointError, first_line
+from ..tables import WEIGHTS
 from .checkpoint import Checkpoint
+from .names import shown
 
 # The group of the weights in the file of a whole model, beside the group of its optimiser.
 _WEIGHTS = 'model_weights/'
@@ -41,8 +44,10 @@ def read_h5(path: Path) -> Checkpoint:
         path: The file.
 
     Returns:
-        float32 tensors by `layer/weight`, e.g. `stem_1_conv/kernel`, in Keras' layouts, without the state of the
-        optimiser; and the class and settings of every layer, if the file has a whole model.
+        Tensors by `layer/weight`, e.g. `stem_1_conv/kernel`, in Keras' layouts, without the state of the optimiser; and
+        of every layer by name, if the file has a whole model, the `class_name`, the `config`, the names of the layers
+        that are its `inputs` with the number of their `outputs`, and the `arguments` of its call. In a file of weights
+        only, layers have a name and nothing else.
 
     Raises:
         CheckpointError: If h5py is not installed, or if the file is damaged or refers to other files.
@@ -50,24 +55,32 @@ def read_h5(path: Path) -> Checkpoint:
     h5py = require_h5py(path)
     try:
         with h5py.File(path, 'r') as file:
-            layers = _layers(file.attrs.get('model_config'))
             found: dict[str, Any] = {}
             # Visits no soft or external links, which may lead to other files.
             file.visititems(lambda name, item: found.update({name: item}))
             prefix = _WEIGHTS if any(name.startswith(_WEIGHTS) for name in found) else ''
             tensors: dict[str, torch.Tensor] = {}
+            left = path.stat().st_size
             for name, item in found.items():
                 if not name.startswith(prefix) or not isinstance(item, h5py.Dataset) or item.dtype.kind != 'f':
                     continue
                 short = _name(name.removeprefix(prefix))
                 if short in tensors:
-                    raise CheckpointError(f'{path} has two weights of the name {short}.')
-                tensors[short] = _tensor(name, item, path)
+                    raise CheckpointError(f'{path} has two weights of the name {shown(short)}.')
+                left -= item.nbytes
+                tensors[short] = _tensor(name, item, path, left)
+            model_config = file.attrs.get('model_config')
+            if model_config is None:
+                layers = {name.removeprefix(prefix).split('/')[0]: {} for name in found}
+            elif _is_published(path):
+                layers = {}  # that code built the published networks of other operations in its earlier versions
+            else:
+                layers = describe(model_config)
     except CheckpointError:
         raise
     except Exception as e:  # h5py raises most kinds of exceptions on damaged files
         raise CheckpointError(
-            f'{path} is not a whole HDF5 file of Keras ({first_line(e)}); fetch or save it again.'
+            f'{path} is not a whole HDF5 file of Keras ({shown(first_line(e), 200)}); fetch or save it again.'
         ) from e
     if not tensors:
         raise CheckpointError(f'{path} holds no weights; save a model that has some.')
@@ -82,16 +95,61 @@ def _name(path_in_file: str) -> str:
     return f'{parts[0]}/positional_embedding' if parts[0].endswith('_pos_emb') else f'{parts[0]}/{weight}'
 
 
-def _tensor(name: str, dataset: Any, path: Path) -> torch.Tensor:
+def _tensor(name: str, dataset: Any, path: Path, left: int) -> torch.Tensor:
     if dataset.external or dataset.is_virtual:
-        raise CheckpointError(f'{path} keeps {name} in another file, which is not followed; save the model again.')
+        raise CheckpointError(
+            f'{path} keeps {shown(name)} in another file, which is not followed; save the model again.'
+        )
     # A header that claims more than the file holds would otherwise have all of it allocated.
-    if dataset.id.get_storage_size() < dataset.nbytes:
-        raise CheckpointError(f'{path} lacks a part of {name}, or has it compressed; fetch or save the file again.')
-    return torch.from_numpy(dataset.astype('float32')[()].reshape(dataset.shape))
+    if left < 0 or dataset.id.get_storage_size() < dataset.nbytes:
+        raise CheckpointError(
+            f'{path} lacks a part of {shown(name)}, or has it compressed; fetch or save the file again.'
+        )
+    kind = f'f{dataset.dtype.itemsize}' if dataset.dtype.itemsize <= 8 else 'f8'
+    return torch.from_numpy(dataset.astype(kind)[()].reshape(dataset.shape))
 
 
-def _layers(model_config: str | bytes | None) -> dict[str, dict[str, Any]]:
-    """Class and settings of every layer by name, from the description in the file of a whole model."""
-    layers = json.loads(model_config)['config']['layers'] if model_config else []
-    return {layer['config']['name']: {'class_name': layer['class_name'], **layer['config']} for layer in layers}
+def _is_published(path: Path) -> bool:
+    md5 = hashlib.md5(usedforsecurity=False)
+    with path.open('rb') as file:
+        while part := file.read(1 << 20):
+            md5.update(part)
+    return md5.hexdigest() in {weights.md5 for weights in WEIGHTS.values()}
+
+
+def describe(model_config: str | bytes) -> dict[str, dict[str, Any]]:
+    """Every layer by name, as `read_h5` gives it, from the description in the file of a whole model.
+
+    Raises:
+        Exception: Of any kind, if this is no such description.
+    """
+    model = json.loads(model_config)['config']
+    layers: dict[str, dict[str, Any]] = {}
+    for layer in model['layers']:
+        name, config, kind = layer['config']['name'], dict(layer['config']), layer['class_name']
+        if not isinstance(name, str) or not isinstance(kind, str) or name in layers or layer['name'] != name:
+            raise ValueError(f'the layer {shown(name)} has no class, two names, or is there twice')
+        layers[name] = dict(class_name=kind, config=config, **_call(name, layer['inbound_nodes']))
+    if not layers or model['output_layers'] != [['predictions', 0, 0]]:
+        raise ValueError('its output is not that of the layer predictions')
+    return layers
+
+
+def _call(name: str, nodes: list[Any]) -> dict[str, Any]:
+    """The inputs and arguments of the one call of a layer."""
+    if len(nodes) > 1:
+        raise ValueError(f'the layer {shown(name)} is called twice')
+    sources: list[tuple[str, int]] = []
+    arguments: dict[str, Any] = {}
+    for node in nodes:
+        # An operation has one input, other layers have a list of inputs.
+        for source, call, output, given in [node] if isinstance(node[0], str) else node:
+            sources.append((source, output))
+            for key, value in given.items():
+                if isinstance(value, list) and value and isinstance(value[0], str):
+                    sources.append((value[0], value[2]))
+                else:
+                    arguments[key] = value
+            if call != 0:
+                raise ValueError(f'the layer {shown(name)} has an input from a second call')
+    return dict(inputs=[s for s, _ in sources], outputs=tuple(o for _, o in sources), arguments=arguments)

@@ -1,6 +1,7 @@
 """The common language of the mappings of foreign checkpoints: what the tensors of a checkpoint say of the network."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,6 +9,7 @@ import torch
 
 from ..errors import CheckpointError
 from ..tables import SIZES, CoAtNetCfg, PerBlock, list_impls, resolve_cfg
+from .names import shown
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,30 @@ class Structure:
         if self.img_size not in (None, (224, 224)):
             arguments['img_size'] = self.img_size
         return size, arguments
+
+
+def count_numbered(names: Collection[str], before: str, after: str, first: int, impl: str) -> int:
+    """How many parts of a network there are, whose numbers stand in the names of tensors.
+
+    Args:
+        names: Names of tensors.
+        before: What stands before the number, at the start of a name.
+        after: What stands behind the number.
+        first: The number of the first part.
+        impl: The implementation whose checkpoint it is, for errors.
+
+    Raises:
+        CheckpointError: If a number is left out, so that no number in a name says more than there is.
+    """
+    pattern = re.compile(rf'{re.escape(before)}([0-9]+){re.escape(after)}')
+    numbers = {m[1] for name in names if (m := pattern.match(name))}
+    missing = next((n for n in range(first, first + len(numbers)) if str(n) not in numbers), None)
+    if missing is not None:
+        raise CheckpointError(
+            f'The {impl} checkpoint has {before}{shown(max(numbers, key=len), 20)}{after}, but lacks tensors: '
+            f'{before}{missing}{after}*.'
+        )
+    return len(numbers)
 
 
 def shape_of(tensors: Mapping[str, torch.Tensor], key: str, ndim: int, impl: str) -> torch.Size:

@@ -4,6 +4,7 @@
 `CoAtNet.load_state_dict` and timm's loading of pretrained weights call it.
 """
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,13 +12,35 @@ import torch
 from timm.layers import resize_rel_pos_bias_table
 from torch import nn
 
-from ..checkpoints import Checkpoint, Translation, find_state_dict, fingerprint, identify, translate
+from ..checkpoints import (
+    Checkpoint,
+    Translation,
+    check_dense,
+    check_values,
+    create_call,
+    find_state_dict,
+    fingerprint,
+    identify,
+    is_timms,
+    translate,
+)
 from ..errors import CheckpointError
-from ..tables import CoAtNetCfg, feature_sizes, num_offsets
+from ..tables import TIMM_NAMES, CoAtNetCfg, feature_sizes, field_types, num_offsets, resolve_cfg
 from .attention import Attention
 from .rel_pos import RelPosBias, crop_rel_pos_table
 
 _TABLE = 'relative_position_bias_table'
+# What a network computes that no name or shape of a tensor tells.
+_UNSEEN = (
+    'conv_act',
+    'conv_norm_eps',
+    'pre_norm_act',
+    'conv_stride',
+    'se_act',
+    'norm_eps',
+    'attn_pool_first',
+    'pool_type',
+)
 
 
 def adapt_state_dict(
@@ -36,23 +59,42 @@ def adapt_state_dict(
         implementation, are left for `load_state_dict` to report.
 
     Raises:
-        CheckpointError: If the checkpoint is one of another implementation or size, with the call that loads it.
+        CheckpointError: If the checkpoint is one of another implementation or size, with the call that loads it; or if
+            it has values that no model has.
     """
     own = model.state_dict()
-    same_size = img_size in (None, model.img_size)
-    if same_size and state_dict.keys() == own.keys() and all(state_dict[k].shape == v.shape for k, v in own.items()):
+    adapted = _adapt(state_dict, own, model, img_size)
+    check_values(adapted, own, f'The checkpoint for impl={model.cfg.impl!r}')
+    return adapted
+
+
+def _adapt(
+    state_dict: Mapping[str, Any],
+    own: Mapping[str, torch.Tensor],
+    model: nn.Module,
+    img_size: tuple[int, int] | None,
+) -> dict[str, torch.Tensor]:
+    if img_size in (None, model.img_size) and _has_shapes(state_dict, own):
         return dict(state_dict)
     state_dict = find_state_dict(state_dict)
+    check_dense(state_dict, 'The checkpoint')
     translation = translate(Checkpoint(state_dict))
     if translation is not None:
         check_structure(translation, model.cfg)
         state_dict = translation.tensors
         img_size = translation.structure.img_size
     else:
-        state_dict = {k: _as_linear(v, own.get(k)) for k, v in state_dict.items()}
         _check_same_network(state_dict, own, model.cfg)
+        state_dict = {k: _as_linear(v, own.get(k)) for k, v in state_dict.items()}
     _check_has_positions(state_dict, model.cfg)
     return _resize_tables(state_dict, model, img_size)
+
+
+def _has_shapes(state_dict: Mapping[str, Any], own: Mapping[str, torch.Tensor]) -> bool:
+    return state_dict.keys() == own.keys() and all(
+        isinstance(tensor := state_dict[k], torch.Tensor) and not tensor.is_nested and tensor.shape == v.shape
+        for k, v in own.items()
+    )
 
 
 def check_structure(translation: Translation, cfg: CoAtNetCfg) -> None:
@@ -67,10 +109,9 @@ def check_structure(translation: Translation, cfg: CoAtNetCfg) -> None:
     if cfg.impl == impl and not structure.differences(cfg):
         return
     size, args = structure.as_registered(impl)
-    call = ', '.join([repr(size), f'impl={impl!r}', *(f'{k}={v!r}' for k, v in args.items())])
     raise CheckpointError(
         f'The checkpoint was saved by {translation.code.title} and does not fit this model of impl={cfg.impl!r}; load '
-        f'it by timm.create_model({call}, checkpoint_path=...).'
+        f'it by {create_call(size, impl, args)}.'
     )
 
 
@@ -84,16 +125,41 @@ def _as_linear(tensor: torch.Tensor, own: torch.Tensor | None) -> torch.Tensor:
 def _check_same_network(
     state_dict: Mapping[str, torch.Tensor], own: Mapping[str, torch.Tensor], cfg: CoAtNetCfg
 ) -> None:
-    """Raise if the checkpoint is exactly another registered network's."""
-    if fingerprint(state_dict) == fingerprint(own):
-        return
+    """Raise if the checkpoint is another registered network's, or surely not of a network that computes as this one."""
     known = identify(state_dict)
-    if known is not None:
-        size, impl = known
+    timms = is_timms(state_dict)
+    if known is None:
+        if timms and _unseen(cfg) not in _timms_unseen():
+            unlike = ', '.join(f'{name}={value!r}' for name, value in zip(_UNSEEN, _unseen(cfg), strict=True))
+            raise CheckpointError(
+                "The checkpoint was saved by timm's code from a network that is not registered there. None of timm's "
+                f'CoAtNets computes with {unlike} as this model of impl={cfg.impl!r} does; give the arguments that '
+                'timm had.'
+            )
+        return
+    if known.size is None:
         raise CheckpointError(
-            f'The checkpoint is {size} of impl={impl!r}, which does not fit this model of impl={cfg.impl!r}; load it '
-            f'by timm.create_model({size!r}, impl={impl!r}, checkpoint_path=...).'
+            f'The checkpoint is {known.title}, which has blocks that no network of this package has; load it into '
+            "timm's own model."
         )
+    if fingerprint(state_dict) == fingerprint(own):
+        fields = {k: v for k, v in known.args.items() if k in field_types()}
+        if not timms or _unseen(resolve_cfg(known.size, known.impl, **fields)) == _unseen(cfg):
+            return
+    raise CheckpointError(
+        f'The checkpoint is {known.title} and does not fit this model of impl={cfg.impl!r}; load it by {known.call}.'
+    )
+
+
+def _unseen(cfg: CoAtNetCfg) -> tuple[Any, ...]:
+    return tuple(getattr(cfg, name) for name in _UNSEEN)
+
+
+@functools.cache
+def _timms_unseen() -> set[tuple[Any, ...]]:
+    """What timm's registered networks compute that no name or shape of a tensor tells."""
+    rows = (row for row in TIMM_NAMES.values() if row is not None)
+    return {_unseen(resolve_cfg(size, impl, **args)) for size, impl, args in rows}
 
 
 def _check_has_positions(state_dict: Mapping[str, torch.Tensor], cfg: CoAtNetCfg) -> None:

@@ -12,7 +12,15 @@ import torch
 from safetensors import SafetensorError
 from timm.models import save_for_hf
 
-from ..checkpoints import Structure, Translation, check_finite, foreign_codes, identify, read_checkpoint, translate
+from ..checkpoints import (
+    Structure,
+    Translation,
+    check_values,
+    foreign_codes,
+    identify,
+    read_checkpoint,
+    translate,
+)
 from ..errors import CheckpointError
 from ..files import shown, write_folder
 from ..network import num_params
@@ -83,7 +91,6 @@ def convert_checkpoint(
     check_dst(dst)
     check_said(mean, std, interpolation, crop_pct, img_size, labels, name)
     checkpoint = read_checkpoint(src, ema)
-    check_finite(checkpoint.tensors, str(src))
     translation = translate(checkpoint)
     if translation is None:
         raise CheckpointError(_not_convertible(src, checkpoint.tensors))
@@ -100,8 +107,7 @@ def convert_checkpoint(
         model = timm.create_model(size, impl=impl, **args, device='meta')
     except ValueError as e:
         raise CheckpointError(f'{src} has a structure that impl={impl!r} does not have: {e}') from e
-    _check_shapes(translation, model)
-    model.load_state_dict(translation.tensors, assign=True)
+    _fill(model, translation, str(src))
     model_config: dict[str, Any] = {}
     if name is not None:
         model_config['pretrained_cfg'] = dict(tag=name)
@@ -114,14 +120,12 @@ def convert_checkpoint(
 def _not_convertible(src: str | os.PathLike, tensors: Mapping[str, torch.Tensor]) -> str:
     known = identify(tensors)
     if known is None:
-        some = ', '.join(list(tensors)[:3])
+        some = ', '.join(map(shown, list(tensors)[:3]))
         codes = ' or '.join(code.title for code in foreign_codes().values())
         return f'{src} is not a checkpoint of {codes}: its tensors are {some}, ...'
-    size, impl = known
-    return (
-        f'{src} is {size} of impl={impl!r} and needs no conversion: '
-        f'timm.create_model({size!r}, impl={impl!r}, checkpoint_path=...) loads it.'
-    )
+    if known.size is None:
+        return f"{src} is {known.title}, which has blocks that no network of this package has; load it by timm's own."
+    return f'{src} is {known.title} and needs no conversion: {known.call} loads it.'
 
 
 def _input_size(structure: Structure, img_size: int | None) -> tuple[int, int]:
@@ -133,20 +137,30 @@ def _input_size(structure: Structure, img_size: int | None) -> tuple[int, int]:
     return structure.img_size
 
 
+def _fill(model: torch.nn.Module, translation: Translation, src: str) -> None:
+    """Give a model on the meta device its tensors, in the precision of the model and none in the memory of another."""
+    _check_shapes(translation, model)
+    own = model.state_dict()
+    check_values(translation.tensors, own, src, translation.foreign_names)
+    memory: set[int] = set()
+    tensors = {}
+    for key, tensor in translation.tensors.items():
+        tensor = tensor.detach().to(own[key].dtype).contiguous()
+        place = tensor.untyped_storage().data_ptr()
+        tensors[key] = tensor.clone() if place in memory else tensor
+        memory.add(place)
+    torch.nn.Module.load_state_dict(model, tensors, assign=True)
+
+
 def _check_shapes(translation: Translation, model: torch.nn.Module) -> None:
     tensors, impl, foreign_names = translation.tensors, translation.impl, translation.foreign_names
     for key, expected in model.state_dict().items():
-        name = foreign_names.get(key, key)
+        name = shown(foreign_names.get(key, key))
         if tensors[key].shape != expected.shape:
             raise CheckpointError(
                 f'The tensor {name} of the {impl} checkpoint has {tensors[key].numel()} values, but the network that '
                 f'its other tensors describe needs {expected.numel()} there (shape {tuple(expected.shape)}, has '
                 f'{tuple(tensors[key].shape)}).'
-            )
-        if tensors[key].is_floating_point() != expected.is_floating_point():
-            raise CheckpointError(
-                f'The tensor {name} of the {impl} checkpoint is of {tensors[key].dtype}, but the network needs '
-                f'{expected.dtype} there.'
             )
 
 

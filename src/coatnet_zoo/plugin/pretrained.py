@@ -9,7 +9,7 @@ import torch
 from timm.models import PretrainedCfg
 from torch import nn
 
-from ..checkpoints import check_values, find_reader, read_checkpoint, translate
+from ..checkpoints import find_reader, read_checkpoint, require_regular, translate
 from ..errors import CheckpointError
 from ..files import SAFETENSORS
 from ..hub import fetch_release, fetch_weights
@@ -34,8 +34,8 @@ def localize(cfg: PretrainedCfg, size: str, model_cfg: CoAtNetCfg, cache_dir: st
 
     Raises:
         HubError: If the file cannot be had.
-        CheckpointError: If a local folder has no safetensors file, or the file of a foreign code cannot be read or does
-            not fit.
+        CheckpointError: If a local folder has no safetensors file, or if a torch file or the file of a foreign code is
+            damaged or does not fit.
     """
     handed_over = cfg.file or cfg.state_dict
     published = WEIGHTS.get(f'{size}.{cfg.tag}')
@@ -51,9 +51,11 @@ def localize(cfg: PretrainedCfg, size: str, model_cfg: CoAtNetCfg, cache_dir: st
         file = fetch_release(published.release, published.md5, cache_dir)
     elif cfg.file and find_reader(Path(cfg.file)):
         return dataclasses.replace(cfg, file=None, state_dict=_read_foreign(cfg.file, model_cfg))
-    elif str(cfg.file).endswith('.safetensors'):
-        file = Path(cfg.file)
+    elif cfg.file and str(cfg.file).endswith('.safetensors'):
+        file = require_regular(cfg.file)
     else:
+        if cfg.file:
+            read_checkpoint(cfg.file, ema=None)  # timm reads the file again, but does not look for damage
         return cfg
     return dataclasses.replace(cfg, file=str(file), source=None, url=None, state_dict=None, custom_load=False)
 
@@ -69,9 +71,15 @@ def _read_foreign(file: str, model_cfg: CoAtNetCfg) -> dict[str, torch.Tensor]:
 def adapt_checked(
     state_dict: Mapping[str, Any], model: nn.Module, img_size: tuple[int, int] | None
 ) -> dict[str, torch.Tensor]:
-    """`adapt_state_dict`, then a check of the values."""
+    """`adapt_state_dict`, then a check that no batch norm lacks its statistics.
+
+    Where a classifier is new, torch lets other tensors be missing, too.
+    """
     state_dict = adapt_state_dict(state_dict, model, img_size)
-    check_values(state_dict, model.state_dict(), f'The checkpoint for impl={model.cfg.impl!r}')
+    for key in model.state_dict():
+        norm, _, kind = key.rpartition('.')
+        if kind.startswith('running_') and key not in state_dict and f'{norm}.weight' in state_dict:
+            raise CheckpointError(f'The checkpoint for impl={model.cfg.impl!r} lacks the statistics {key}.')
     return state_dict
 
 

@@ -14,6 +14,7 @@ from .configs import attention_grids as attention_grids
 from .configs import field_types as field_types
 from .costs import COSTS as COSTS
 from .fingerprints import FINGERPRINTS as FINGERPRINTS
+from .fingerprints import TIMM_FINGERPRINTS as TIMM_FINGERPRINTS
 from .grids import feature_sizes as feature_sizes
 from .grids import num_offsets as num_offsets
 from .impls import IMPLS as IMPLS
@@ -26,6 +27,7 @@ from .names import choose as choose
 from .sizes import SIZES as SIZES
 from .sizes import list_impls as list_impls
 from .sizes import resolve_cfg as resolve_cfg
+from .timm_names import TIMM_NAMES as TIMM_NAMES
 from .weights import INTERPOLATIONS as INTERPOLATIONS
 from .weights import RELEASE_HOST as RELEASE_HOST
 from .weights import WEIGHTS as WEIGHTS

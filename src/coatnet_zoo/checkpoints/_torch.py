@@ -1,0 +1,55 @@
+"""Everything that this package uses of torch and that torch does not promise to keep, in one place."""
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import torch
+from torch._utils import _sparse_tensors_to_validate
+from torch._weights_only_unpickler import Unpickler
+from torch.serialization import MAGIC_NUMBER as MAGIC_NUMBER
+from torch.serialization import PROTOCOL_VERSION as PROTOCOL_VERSION
+
+_MAX_TUPLE = 10_000
+
+
+class _Readable(Protocol):
+    def read(self, size: int) -> bytes: ...
+
+    def readline(self) -> bytes: ...
+
+
+class _Memo(dict):
+    """The objects that a pickle refers to again. A tuple of tuples of one tuple would take for ever to be hashed."""
+
+    def __setitem__(self, index: int, value: Any) -> None:
+        unseen, seen = [value], 0
+        while unseen:
+            last = unseen.pop()
+            seen += 1
+            if type(last) is tuple:
+                unseen.extend(last)
+            if seen + len(unseen) > _MAX_TUPLE:
+                raise ValueError('a tuple in the pickle is too large')
+        super().__setitem__(index, value)
+
+
+def unpickle(file: _Readable, storage_of: Callable[[Any], Any]) -> Any:
+    """Unpickle as `torch.load(..., weights_only=True)` does: nothing in the file is executed.
+
+    Args:
+        file: The pickle, from its present place on.
+        storage_of: Gives the storage for the reference to a storage in the pickle.
+    """
+    unpickler = Unpickler(file, encoding='utf-8')
+    unpickler.memo = _Memo()
+    unpickler.persistent_load = storage_of
+    try:
+        return unpickler.load()
+    finally:
+        # torch would check sparse tensors at its own next load; sparse tensors are refused here.
+        _sparse_tensors_to_validate.clear()
+
+
+def typed_storage(storage: torch.UntypedStorage, dtype: torch.dtype) -> torch.TypedStorage:
+    """The storage in the form that the functions which rebuild tensors take."""
+    return torch.storage.TypedStorage(wrap_storage=storage, dtype=dtype, _internal=True)

@@ -1,0 +1,39 @@
+"""A real checkpoint as a state dict, as bytes and as files, and its refusal."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from paths import DATA
+
+from coatnet_zoo import CheckpointError, convert_checkpoint
+
+FIXTURE = DATA / 'chinhsuanwu_digits_64.pth'
+STATE_DICT = {
+    k.removeprefix('module.'): v for k, v in torch.load(FIXTURE, weights_only=True)['model_state_dict'].items()
+}
+
+
+def saved(content: Any, **kwargs: Any) -> bytes:
+    """The bytes that torch.save writes; the arguments are those of torch.save."""
+    file = io.BytesIO()
+    torch.save(content, file, **kwargs)
+    return file.getvalue()
+
+
+def write(folder: Path, content: bytes) -> Path:
+    """A `.pth` file with these bytes."""
+    (folder / 'a.pth').write_bytes(content)
+    return folder / 'a.pth'
+
+
+def refusal(src: Path) -> str:
+    """The one sentence that conversion refuses a file by, after which there is no folder."""
+    with pytest.raises(CheckpointError) as e:
+        convert_checkpoint(src, src.with_name('out'))
+    message = str(e.value)
+    assert message.isprintable() and message.endswith('.') and len(message) < 1500
+    assert not src.with_name('out').exists()
+    return message
