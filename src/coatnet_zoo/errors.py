@@ -1,4 +1,4 @@
-"""Every public exception of the package, and the first line of the message of any exception."""
+"""Every public exception of the package, and the words of messages: names that files give, other exceptions."""
 
 
 class CheckpointError(RuntimeError):
@@ -17,3 +17,21 @@ def first_line(error: BaseException) -> str:
     """The first line of an exception's message, or the exception's type if there is no message."""
     message = str(error).strip()
     return message.splitlines()[0] if message else type(error).__name__
+
+
+def shown(name: object, longest: int = 200) -> str:
+    """A name as a message shows it: what cannot be printed is escaped, and the middle of a long name is left out.
+
+    Args:
+        name: A name. Of an object that is no text, number or path, only the type is shown.
+        longest: The most characters that are shown.
+    """
+    if not isinstance(name, (str, int)) and not hasattr(name, '__fspath__'):
+        return f'a {type(name).__name__}'
+    if isinstance(name, int) and name.bit_length() > 64:
+        return 'a huge number'
+    text = str(name)
+    half = longest // 2
+    if len(text) > longest:
+        text = f'{text[:half]}...{text[-half:]}'
+    return text if text.isprintable() else repr(text)[1:-1]

@@ -107,13 +107,6 @@ def open_regular(file: str | os.PathLike) -> BinaryIO:
     return open(descriptor, 'rb')
 
 
-def shown(name: str | os.PathLike) -> str:
-    """The name of a file as messages show it: in one line, without characters that cannot be printed, not too long."""
-    text = os.fspath(name)
-    text = text if text.isprintable() else repr(text)[1:-1]
-    return text if len(text) <= 200 else f'{text[:100]}...{text[-97:]}'
-
-
 @contextlib.contextmanager
 def _parents(path: Path) -> Iterator[None]:
     """Make the missing parents of a path, and remove them again if the `with` block fails."""

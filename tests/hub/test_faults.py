@@ -17,7 +17,6 @@ from huggingface_hub import constants
 
 from coatnet_zoo import HubError
 from coatnet_zoo.hub import cached_weights, fetch_weights, waiting
-from coatnet_zoo.hub.integrity import blob_of
 
 np = pytest.importorskip('numpy')
 
@@ -41,7 +40,7 @@ def served(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> HubServer:
 def assert_fetched(cache: Path) -> Path:
     file = fetch_weights(REPO, cache_dir=cache)
     assert file.read_bytes() == CONTENT
-    assert blob_of(file).name == hashlib.sha256(CONTENT).hexdigest()
+    assert file.resolve().name == hashlib.sha256(CONTENT).hexdigest()
     assert not list(cache.rglob('*.incomplete'))
     return file
 
@@ -225,7 +224,7 @@ def test_small_files_are_declared_by_their_git_hash(
     git = hashlib.sha1(b'blob %d\0' % SIZE + CONTENT).hexdigest()
     monkeypatch.setattr('hub_server.digest', lambda file: git)
     file = fetch_weights(REPO, cache_dir=fresh_cache)
-    assert file.read_bytes() == CONTENT and blob_of(file).name == git
+    assert file.read_bytes() == CONTENT and file.resolve().name == git
     served.add_repo(REPO, {SAFE: CONTENT[:-1]})
     assert 'arrived damaged twice' in error_of(lambda: fetch_weights(f'{REPO}@main', cache_dir=fresh_cache / 'other'))
 
@@ -236,7 +235,7 @@ def test_small_files_are_declared_by_their_git_hash(
 @pytest.mark.parametrize('change', ['flip', 'truncate', 'append', 'empty'])
 @pytest.mark.parametrize('online', [True, False])
 def test_damaged_cache_is_not_used_in_silence(change: str, online: bool, served: HubServer, fresh_cache: Path) -> None:
-    blob = blob_of(assert_fetched(fresh_cache))
+    blob = assert_fetched(fresh_cache).resolve()
     content = bytearray(CONTENT)
     content[500_000] ^= 1
     damaged = {'flip': bytes(content), 'truncate': CONTENT[:-1], 'append': CONTENT + b'\0', 'empty': b''}[change]
@@ -252,7 +251,7 @@ def test_damaged_cache_is_not_used_in_silence(change: str, online: bool, served:
 
 
 def test_damage_is_noticed_in_a_new_revision_of_the_same_file(served: HubServer, fresh_cache: Path) -> None:
-    blob = blob_of(assert_fetched(fresh_cache))
+    blob = assert_fetched(fresh_cache).resolve()
     blob.write_bytes(CONTENT[:-1])
     served.add_repo(REPO, {SAFE: CONTENT, 'README.md': b'new'})
     assert 'damaged' in error_of(lambda: fetch_weights(REPO, cache_dir=fresh_cache))
@@ -263,7 +262,7 @@ def test_partial_file_that_is_damaged_or_too_long(served: HubServer, fresh_cache
     blobs.mkdir(parents=True)
     for partial in (b'\0' * 1000, CONTENT[:-5] + b'wrong', CONTENT + b'more'):
         (blobs / f'{hashlib.sha256(CONTENT).hexdigest()}.incomplete').write_bytes(partial)
-        blob_of(assert_fetched(fresh_cache)).unlink()
+        assert_fetched(fresh_cache).resolve().unlink()
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,6 @@ from .codes import foreign_codes as foreign_codes
 from .codes import translate as translate
 from .files import require_regular as require_regular
 from .keras_h5 import require_h5py as require_h5py
-from .names import shown as shown
 from .reading import read_checkpoint as read_checkpoint
 from .recognition import Known as Known
 from .recognition import create_call as create_call

@@ -12,10 +12,9 @@ from typing import Protocol
 import torch
 from einops import EinopsError, rearrange
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, shown
 from ..tables import IMPLS, ForeignCode
 from .checkpoint import Checkpoint
-from .names import shown
 from .structure import Structure
 
 

@@ -4,8 +4,7 @@ import os
 from pathlib import Path
 from stat import S_ISREG
 
-from ..errors import CheckpointError
-from .names import shown
+from ..errors import CheckpointError, shown
 
 
 def require_regular(path: str | os.PathLike) -> Path:

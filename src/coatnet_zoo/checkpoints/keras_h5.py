@@ -10,10 +10,9 @@ from typing import Any
 
 import torch
 
-from ..errors import CheckpointError, first_line
+from ..errors import CheckpointError, first_line, shown
 from ..tables import WEIGHTS
 from .checkpoint import Checkpoint
-from .names import shown
 
 # The group of the weights in the file of a whole model, beside the group of its optimiser.
 _WEIGHTS = 'model_weights/'
@@ -80,7 +79,7 @@ def read_h5(path: Path) -> Checkpoint:
         raise
     except Exception as e:  # h5py raises most kinds of exceptions on damaged files
         raise CheckpointError(
-            f'{path} is not a whole HDF5 file of Keras ({shown(first_line(e), 200)}); fetch or save it again.'
+            f'{path} is not a whole HDF5 file of Keras ({shown(first_line(e))}); fetch or save it again.'
         ) from e
     if not tensors:
         raise CheckpointError(f'{path} holds no weights; save a model that has some.')

@@ -15,8 +15,7 @@ from typing import Any
 
 import torch
 
-from ..errors import CheckpointError
-from .names import shown
+from ..errors import CheckpointError, shown
 
 _IMPL = 'keras_cv'
 # Settings that do not change what a trained layer computes.
@@ -153,16 +152,16 @@ def _same(value: Any, right: Any) -> bool:
 
 
 def _refusal(name: str, what: str, right: Any) -> CheckpointError:
-    expected = 'no such setting' if right is None else shown(str(right), 200)
+    expected = 'no such setting' if right is None else shown(str(right))
     return CheckpointError(
-        f'The {_IMPL} checkpoint has {shown(what, 200)} in {shown(name)}, where only {expected} is supported.'
+        f'The {_IMPL} checkpoint has {shown(what)} in {shown(name)}, where only {expected} is supported.'
     )
 
 
 def _unlike(name: str, layer: Mapping[str, Any], why: str) -> CheckpointError:
     settings = ''.join(f', {key}={value!r}' for key, value in _settings(layer['config']).items())
     return CheckpointError(
-        f'The {_IMPL} checkpoint has {shown(layer["class_name"] + settings, 200)} in {shown(name)}, {why}.'
+        f'The {_IMPL} checkpoint has {shown(layer["class_name"] + settings)} in {shown(name)}, {why}.'
     )
 
 

@@ -11,11 +11,10 @@ import numpy as np
 import safetensors.torch
 import torch
 
-from ..errors import CheckpointError, first_line
+from ..errors import CheckpointError, first_line, shown
 from .checkpoint import Checkpoint
 from .codes import find_reader
 from .files import require_regular
-from .names import shown
 from .state_dicts import check_plain, find_state_dict
 from .torch_legacy import read_legacy
 from .torch_zip import read_zip
@@ -65,7 +64,7 @@ def _read_safetensors(path: Path, name: str) -> dict[str, torch.Tensor]:
         return safetensors.torch.load_file(path)
     except Exception as e:  # also of safetensors' own kinds, and KeyError for types that torch lacks
         raise CheckpointError(
-            f'{name} is not a whole safetensors file ({shown(first_line(e), 200)}); fetch or save it again.'
+            f'{name} is not a whole safetensors file ({shown(first_line(e))}); fetch or save it again.'
         ) from e
 
 
@@ -85,5 +84,5 @@ def _read_torch(path: Path, name: str) -> Any:
         ) from e
     except Exception as e:  # a damaged pickle can raise any kind of exception
         raise CheckpointError(
-            f'{name} is not a whole torch checkpoint ({shown(first_line(e), 200)}); fetch or save it again.'
+            f'{name} is not a whole torch checkpoint ({shown(first_line(e))}); fetch or save it again.'
         ) from e

@@ -6,8 +6,7 @@ from typing import Any
 
 import torch
 
-from ..errors import CheckpointError
-from .names import shown
+from ..errors import CheckpointError, shown
 
 _STATE_DICT_KEYS = ('state_dict', 'model_state_dict', 'model', 'net', 'network', 'weights')
 _EMA_KEYS = ('state_dict_ema', 'model_ema', 'ema_state_dict', 'model_ema_state_dict', 'ema', 'ema_model')

@@ -7,9 +7,8 @@ from typing import Any
 
 import torch
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, shown
 from ..tables import SIZES, CoAtNetCfg, PerBlock, list_impls, resolve_cfg
-from .names import shown
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,7 @@ from collections.abc import Mapping
 
 import torch
 
-from ..errors import CheckpointError
-from .names import shown
+from ..errors import CheckpointError, shown
 
 
 def check_values(

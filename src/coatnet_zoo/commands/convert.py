@@ -4,8 +4,7 @@ from pathlib import Path
 
 import click
 
-from ..errors import CheckpointError
-from ..files import shown
+from ..errors import CheckpointError, shown
 from ..tables import INTERPOLATIONS
 
 

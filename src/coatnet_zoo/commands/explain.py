@@ -6,8 +6,7 @@ import click
 
 import coatnet_zoo_command
 
-from ..errors import CheckpointError, ExplainError, HubError
-from ..files import shown
+from ..errors import CheckpointError, ExplainError, HubError, shown
 
 
 @click.command()

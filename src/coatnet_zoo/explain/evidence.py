@@ -15,8 +15,8 @@ from timm.data import ImageNetInfo, create_transform, infer_imagenet_subset, res
 from timm.models import is_model_in_modules, resolve_model_input_args
 from torch import nn
 
-from ..errors import CheckpointError, ExplainError, HubError
-from ..files import open_regular, shown
+from ..errors import CheckpointError, ExplainError, HubError, shown
+from ..files import open_regular
 from ..hub import sentence
 from ..network import CoAtNet, RelPosBias, RelPosMlp
 from ..tables import INTERPOLATIONS, Crop, Positive, check, short

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..errors import ExplainError, first_line
-from ..files import shown, write_file
+from ..errors import ExplainError, first_line, shown
+from ..files import write_file
 from .evidence import BiasTable, Explanation
 
 if TYPE_CHECKING:

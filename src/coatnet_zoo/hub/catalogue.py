@@ -5,10 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..tables import COSTS, IMPLS, RELEASE_HOST, SIZES, WEIGHTS, list_impls, shipped_file, tags_of, weights_cfg
+from ..tables import COSTS, IMPLS, RELEASE_HOST, SIZES, WEIGHTS, list_impls, shipped_file, short, tags_of, weights_cfg
 from .fetch import cached_weights, fetch_weights, stored_weights
 from .integrity import Stored
-from .messages import shown
 from .releases import fetch_release, release_file, stored_release
 
 SHIPPED = 'shipped'
@@ -58,7 +57,7 @@ def entries(pretrained: bool = False, impl: str | None = None) -> list[Entry]:
         ValueError: If no network has this implementation.
     """
     if impl is not None and impl not in IMPLS:
-        raise ValueError(f'There is no impl={shown(impl)}; there are {", ".join(IMPLS)}.')
+        raise ValueError(f'There is no impl={short(impl)}; there are {", ".join(IMPLS)}.')
     found: list[Entry] = []
     for size in SIZES:
         tags = tags_of(size)
@@ -99,7 +98,7 @@ def entries_of(name: str) -> list[Entry]:
     """
     found = [entry for entry in entries() if name in (entry.name, entry.name.partition('.')[0])]
     if not found:
-        raise ValueError(f'There is no {shown(name)}; there are {", ".join([*SIZES, *WEIGHTS])}.')
+        raise ValueError(f'There is no {short(name)}; there are {", ".join([*SIZES, *WEIGHTS])}.')
     return found
 
 
@@ -112,7 +111,7 @@ def full_names(names: Sequence[str]) -> list[str]:
     full = [f'{name}.{next(iter(tags_of(name)))}' if tags_of(name) else name for name in names]
     for name in full:
         if name not in WEIGHTS:
-            raise ValueError(f'There are no weights {shown(name)}; there are {", ".join(WEIGHTS)}.')
+            raise ValueError(f'There are no weights {short(name)}; there are {", ".join(WEIGHTS)}.')
     return list(dict.fromkeys(full))
 
 

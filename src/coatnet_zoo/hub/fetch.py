@@ -16,9 +16,10 @@ from huggingface_hub.file_download import HfFileMetadata
 
 from ..errors import HubError
 from ..files import SAFETENSORS
+from ..tables import short
 from .download import download_file, request_of
 from .integrity import Stored, check_own, digest_of, is_digest
-from .messages import endpoint, sentence, shown
+from .messages import endpoint, sentence
 from .snapshots import Repository, is_commit, is_inside
 from .waiting import Retries, answer_or_error
 
@@ -80,12 +81,12 @@ def fetch_weights(
     repo_id, cache = repository.repo_id, repository.cache
     if not filename.endswith('.safetensors'):
         raise HubError(
-            f'{shown(hf_hub_id)} names the weights file {shown(filename)}, but only .safetensors files are fetched.'
+            f'{short(hf_hub_id)} names the weights file {short(filename)}, but only .safetensors files are fetched.'
         )
     for what in (filename, revision):
         # Both become paths in the cache, and a configuration that somebody else wrote may name them.
         if not is_inside(what):
-            raise HubError(f'{shown(hf_hub_id)} names {shown(what)}, which is not a path inside a repository.')
+            raise HubError(f'{short(hf_hub_id)} names {short(what)}, which is not a path inside a repository.')
     try:
         url = hf_hub_url(repo_id, filename, revision=revision)
         file = repository.find(filename, revision)
@@ -103,7 +104,7 @@ def fetch_weights(
         raise
     except Exception as e:  # of this client, of the HTTP client below it, of the file system
         raise HubError(
-            f'{shown(filename)} of {shown(hf_hub_id)} cannot be fetched from the Hub at {endpoint()} into {cache}: '
+            f'{short(filename)} of {short(hf_hub_id)} cannot be fetched from the Hub at {endpoint()} into {cache}: '
             f'{sentence(e)}'
         ) from e
     raise HubError(

@@ -12,7 +12,8 @@ import timm
 from .._timm import save_config_for_hf
 from ..errors import HubError
 from ..files import CONFIG, SAFETENSORS, write_file
-from .messages import sentence, shown
+from ..tables import short
+from .messages import sentence
 
 
 def make_folder(name: str, file: Path, folder: Path) -> None:
@@ -43,4 +44,4 @@ def make_folder(name: str, file: Path, folder: Path) -> None:
                 if not new.exists():
                     write_file(new, partial(shutil.copyfile, source))
     except OSError as e:
-        raise HubError(f'{shown(str(folder))} cannot be written: {sentence(e)}') from e
+        raise HubError(f'{short(str(folder))} cannot be written: {sentence(e)}') from e

@@ -66,12 +66,6 @@ def digest_of(file: str | os.PathLike, like: str) -> str:
     return digest.hexdigest()
 
 
-def blob_of(file: str | os.PathLike) -> Path:
-    """Where the cache keeps the content of a file in `snapshots`."""
-    file = Path(file)
-    return Path(os.path.normpath(file.parent / os.readlink(file))) if file.is_symlink() else file
-
-
 def check_own(file: Path) -> None:
     """Refuse to write to what was not made here.
 

@@ -6,7 +6,6 @@ from urllib.parse import unquote
 from huggingface_hub import constants, get_token
 from huggingface_hub.errors import HfHubHTTPError
 
-_SHOWN = 80
 _LONGEST = 1000
 _HIDDEN = '***'
 _LOGIN = re.compile(r'(?<=://)[^\s/?#]*@')  # of an address with a user name or a password
@@ -44,9 +43,3 @@ def without_secrets(text: str) -> str:
 def endpoint() -> str:
     """The address of the Hub, without the login that HF_ENDPOINT may have."""
     return _LOGIN.sub('', without_secrets(constants.ENDPOINT))
-
-
-def shown(name: object) -> str:
-    """A name that a user or a file gave, in quotes, escaped and shortened."""
-    text = repr(name)
-    return text if len(text) <= _SHOWN else f'{text[: _SHOWN // 2]}...{text[-_SHOWN // 2 :]}'

@@ -14,8 +14,8 @@ from huggingface_hub.utils import validate_repo_id
 
 from ..errors import CheckpointError, HubError
 from ..files import CARD, CONFIG, SAFETENSORS
-from ..tables import SIZES
-from .messages import endpoint, sentence, shown, without_secrets
+from ..tables import SIZES, short
+from .messages import endpoint, sentence, without_secrets
 from .model_card import Facts, make_card
 from .waiting import answer_within
 
@@ -71,12 +71,12 @@ def prepare(
             the licence is unknown or an argument is bad.
     """
     if repo_id.count('/') != 1:
-        raise CheckpointError(f'{shown(repo_id)} does not name a repository; write ORG/NAME.')
+        raise CheckpointError(f'{short(repo_id)} does not name a repository; write ORG/NAME.')
     try:
         validate_repo_id(repo_id)
     except HFValidationError as e:
         raise CheckpointError(
-            f'{shown(repo_id)} cannot be the name of a repository: the Hub takes up to 96 letters, digits, "-", "_" '
+            f'{short(repo_id)} cannot be the name of a repository: the Hub takes up to 96 letters, digits, "-", "_" '
             'and ".", without "--", ".." or ".git", and with a letter, digit or "_" at each end.'
         ) from e
     if accuracy is not None and not 0 <= accuracy <= 100:
@@ -85,7 +85,7 @@ def prepare(
     pickles = sorted(p.name for p in folder.iterdir() if p.name.lower().endswith(_PICKLES))
     if pickles:
         raise CheckpointError(
-            f'{folder} has {", ".join(map(shown, pickles[:5]))}, which others would have to trust; only {SAFETENSORS} '
+            f'{folder} has {", ".join(map(short, pickles[:5]))}, which others would have to trust; only {SAFETENSORS} '
             'is published, so move them away.'
         )
     config = _read_config(files[CONFIG])
@@ -165,7 +165,7 @@ def _read_config(file: Path) -> dict[str, Any]:
     if not isinstance(cfg, dict) or _NEEDED - cfg.keys() or not isinstance(args, dict) or 'impl' not in args:
         raise CheckpointError(f'{file} does not have what timm.models.save_for_hf writes for a model of coatnet-zoo.')
     if not isinstance(size, str) or size not in SIZES:
-        raise CheckpointError(f'{file} is of {shown(size)}, not one of {", ".join(SIZES)}.')
+        raise CheckpointError(f'{file} is of {short(size)}, not one of {", ".join(SIZES)}.')
     return config
 
 

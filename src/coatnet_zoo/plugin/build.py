@@ -11,8 +11,8 @@ from timm.models import PretrainedCfg, build_model_with_cfg, get_pretrained_cfg,
 from torch import nn
 
 from .._timm import pretrained_cfg_for_features, set_fixed_input_size, update_model_args
-from ..errors import CheckpointError
-from ..files import SAFETENSORS, shown
+from ..errors import CheckpointError, shown
+from ..files import SAFETENSORS
 from ..network import CoAtNet
 from ..tables import Choice, CoAtNetCfg, Request, choose, untrained_cfg
 from .config_json import check_config_json

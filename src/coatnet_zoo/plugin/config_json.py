@@ -10,8 +10,7 @@ from typing import Any, Literal
 from timm.layers import to_2tuple
 from timm.models import PretrainedCfg
 
-from ..errors import CheckpointError
-from ..files import shown
+from ..errors import CheckpointError, shown
 from ..tables import (
     Channels,
     Classes,

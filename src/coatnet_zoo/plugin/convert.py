@@ -21,8 +21,8 @@ from ..checkpoints import (
     read_checkpoint,
     translate,
 )
-from ..errors import CheckpointError
-from ..files import shown, write_folder
+from ..errors import CheckpointError, shown
+from ..files import write_folder
 from ..network import num_params
 from .destination import check_destination, mark
 from .said import check_said, data_config

@@ -11,8 +11,8 @@ import zlib
 from pathlib import Path
 from typing import Any
 
-from ..errors import CheckpointError
-from ..files import CONFIG, SAFETENSORS, shown
+from ..errors import CheckpointError, shown
+from ..files import CONFIG, SAFETENSORS
 
 _MARK = 'coatnet_zoo_conversion'
 # Bytes. A config.json with labels of 100,000 classes has some 5 MB.

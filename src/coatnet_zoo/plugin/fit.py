@@ -16,8 +16,7 @@ from timm.layers import to_2tuple
 from timm.models import PretrainedCfg
 from torch import nn
 
-from ..errors import CheckpointError
-from ..files import shown
+from ..errors import CheckpointError, shown
 from ..network import CoAtNet, num_params
 from ..tables import CoAtNetCfg, attention_grids, num_offsets
 

@@ -6,8 +6,8 @@ from typing import Any
 
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
-from ..errors import CheckpointError
-from ..files import open_regular, shown
+from ..errors import CheckpointError, shown
+from ..files import open_regular
 from ..tables import INTERPOLATIONS, ForeignCode, Side, check, short
 
 # Bytes: some 100 for each of 100,000 classes.
