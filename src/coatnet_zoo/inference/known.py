@@ -9,9 +9,11 @@ from torch import nn
 from ..network import (
     BATCH_NORMS,
     Attention,
+    AvgPool2x2,
     Downsample,
     GlobalCore,
     LinearAttention,
+    MaxPool2x2,
     MBConv,
     NoRelPos,
     PatchStem,
@@ -26,11 +28,11 @@ from ..network import (
     is_exactly,
 )
 
-_OF_THE_NETWORK = (Stem, PatchStem, Stage, MBConv, TransformerBlock, Downsample, Attention)
+_OF_THE_NETWORK = (Stem, PatchStem, Stage, MBConv, TransformerBlock, Downsample, Attention, AvgPool2x2, MaxPool2x2)
 _OF_ATTENTION = (GlobalCore, WindowCore, SoftmaxAttention, PostBiasAttention, LinearAttention)
 _OF_POSITIONS = (RelPosBias, RelPosMlp, NoRelPos)
 _OF_TIMM = (DropPath, LayerNorm2d, LayerScale2d, Mlp, SqueezeExcite)
-_OF_TORCH = (nn.Sequential, nn.Identity, nn.Dropout, nn.Conv2d, nn.Linear, nn.AvgPool2d, nn.MaxPool2d)
+_OF_TORCH = (nn.Sequential, nn.Identity, nn.Dropout, nn.Conv2d, nn.Linear, nn.MaxPool2d)
 _ACTIVATIONS = (nn.SiLU, nn.ReLU, nn.GELU, GELU, Sigmoid)
 _KNOWN = (
     *_OF_THE_NETWORK,

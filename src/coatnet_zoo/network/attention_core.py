@@ -22,6 +22,17 @@ def split_heads(qkv: torch.Tensor, num_heads: int) -> tuple[torch.Tensor, torch.
     return q, k, v
 
 
+@torch.fx.wrap
+def merge_heads(x: torch.Tensor) -> torch.Tensor:
+    """(B, heads, N, d) -> (B, N, heads * d)."""
+    x = x.transpose(1, 2)
+    if not torch.jit.is_scripting() and torch.compiler.is_exporting():
+        # ONNX decomposes attention whose bias needs gradients, and its output then has other strides than the graph was
+        # made with.
+        x = x.clone(memory_format=torch.contiguous_format)
+    return x.flatten(2)
+
+
 def weighted_sum(weights: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
     """sum_j weights_ij v_j, with the same weights for every image and every window.
 
@@ -165,7 +176,7 @@ class GlobalCore(nn.Module):
             (B, N, heads * d).
         """
         q, k, v = split_heads(qkv, self.num_heads)
-        return self.form(q, k, v, bias, None).transpose(1, 2).flatten(2)
+        return merge_heads(self.form(q, k, v, bias, None))
 
 
 def create_core(cfg: CoAtNetCfg, num_heads: int, attn_drop: float = 0.0) -> nn.Module:

@@ -10,6 +10,7 @@ from torch import nn
 from torchvision.ops import FrozenBatchNorm2d
 
 from .exact import is_exactly
+from .layers import AvgPool2x2
 
 Linear = nn.Conv2d | nn.Linear
 _NORMS_WITH_ACTIVATION = (BatchNormAct2d, SyncBatchNormAct, FrozenBatchNormAct2d)
@@ -35,7 +36,7 @@ def _is_pointwise(layer: nn.Module) -> bool:
 
 def _keeps_constants(module: nn.Module) -> bool:
     """Whether a module is exactly one through which `x * scale + shift` passes unchanged: an average, or nothing."""
-    if is_exactly(module, nn.AvgPool2d):
+    if is_exactly(module, nn.AvgPool2d, AvgPool2x2):
         return module.divisor_override is None and module.padding in (0, (0, 0))
     return is_exactly(module, nn.Identity, nn.Dropout)
 

@@ -6,8 +6,40 @@ Everything that timm has (norms, squeeze-excite, layer scale, drop path, MLP) co
 import math
 
 import torch
+import torch.nn.functional as F
 from timm.layers import ClassifierHead as TimmClassifierHead
 from torch import nn
+
+
+def _is_symbolic(x: torch.Tensor) -> bool:
+    """Whether a graph for any height and width is being made."""
+    return isinstance(x.shape[-2], torch.SymInt) or isinstance(x.shape[-1], torch.SymInt)
+
+
+class MaxPool2x2(nn.MaxPool2d):
+    """The maximum of 2x2 positions, stride 2. At an odd edge there are fewer: (B, C, H, W) -> (B, C, H/2, W/2), up."""
+
+    def __init__(self) -> None:
+        super().__init__(2, ceil_mode=True)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """As `nn.MaxPool2d`; torch.export takes `ceil_mode` for a promise of even sizes."""
+        if not torch.jit.is_scripting() and _is_symbolic(x):
+            return F.max_pool2d(F.pad(x, (0, 1, 0, 1), value=-float('inf')), 2)
+        return super().forward(x)
+
+
+class AvgPool2x2(nn.AvgPool2d):
+    """The average of 2x2 positions, stride 2. At an odd edge there are fewer: (B, C, H, W) -> (B, C, H/2, W/2), up."""
+
+    def __init__(self) -> None:
+        super().__init__(2, ceil_mode=True, count_include_pad=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """As `nn.AvgPool2d`; torch.export takes `ceil_mode` for a promise of even sizes."""
+        if not torch.jit.is_scripting() and _is_symbolic(x):
+            return F.avg_pool2d(F.pad(x, (0, 1, 0, 1), mode='replicate'), 2)
+        return super().forward(x)
 
 
 def create_pool(pool_type: str) -> nn.Module:
@@ -22,8 +54,8 @@ def create_pool(pool_type: str) -> nn.Module:
     if pool_type == 'max':
         return nn.MaxPool2d(3, stride=2, padding=1)
     if pool_type == 'max2':
-        return nn.MaxPool2d(2, ceil_mode=True)
-    return nn.AvgPool2d(2, ceil_mode=True, count_include_pad=False)
+        return MaxPool2x2()
+    return AvgPool2x2()
 
 
 class Downsample(nn.Module):

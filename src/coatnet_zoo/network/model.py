@@ -211,13 +211,14 @@ class CoAtNet(nn.Module):
 
     @torch.jit.ignore
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """Regular expressions that group parameters by depth, for timm's layer decay.
+        """Regular expressions that group parameters by depth, for timm's layer decay: the stem, then the stages.
+
+        The groups are those of timm's CoAtNets, so that the same `layer_decay` means the same.
 
         Args:
-            coarse: One group a stage instead of one a block.
+            coarse: No difference here.
         """
-        blocks = r'^stages\.(\d+)' if coarse else r'^stages\.(\d+)\.blocks\.(\d+)'
-        return dict(stem=r'^stem', blocks=[(blocks, None), (r'^norm', (99999,))])
+        return dict(stem=r'^stem', blocks=[(r'^stages\.(\d+)', None), (r'^norm', (99999,))])
 
     @torch.jit.ignore
     def set_grad_checkpointing(self, enable: bool = True) -> None:
