@@ -3,3 +3,4 @@
 from . import coatnet as coatnet
 from .convert import Conversion as Conversion
 from .convert import convert_checkpoint as convert_checkpoint
+from .load import load_model as load_model
