@@ -26,8 +26,8 @@ from ..errors import CheckpointError, ExportError, HubError
 def export(model: str, out: Path, format: str, img_size: int | None, int8: Path | None, **dynamic: bool) -> None:
     """Export MODEL for another runtime into the new folder OUT, and compare it there with the model itself.
 
-    MODEL is a name with or without a tag, a folder, hf-hub:ORG/NAME or a checkpoint file. OUT gets model.onnx, model.xml
-    with model.bin, or model.pt2; and preprocessing.json, with the labels. Needs the extra: pip install
+    MODEL is a name with or without a tag, a folder, hf-hub:ORG/NAME or a checkpoint file. OUT gets model.onnx,
+    model.xml with model.bin, or model.pt2; and preprocessing.json, with the labels. Needs the extra: pip install
     'coatnet-zoo[onnx]' or 'coatnet-zoo[openvino]'.
     """
     coatnet_zoo_command.import_models()

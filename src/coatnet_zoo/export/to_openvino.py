@@ -1,5 +1,7 @@
 """OpenVINO, quantised by NNCF."""
 
+import contextlib
+import sys
 from pathlib import Path
 
 from .task import IMAGES, LOGITS, RECORD, Format, Network, Task
@@ -12,12 +14,9 @@ def _write(task: Task, file: Path) -> None:
     if task.images:
         import nncf
 
-        model = nncf.quantize(
-            model,
-            nncf.Dataset(task.images),
-            subset_size=len(task.images),
-            model_type=nncf.ModelType.TRANSFORMER,
-        )
+        data, kind = nncf.Dataset(task.images), nncf.ModelType.TRANSFORMER
+        with contextlib.redirect_stdout(sys.stderr):  # where progress belongs
+            model = nncf.quantize(model, data, subset_size=len(task.images), model_type=kind)
     model.inputs[0].get_tensor().set_names({IMAGES})
     model.outputs[0].get_tensor().set_names({LOGITS})
     model.set_rt_info(task.record, [RECORD])
