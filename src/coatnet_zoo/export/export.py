@@ -122,8 +122,8 @@ def export_model(
 def _check_model(model: CoAtNet) -> None:
     if type(model) is not CoAtNet or not all(hasattr(stage, 'blocks') for stage in model.stages):
         raise ExportError(
-            'Only a whole CoAtNet can be exported, not a part nor one from optimize_for_inference; export the model that '
-            'it was made from.'
+            'Only a whole CoAtNet can be exported, not a part nor one from optimize_for_inference; export the model '
+            'that it was made from.'
         )
     if not model.num_classes or not model.global_pool:
         raise ExportError('The model has no classifier, so there are no logits to export; load one that has.')
