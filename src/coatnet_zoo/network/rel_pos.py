@@ -15,13 +15,16 @@ from torch import nn
 from ..tables import num_offsets
 
 
-def _lerp_offsets(src: int, dst: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def _lerp_offsets(
+    src: int, dst: int, device: torch.device, same: torch.Tensor | None = None
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Where the offsets of a resized axis lie between the learned ones.
 
     Args:
         src: Number of learned offsets, 2 * size - 1.
         dst: Number of offsets to interpolate for.
         device: Where to compute.
+        same: Whether the table keeps its size, where only the graph knows that.
 
     Returns:
         Index of the learned offset to the left, to the right, and the weight of the right one; each (dst,).
@@ -42,6 +45,9 @@ def _lerp_offsets(src: int, dst: int, device: torch.device) -> tuple[torch.Tenso
     q = q + width / 2
     distances = (q**exponents).cumsum(0)
     learned = torch.cat([-distances.flip(0), distances.new_zeros(1), distances]).float()
+    if same is not None:
+        # Every offset then meets a learned one, whose weight is 1.
+        learned = torch.where(same, torch.arange(src, device=device, dtype=torch.float32) - src // 2, learned)
     hi = torch.bucketize(wanted, learned).clamp(max=src - 1)
     lo = (hi - 1).clamp(min=0)
     # The clamp at zero makes offsets beyond either end take the value of that end.
@@ -59,13 +65,15 @@ def _cached_lerp_offsets(src: int, dst: int, device: torch.device) -> tuple[torc
         return lo.to(device), hi.to(device), weight.to(device)
 
 
-def _resize_axis(table: torch.Tensor, dim: int, dst: int) -> torch.Tensor:
+def _resize_axis(table: torch.Tensor, dim: int, dst: int, same: torch.Tensor | None) -> torch.Tensor:
     src = table.shape[dim]
     if torch.jit.is_scripting():
         lo, hi, weight = _lerp_offsets(src, dst, table.device)
     else:
-        offsets = _lerp_offsets if torch.compiler.is_compiling() else _cached_lerp_offsets
-        lo, hi, weight = offsets(src, dst, table.device)
+        if torch.compiler.is_compiling():
+            lo, hi, weight = _lerp_offsets(src, dst, table.device, same)
+        else:
+            lo, hi, weight = _cached_lerp_offsets(src, dst, table.device)
     shape = [1, 1, 1]
     shape[dim] = dst
     weight = weight.view(shape)
@@ -85,13 +93,18 @@ def resize_rel_pos_table(table: torch.Tensor, src_size: tuple[int, int], height:
     Returns:
         ((2 * height - 1) * (2 * width - 1), heads); the table itself where the size is the same.
     """
-    if height == src_size[0] and width == src_size[1]:
+    same: torch.Tensor | None = None
+    if not torch.jit.is_scripting() and isinstance(height + width, torch.SymInt):
+        # A comparison of sizes would make an exported graph one for this size, or for all others.
+        rows, cols = torch.arange(height, device=table.device), torch.arange(width, device=table.device)
+        same = (rows[-1] == src_size[0] - 1) & (cols[-1] == src_size[1] - 1)
+    elif height == src_size[0] and width == src_size[1]:
         return table
     heads = table.shape[1]
     # timm respaces both axes even where only one axis changes, and so does this function.
     grid = table.reshape(2 * src_size[0] - 1, 2 * src_size[1] - 1, heads)
-    grid = _resize_axis(grid, 0, 2 * height - 1)
-    grid = _resize_axis(grid, 1, 2 * width - 1)
+    grid = _resize_axis(grid, 0, 2 * height - 1, same)
+    grid = _resize_axis(grid, 1, 2 * width - 1, same)
     return grid.reshape(-1, heads)
 
 
