@@ -132,7 +132,8 @@ def _check_model(model: CoAtNet) -> None:
 def _record(model: CoAtNet, config: dict[str, Any], dynamic: dict[int, str]) -> dict[str, Any]:
     """What users of an exported model need to know of it."""
     name = '.'.join(filter(None, (model.pretrained_cfg.get('architecture'), model.pretrained_cfg.get('tag'))))
-    return {'model': name, **config, 'dynamic': list(dynamic.values()), 'labels': class_labels(model)}
+    mode = {1: 'L', 3: 'RGB'}.get(model.in_chans)  # Pillow's
+    return {'model': name, 'mode': mode, **config, 'dynamic': list(dynamic.values()), 'labels': class_labels(model)}
 
 
 def _noise(channels: int, height: int, width: int, dynamic: dict[int, str]) -> list[np.ndarray]:
