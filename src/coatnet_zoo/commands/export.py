@@ -16,14 +16,22 @@ from ..errors import CheckpointError, ExportError, HubError
 @click.option('--format', required=True, metavar='onnx|openvino|pt2', help="pt2 is a package of torch's AOTInductor.")
 @click.option('--img-size', type=int, help="Height and width in pixels. Default: the model's.")
 @click.option('--dynamic-batch', is_flag=True, help='Take any number of images at once instead of one.')
-@click.option('--dynamic-size', is_flag=True, help='Take images of any height and width.')
+@click.option('--dynamic-size', is_flag=True, help='Take images of any height and width; not with pt2.')
 @click.option(
     '--int8',
     type=click.Path(path_type=Path),
     metavar='FOLDER',
     help='Compute with 8-bit integers, calibrated with the images in FOLDER; a few dozen of those to come.',
 )
-def export(model: str, out: Path, format: str, img_size: int | None, int8: Path | None, **dynamic: bool) -> None:
+def export(
+    model: str,
+    out: Path,
+    format: str,
+    img_size: int | None,
+    dynamic_batch: bool,
+    dynamic_size: bool,
+    int8: Path | None,
+) -> None:
     """Export MODEL for another runtime into the new folder OUT, and compare it there with the model itself.
 
     MODEL is a name with or without a tag, a folder, hf-hub:ORG/NAME or a checkpoint file. OUT gets model.onnx,
@@ -40,9 +48,18 @@ def export(model: str, out: Path, format: str, img_size: int | None, int8: Path 
         click.echo(f'{time.monotonic() - start:5.0f} s  {step}', err=True)
 
     try:
-        check_request(out, format, img_size, int8)
+        check_request(out, format, img_size, dynamic_size, int8)
         progress(f'loading {model}')
-        done = export_model(load_model(model), out, format, img_size=img_size, int8=int8, progress=progress, **dynamic)
+        done = export_model(
+            load_model(model),
+            out,
+            format,
+            img_size=img_size,
+            dynamic_batch=dynamic_batch,
+            dynamic_size=dynamic_size,
+            int8=int8,
+            progress=progress,
+        )
     except (CheckpointError, ExportError, HubError) as e:
         raise click.ClickException(str(e)) from e
     found = done.comparison

@@ -71,7 +71,7 @@ def export_model(
         img_size: Height and width in pixels, or one number for both; by default the model's. With `dynamic_size`, the
             size that `preprocessing.json` names.
         dynamic_batch: Take any number of images at once instead of one.
-        dynamic_size: Take images of any height and width from 33 pixels on.
+        dynamic_size: Take images of any height and width from 33 pixels on; not for 'pt2'.
         int8: Folder of images, a few dozen of those to come, to calibrate 8-bit integers with.
         progress: Is told what is being done.
 
@@ -80,7 +80,7 @@ def export_model(
             if an image or `img_size` is bad, if the model is from `optimize_for_inference`, has no classifier or does
             not suit the format, or if the runtime computes something else than the model.
     """
-    chosen = check_request(out, format, img_size, int8)
+    chosen = check_request(out, format, img_size, dynamic_size, int8)
     _check_model(model)
     height, width = to_2tuple(img_size or model.img_size)
     try:

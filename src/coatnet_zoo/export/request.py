@@ -17,7 +17,11 @@ _SMALLEST = 32  # pixels
 
 
 def check_request(
-    out: str | os.PathLike, format: str, img_size: int | tuple[int, int] | None, int8: str | os.PathLike | None
+    out: str | os.PathLike,
+    format: str,
+    img_size: int | tuple[int, int] | None,
+    dynamic_size: bool,
+    int8: str | os.PathLike | None,
 ) -> Format:
     """Refuse what cannot be exported whatever the model, without a long wait.
 
@@ -33,6 +37,9 @@ def check_request(
             f'{format} cannot be had in 8-bit integers; export to {able}, or use '
             "coatnet_zoo.optimize_for_inference(model, quantize='int8', calibration=images) in torch."
         )
+    if dynamic_size and not chosen.has_dynamic_size:
+        able = ' or '.join(name for name, f in FORMATS.items() if f.has_dynamic_size)
+        raise ExportError(f'{format} cannot be had for any size; export to {able}, or one folder for each img_size.')
     if img_size is not None and min(to_2tuple(img_size)) < _SMALLEST:
         raise ExportError(f'Images must have {_SMALLEST} pixels at least on each side, not {min(to_2tuple(img_size))}.')
     for module in chosen.modules:

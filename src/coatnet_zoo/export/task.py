@@ -49,6 +49,7 @@ class Format:
         write: Writes a file, and others beside it if need be.
         load: Opens the file in its runtime.
         has_int8: Whether `write` quantises.
+        has_dynamic_size: Whether the file can take images of any size.
     """
 
     file: str
@@ -58,3 +59,4 @@ class Format:
     write: Callable[[Task, Path], None]
     load: Callable[[Path], Network]
     has_int8: bool = True
+    has_dynamic_size: bool = True
