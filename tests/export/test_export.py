@@ -73,7 +73,7 @@ def test_integers_from_a_folder_of_images(format: str, node: bytes, tmp_path: Pa
     assert '  the same class for 10 of 10 calibration images' in said.splitlines()
     assert float(re.search(r'from torch is (\S+),', said)[1]) < 0.5
     file = out / FORMATS[format].file
-    assert file.read_bytes().count(node) > 50
+    assert file.read_bytes().count(node) > 30
     beside = {'model.bin'} if format == 'openvino' else set()
     assert {p.name for p in out.iterdir()} == {file.name, 'preprocessing.json'} | beside
     assert list(out.parent.iterdir()) == [out]
@@ -104,7 +104,7 @@ def test_another_size_and_the_model_stays_as_it_is(size: int | tuple[int, int], 
     with torch.no_grad():
         expected = model.eval().float()(x)
     np.testing.assert_allclose(FORMATS['fake'].load(done.file)(x.numpy()), expected, rtol=0, atol=1e-4)
-    with pytest.raises(RuntimeError, match='shape'):
+    with pytest.raises(AssertionError, match='Guard failed'):
         FORMATS['fake'].load(done.file)(torch.randn(1, 3, 96, 64).numpy())
 
 
