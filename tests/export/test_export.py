@@ -157,6 +157,13 @@ def test_a_missing_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         export_model(small(), tmp_path / 'out', 'openvino')
 
 
+def test_windows_have_one_size(tmp_path: Path, fake: Callable) -> None:
+    model = small(impl='paper', attn_window=4)
+    assert export_model(model, tmp_path / 'out', 'fake').comparison.difference < 1e-4
+    with pytest.raises(ExportError, match='windows cannot be had for any size'):
+        export_model(model, tmp_path / 'any', 'fake', dynamic_size=True)
+
+
 @pytest.mark.parametrize(
     'make, said',
     [

@@ -81,7 +81,7 @@ def export_model(
             not suit the format, or if the runtime computes something else than the model.
     """
     chosen = check_request(out, format, img_size, dynamic_size, int8)
-    _check_model(model)
+    _check_model(model, dynamic_size)
     height, width = to_2tuple(img_size or model.img_size)
     try:
         config = data_config(model, (height, width))
@@ -119,7 +119,7 @@ def export_model(
     return Exported(Path(out) / chosen.file, chosen.runtime, len(images), *compared)
 
 
-def _check_model(model: CoAtNet) -> None:
+def _check_model(model: CoAtNet, dynamic_size: bool) -> None:
     if type(model) is not CoAtNet or not all(hasattr(stage, 'blocks') for stage in model.stages):
         raise ExportError(
             'Only a whole CoAtNet can be exported, not a part nor one from optimize_for_inference; export the model '
@@ -127,6 +127,9 @@ def _check_model(model: CoAtNet) -> None:
         )
     if not model.num_classes or not model.global_pool:
         raise ExportError('The model has no classifier, so there are no logits to export; load one that has.')
+    if dynamic_size and model.cfg.attn_window:
+        # A graph has no decision between one window and several.
+        raise ExportError('Attention within windows cannot be had for any size; export one folder for each img_size.')
 
 
 def _record(model: CoAtNet, config: dict[str, Any], dynamic: dict[int, str]) -> dict[str, Any]:
