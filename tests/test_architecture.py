@@ -25,9 +25,10 @@ ARROWS = {
     'network': _READ | {'_timm'},
     'inference': _READ | {'_timm', 'network', 'hub'},
     'explain': _READ | {'_timm', 'network', 'hub'},
+    'export': _READ | {'_timm', 'network', 'hub', 'explain'},
     'plugin': _READ | {'_timm', 'network', 'hub'},
-    'commands': _READ | {'_timm', 'network', 'hub', 'plugin', 'inference', 'explain', 'run'},
-    '__init__': _READ | {'network', 'plugin', 'inference', 'explain'},
+    'commands': _READ | {'_timm', 'network', 'hub', 'plugin', 'inference', 'explain', 'export', 'run'},
+    '__init__': _READ | {'network', 'plugin', 'inference', 'explain', 'export'},
 }
 # `coatnet-zoo list` needs the face of `hub` without torch; these modules load torch and are imported by their files.
 FILES = {'hub.folder', 'hub.publish'}

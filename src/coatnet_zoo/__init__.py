@@ -4,8 +4,9 @@ import coatnet_zoo_command
 
 # The command imports the rooms that it needs, and most commands need no torch.
 if not coatnet_zoo_command.without_models:
-    from .errors import CheckpointError, ExplainError, HubError
+    from .errors import CheckpointError, ExplainError, ExportError, HubError
     from .explain import draw_explanation, explain_image
+    from .export import export_model
     from .inference import optimize_for_inference
     from .network import CoAtNet
     from .plugin import convert_checkpoint
@@ -16,10 +17,12 @@ if not coatnet_zoo_command.without_models:
         'CoAtNet',
         'CoAtNetCfg',
         'ExplainError',
+        'ExportError',
         'HubError',
         'convert_checkpoint',
         'draw_explanation',
         'explain_image',
+        'export_model',
         'list_impls',
         'optimize_for_inference',
         'resolve_cfg',

@@ -2,7 +2,7 @@
 
 
 class CheckpointError(RuntimeError):
-    """A checkpoint cannot be read, or does not fit the model or the folder that it is meant for."""
+    """A checkpoint cannot be read, does not exist, or does not fit the model or the folder that it is meant for."""
 
 
 class HubError(RuntimeError):
@@ -11,6 +11,10 @@ class HubError(RuntimeError):
 
 class ExplainError(ValueError):
     """An image or a model cannot be explained, or the extra `explain` is not installed."""
+
+
+class ExportError(ValueError):
+    """A model cannot be exported as asked for, or what the format needs is not installed."""
 
 
 def first_line(error: BaseException) -> str:

@@ -11,7 +11,9 @@ from ..errors import CheckpointError, ExplainError, HubError, shown
 
 @click.command()
 @click.argument('image', type=click.Path(path_type=Path))
-@click.option('--model', 'name', required=True, help='Name with or without a tag, local-dir:FOLDER or hf-hub:ORG/NAME.')
+@click.option(
+    '--model', 'name', required=True, help='Name with or without a tag, folder, checkpoint or hf-hub:ORG/NAME.'
+)
 @click.option('--out', required=True, type=click.Path(path_type=Path), help='PNG file to write.')
 @click.option('--target', type=int, metavar='CLASS', help='Number of the class. Default: the most probable one.')
 def explain(image: Path, name: str, out: Path, target: int | None) -> None:
@@ -26,11 +28,11 @@ def explain(image: Path, name: str, out: Path, target: int | None) -> None:
         check_out,
         draw_explanation,
         explain_image,
-        load_model,
         open_image,
         require_matplotlib,
         write_picture,
     )
+    from ..plugin import load_model
 
     try:
         check_out(out, image)

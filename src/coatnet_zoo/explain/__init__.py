@@ -2,9 +2,11 @@
 
 from .evidence import BiasTable as BiasTable
 from .evidence import Explanation as Explanation
+from .evidence import class_labels as class_labels
+from .evidence import data_config as data_config
 from .evidence import explain_image as explain_image
-from .evidence import load_model as load_model
 from .evidence import open_image as open_image
+from .evidence import prepare_image as prepare_image
 from .picture import NO_TABLES as NO_TABLES
 from .picture import check_out as check_out
 from .picture import draw_explanation as draw_explanation

@@ -8,14 +8,12 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-import timm
 import torch
 from PIL import Image, ImageCms, ImageOps
 from timm.data import ImageNetInfo, create_transform, infer_imagenet_subset, resolve_model_data_config
-from timm.models import is_model_in_modules, resolve_model_input_args
 from torch import nn
 
-from ..errors import CheckpointError, ExplainError, HubError, shown
+from ..errors import ExplainError, shown
 from ..files import open_regular
 from ..hub import sentence
 from ..network import CoAtNet, RelPosBias, RelPosMlp
@@ -95,33 +93,24 @@ def open_image(path: str | os.PathLike) -> Image.Image:
     return image
 
 
-def load_model(name: str) -> CoAtNet:
-    """A pretrained model, in evaluation mode.
+def data_config(model: CoAtNet, size: tuple[int, int]) -> dict[str, Any]:
+    """How images are prepared for a model, as `timm.data.create_transform` takes it.
 
     Args:
-        name: What `timm.create_model(name, pretrained=True)` takes: a registered name, with a tag or without, or
-            `local-dir:FOLDER` or `hf-hub:ORG/NAME`.
+        model: A CoAtNet.
+        size: (height, width) in pixels to prepare images for.
 
     Raises:
-        ExplainError: If there is no such model, or the model is not one of this package.
-        HubError: If the weights cannot be had.
-        CheckpointError: If the weights do not fit.
+        ExplainError: If the configuration of the model has no mean and std for its channels.
     """
-    try:
-        architecture = resolve_model_input_args(name)['model_name']
-        if not is_model_in_modules(architecture, 'coatnet'):
-            raise ExplainError(
-                f'{shown(name)} is not one of this package, but of the architecture {architecture}; see '
-                '`coatnet-zoo list`.'
-            )
-        return timm.create_model(name, pretrained=True).eval()
-    except (ExplainError, HubError, CheckpointError):
-        raise
-    except Exception as e:  # whatever timm makes of a name or of a bad configuration
-        raise ExplainError(
-            f"The model '{shown(name)}' cannot be loaded ({shown(sentence(e))}); give a name from `coatnet-zoo list`, "
-            'local-dir:FOLDER or hf-hub:ORG/NAME.'
-        ) from e
+    config = resolve_model_data_config(model, args={'input_size': (model.in_chans, *size)})
+    _check_preprocessing(model.in_chans, config)
+    return config
+
+
+def prepare_image(image: Image.Image, config: dict[str, Any]) -> torch.Tensor:
+    """What a model sees of an image of any mode and size, (C, H, W), for a `data_config` of one channel or three."""
+    return create_transform(**config)(_to_channels(image, config['input_size'][0]))
 
 
 def explain_image(image: Image.Image, model: CoAtNet, target: int | None = None) -> Explanation:
@@ -148,12 +137,11 @@ def explain_image(image: Image.Image, model: CoAtNet, target: int | None = None)
             mean and std for its channels, or has no class `target`.
     """
     _check(model, target)
-    config = resolve_model_data_config(model, args={'input_size': (model.in_chans, *model.img_size)})
-    _check_preprocessing(model.in_chans, config)
-    pixels = create_transform(**config)(_to_channels(image, model.in_chans))
+    config = data_config(model, model.img_size)
+    pixels = prepare_image(image, config)
     with _recorded_sizes(model) as sizes:
         logits, chosen, evidence = _grad_cam(model.eval(), pixels, target)
-    labels, probabilities = _labels(model), logits.softmax(0).tolist()
+    labels, probabilities = class_labels(model), logits.softmax(0).tolist()
     order = logits.argsort(descending=True, stable=True).tolist()
     guesses = {i: Guess(i, labels[i], probabilities[i]) for i in order}
     std, mean = (torch.tensor(config[key]).view(-1, 1, 1) for key in ('std', 'mean'))
@@ -224,7 +212,7 @@ def _to_channels(image: Image.Image, channels: int) -> Image.Image:
     return image.convert('L' if channels == 1 else 'RGB')
 
 
-def _labels(model: CoAtNet) -> list[str]:
+def class_labels(model: CoAtNet) -> list[str]:
     """The labels of the classes. 1000 classes without labels are taken for ImageNet's, as timm's scripts do."""
     names = model.pretrained_cfg.get('label_names') or ()
     if isinstance(names, Mapping):  # by number, which JSON writes as text

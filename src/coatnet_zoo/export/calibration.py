@@ -1,0 +1,54 @@
+"""The images that 8-bit integers are calibrated with: the files of a folder, prepared for a model."""
+
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from ..errors import ExplainError, ExportError
+from ..explain import open_image, prepare_image
+
+# As many as NNCF takes by default; more change the ranges of values little.
+_MOST = 300
+
+
+def read_images(folder: str | os.PathLike, config: dict[str, Any]) -> list[np.ndarray]:
+    """Read and prepare the images of a folder and the folders in it, at most 300, spread evenly over their names.
+
+    Args:
+        folder: Files whose names do not end like those of images are left out.
+        config: How images are prepared, see `explain.data_config`.
+
+    Returns:
+        Arrays (1, C, H, W).
+
+    Raises:
+        ExportError: If there are no images, if one cannot be read, or if the model takes neither 1 nor 3 channels.
+    """
+    channels = config['input_size'][0]
+    if channels not in (1, 3):
+        raise ExportError(f'The model takes {channels} channels; only images of 1 or 3 can be read for 8-bit integers.')
+    try:
+        found = sorted(_image_files(Path(folder)))
+    except OSError as e:
+        raise ExportError(f'The images in {folder} cannot be read: {e.strerror}.') from e
+    if not found:
+        raise ExportError(f'{folder} has no images; 8-bit integers need a few dozen of the kind to come.')
+    try:
+        chosen = found[:: math.ceil(len(found) / _MOST)]
+        return [prepare_image(open_image(file), config)[None].numpy() for file in chosen]
+    except ExplainError as e:
+        raise ExportError(str(e)) from e
+
+
+def _image_files(folder: Path) -> list[Path]:
+    def fail(error: OSError) -> None:
+        raise error
+
+    Image.init()
+    endings = tuple(Image.EXTENSION)
+    walk = os.walk(folder, onerror=fail)
+    return [Path(parent) / name for parent, _, names in walk for name in names if name.lower().endswith(endings)]

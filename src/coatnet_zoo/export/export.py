@@ -1,0 +1,174 @@
+"""Exporting: writing a folder, and comparing the file in its runtime with the model before the folder appears."""
+
+import copy
+import json
+import os
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from timm.layers import to_2tuple
+from timm.models import reparameterize_model
+
+from ..errors import ExplainError, ExportError, shown
+from ..explain import class_labels, data_config
+from ..files import write_folder
+from ..hub import sentence
+from ..network import CoAtNet
+from .calibration import read_images
+from .compare import Comparison, compare
+from .request import check_free, check_request
+from .task import Format, Task
+
+RECORD_FILE = 'preprocessing.json'
+# Largest difference of float32 logits that rounding explains, relative to the largest logit.
+_TOLERANCE = 1e-3
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written, and how its runtime compares with the model.
+
+    Attributes:
+        file: The file that the runtime opens; `preprocessing.json` is beside it.
+        runtime: The runtime.
+        images: How many calibration images there are; 0 without 8-bit integers.
+        comparison: On the calibration images; without 8-bit integers, on noise of some sizes.
+    """
+
+    file: Path
+    runtime: str
+    images: int
+    comparison: Comparison
+
+
+def export_model(
+    model: CoAtNet,
+    out: str | os.PathLike,
+    format: str,
+    *,
+    img_size: int | tuple[int, int] | None = None,
+    dynamic_batch: bool = False,
+    dynamic_size: bool = False,
+    int8: str | os.PathLike | None = None,
+    progress: Callable[[str], None] = lambda _: None,
+) -> Exported:
+    """Export a model for another runtime, and compare what was written with the model.
+
+    The folder gets `model.onnx`, `model.xml` with `model.bin`, or `model.pt2`; and `preprocessing.json`, whose content
+    is in the metadata of the model, too. The folder appears whole or not at all. The runtime takes `images`, float32
+    (B, in_chans, H, W), and gives `logits`, float32 (B, num_classes).
+
+    Args:
+        model: A CoAtNet on any device and in any precision, not from `optimize_for_inference`. It stays as it is; what
+            is exported is a copy in float32 and in evaluation mode.
+        out: Folder to write; must not exist.
+        format: 'onnx', 'openvino' or 'pt2', which is a package of torch's AOTInductor for this machine's processor.
+        img_size: Height and width in pixels, or one number for both; by default the model's. With `dynamic_size`, the
+            size that `preprocessing.json` names.
+        dynamic_batch: Take any number of images at once instead of one.
+        dynamic_size: Take images of any height and width from 33 pixels on; not for 'pt2'.
+        int8: Folder of images, a few dozen of those to come, to calibrate 8-bit integers with.
+        progress: Is told what is being done.
+
+    Raises:
+        ExportError: If the format does not exist or its extra is not installed, if `out` exists or cannot be written,
+            if an image or `img_size` is bad, if the model is from `optimize_for_inference`, has no classifier or does
+            not suit the format, or if the runtime computes something else than the model.
+    """
+    chosen = check_request(out, format, img_size, dynamic_size, int8)
+    _check_model(model, dynamic_size)
+    height, width = to_2tuple(img_size or model.img_size)
+    try:
+        config = data_config(model, (height, width))
+    except ExplainError as e:
+        raise ExportError(str(e)) from e
+    dynamic = {0: 'batch'} if dynamic_batch else {}
+    dynamic |= {2: 'height', 3: 'width'} if dynamic_size else {}
+    record = json.dumps(_record(model, config, dynamic), indent=1, ensure_ascii=False) + '\n'
+    images = []
+    if int8 is not None:
+        progress('reading images')
+        images = read_images(int8, config)
+    eager = copy.deepcopy(model).eval().cpu().float()
+    try:
+        network = reparameterize_model(eager)
+        if not dynamic_size:
+            network.set_input_size((height, width))
+    except ValueError as e:
+        raise ExportError(str(e)) from e
+    # A dimension of length 1 would become a constant.
+    example = torch.zeros(2 if dynamic_batch else 1, model.in_chans, height, width)
+    task = Task(network, example, dynamic, images, record)
+    batches = images or _noise(model.in_chans, height, width, dynamic)
+    compared: list[Comparison] = []
+
+    def write(folder: Path) -> None:
+        compared.append(_write_and_compare(chosen, task, eager, batches, folder, progress))
+
+    try:
+        with torch.no_grad():
+            write_folder(Path(out), write, check_free)
+    except OSError as e:
+        raise ExportError(f'{shown(out)} cannot be written: {e.strerror or e}.') from e
+    return Exported(Path(out) / chosen.file, chosen.runtime, len(images), *compared)
+
+
+def _check_model(model: CoAtNet, dynamic_size: bool) -> None:
+    if type(model) is not CoAtNet:
+        raise ExportError(
+            'Only a whole CoAtNet can be exported, not a part nor one from optimize_for_inference; export the model '
+            'that it was made from.'
+        )
+    if not model.num_classes or not model.global_pool:
+        raise ExportError('The model has no classifier, so there are no logits to export; load one that has.')
+    if dynamic_size and model.cfg.attn_window:
+        # A graph has no decision between one window and several.
+        raise ExportError('Attention within windows cannot be had for any size; export one folder for each img_size.')
+
+
+def _record(model: CoAtNet, config: dict[str, Any], dynamic: dict[int, str]) -> dict[str, Any]:
+    """What users of an exported model need to know of it."""
+    name = '.'.join(filter(None, (model.pretrained_cfg.get('architecture'), model.pretrained_cfg.get('tag'))))
+    mode = {1: 'L', 3: 'RGB'}.get(model.in_chans)  # Pillow's
+    return {'model': name, 'mode': mode, **config, 'dynamic': list(dynamic.values()), 'labels': class_labels(model)}
+
+
+def _noise(channels: int, height: int, width: int, dynamic: dict[int, str]) -> list[np.ndarray]:
+    """Batches of images of some of the shapes that an exported model takes."""
+    random = np.random.default_rng(0)
+    sizes = [(height, width), (height + 37, width + 5), (48, 80)] if 2 in dynamic else [(height, width)]
+    counts = (1, 3) if 0 in dynamic else (1,)
+    return [random.standard_normal((n, channels, *size), dtype=np.float32) for size in sizes for n in counts]
+
+
+def _write_and_compare(
+    chosen: Format,
+    task: Task,
+    eager: CoAtNet,
+    batches: list[np.ndarray],
+    folder: Path,
+    progress: Callable[[str], None],
+) -> Comparison:
+    (folder / RECORD_FILE).write_text(task.record, encoding='utf-8')
+    progress(f'writing {chosen.file}' + (f' in 8-bit integers, from {len(task.images)} images' if task.images else ''))
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')
+            chosen.write(task, folder / chosen.file)
+        progress(f'comparing {chosen.runtime} with torch')
+        comparison = compare(chosen.load(folder / chosen.file), eager, batches)
+    except OSError:
+        raise
+    except Exception as e:  # exporters and runtimes raise most kinds of exceptions
+        raise ExportError(f'{chosen.runtime} cannot have this model ({sentence(e)}).') from e
+    if not task.images and not comparison.difference <= _TOLERANCE * comparison.largest:
+        raise ExportError(
+            f'Logits of {chosen.runtime} differ from those of torch by {comparison.difference:.1e}, where the largest '
+            f'logit is {comparison.largest:.1e}, so nothing was written.'
+        )
+    return comparison

@@ -1,0 +1,74 @@
+"""The formats, and refusing what cannot be exported whatever the model."""
+
+import importlib
+import os
+from pathlib import Path
+
+from timm.layers import to_2tuple
+
+from ..errors import ExportError, first_line, shown
+from .task import Format
+from .to_onnx import ONNX
+from .to_openvino import OPENVINO
+from .to_pt2 import PT2
+
+FORMATS = {'onnx': ONNX, 'openvino': OPENVINO, 'pt2': PT2}
+_SMALLEST = 32  # pixels
+
+
+def check_request(
+    out: str | os.PathLike,
+    format: str,
+    img_size: int | tuple[int, int] | None,
+    dynamic_size: bool,
+    int8: str | os.PathLike | None,
+) -> Format:
+    """Refuse what cannot be exported whatever the model, without a long wait.
+
+    Raises:
+        ExportError: See `export_model`.
+    """
+    if format not in FORMATS:
+        raise ExportError(f"There is no format '{shown(format)}'; there are {', '.join(FORMATS)}.")
+    chosen = FORMATS[format]
+    if int8 is not None and not chosen.has_int8:
+        able = ' or '.join(name for name, f in FORMATS.items() if f.has_int8)
+        raise ExportError(
+            f'{format} cannot be had in 8-bit integers; export to {able}, or use '
+            "coatnet_zoo.optimize_for_inference(model, quantize='int8', calibration=images) in torch."
+        )
+    if dynamic_size and not chosen.has_dynamic_size:
+        able = ' or '.join(name for name, f in FORMATS.items() if f.has_dynamic_size)
+        raise ExportError(f'{format} cannot be had for any size; export to {able}, or one folder for each img_size.')
+    if img_size is not None and min(to_2tuple(img_size)) < _SMALLEST:
+        raise ExportError(f'Images must have {_SMALLEST} pixels at least on each side, not {min(to_2tuple(img_size))}.')
+    for module in chosen.modules:
+        try:
+            importlib.import_module(module)
+        except ImportError as e:
+            raise ExportError(
+                f"The format {format} needs {module}: pip install 'coatnet-zoo[{chosen.extra}]' ({first_line(e)})."
+            ) from e
+    _check_out(Path(out))
+    return chosen
+
+
+def _check_out(out: Path) -> None:
+    if out.suffix in {Path(f.file).suffix for f in FORMATS.values()}:
+        raise ExportError(
+            f'{shown(out)} is to be a folder, which gets the model and what is beside it; leave out {out.suffix}.'
+        )
+    check_free(out)
+    parent = next(parent for parent in out.absolute().parents if os.path.lexists(parent))
+    if not parent.is_dir() or not os.access(parent, os.W_OK):
+        raise ExportError(f'{shown(out)} cannot be written: {parent} is no folder that can be written to.')
+
+
+def check_free(out: Path) -> None:
+    """Refuse a place where something is.
+
+    Raises:
+        ExportError: If something is there.
+    """
+    if os.path.lexists(out):
+        raise ExportError(f'{shown(out)} exists already; remove it or choose another folder.')

@@ -1,0 +1,64 @@
+"""Loading whatever a user calls a model: a name, a tag, a folder, a repository on the Hub, or a checkpoint file."""
+
+import tempfile
+from pathlib import Path
+
+import timm
+from timm.models import is_model, is_model_in_modules, resolve_model_input_args
+
+from ..checkpoints import identify, read_checkpoint, translate
+from ..errors import CheckpointError, HubError, shown
+from ..hub import sentence
+from ..network import CoAtNet
+from .convert import convert_checkpoint
+from .pretrained import adapt_checked
+
+
+def load_model(source: str) -> CoAtNet:
+    """A model with weights, in evaluation mode.
+
+    Args:
+        source: A registered name, with a tag or without; a folder, with `local-dir:` before it or without;
+            `hf-hub:ORG/NAME`; or a checkpoint file of a registered network, or one that `convert_checkpoint` takes. A
+            checkpoint says nothing of mean, std and labels; they are those of the registered network, or those that
+            `convert_checkpoint` assumes.
+
+    Raises:
+        CheckpointError: If there is no such model, if the model is not one of this package, or if the weights cannot be
+            read or do not fit.
+        HubError: If the weights cannot be had from the Hub or a release page.
+    """
+    path = Path(source)
+    try:
+        if not is_model(source) and path.is_file():
+            return _load_checkpoint(path)
+        name = f'local-dir:{source}' if not is_model(source) and path.is_dir() else source
+        architecture = resolve_model_input_args(name)['model_name']
+        if not is_model_in_modules(architecture, 'coatnet'):
+            raise CheckpointError(
+                f'{shown(source)} is not one of this package, but of the architecture {architecture}; see '
+                '`coatnet-zoo list`.'
+            )
+        return timm.create_model(name, pretrained=True).eval()
+    except (HubError, CheckpointError):
+        raise
+    except Exception as e:  # whatever timm makes of a name or of a bad configuration
+        raise CheckpointError(
+            f"The model '{shown(source)}' cannot be loaded ({shown(sentence(e))}); give a name from `coatnet-zoo list`, "
+            'a folder, a checkpoint file or hf-hub:ORG/NAME.'
+        ) from e
+
+
+def _load_checkpoint(file: Path) -> CoAtNet:
+    checkpoint = read_checkpoint(file)
+    known = None if translate(checkpoint) else identify(checkpoint.tensors)
+    if known is None:
+        with tempfile.TemporaryDirectory(prefix='coatnet-zoo-') as parent:
+            folder = Path(parent) / 'converted'
+            convert_checkpoint(file, folder)
+            return timm.create_model(f'local-dir:{folder}', pretrained=True).eval()
+    if known.size is None:
+        raise CheckpointError(f'{shown(file)} is {known.title}, which has blocks that no network of this package has.')
+    model = timm.create_model(known.size, impl=known.impl, **known.args)
+    model.load_state_dict(adapt_checked(checkpoint.tensors, model, None))
+    return model.eval()

@@ -1,0 +1,225 @@
+"""`coatnet-zoo export` and `export_model`: what is written, how it compares, and that nothing half-written stays."""
+
+import dataclasses
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import torch
+from command_line import command, output_of
+from paths import DATA
+from peers import randomize_
+from timm.models import save_for_hf
+
+import coatnet_zoo
+from coatnet_zoo import CoAtNet, ExportError, export_model, optimize_for_inference
+from coatnet_zoo.export import FORMATS
+from coatnet_zoo.export.task import Network, Task
+
+DIGITS = DATA / 'digits'
+SMALL = dict(embed_dim=(16, 32, 32, 64), depths=(1, 1, 1, 1), stem_width=(8, 8), num_classes=7)
+FIVE = ((96, 64), (64, 96), (33, 47), (130, 97), (96, 96))
+INSTALLED = {'onnx': 'onnxruntime', 'openvino': 'openvino'}
+
+
+def small(name: str = 'coatnet_0', **kwargs) -> CoAtNet:
+    return randomize_(timm.create_model(name, **{**SMALL, 'img_size': (96, 64), **kwargs}))
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Adds a format that takes no time: the network as it is, computed by torch."""
+    networks: dict[bytes, torch.nn.Module] = {}
+
+    def write(task: Task, file: Path) -> None:
+        file.write_bytes(str(tuple(task.example.shape)).encode())
+        networks[file.read_bytes()] = task.network
+
+    def load(file: Path) -> Network:
+        network = networks[file.read_bytes()]
+        return lambda images: network(torch.from_numpy(images)).detach().numpy()
+
+    def add(**changes) -> None:
+        format = dataclasses.replace(FORMATS['onnx'], file='model.fake', modules=(), write=write, load=load)
+        monkeypatch.setitem(FORMATS, 'fake', dataclasses.replace(format, **changes))
+
+    add()
+    return add
+
+
+# What the runtimes compute
+
+
+@pytest.mark.parametrize('format', INSTALLED)
+def test_any_size_and_any_number(format: str, tmp_path: Path) -> None:
+    pytest.importorskip(INSTALLED[format], reason='needs the extra of this format')
+    model = small()
+    done = export_model(model, tmp_path / 'out', format, dynamic_batch=True, dynamic_size=True)
+    compute = FORMATS[format].load(done.file)
+    assert done.comparison.agreement == 6 * 2 and done.comparison.difference < 1e-4
+    for n, size in enumerate(FIVE, start=1):
+        x = torch.randn(n, 3, *size)
+        with torch.no_grad():
+            np.testing.assert_allclose(compute(x.numpy()), model(x), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize('format, node', [('onnx', b'QuantizeLinear'), ('openvino', b'FakeQuantize')])
+def test_integers_from_a_folder_of_images(format: str, node: bytes, tmp_path: Path) -> None:
+    pytest.importorskip(INSTALLED[format], reason='needs the extra of this format')
+    out = tmp_path / 'new' / 'out'
+    said = output_of('export', 'coatnet_atto.digits', out, '--format', format, '--int8', DIGITS)
+    assert '  the same class for 10 of 10 calibration images' in said.splitlines()
+    assert float(re.search(r'from torch is (\S+),', said)[1]) < 0.5
+    file = out / FORMATS[format].file
+    assert file.read_bytes().count(node) > 30
+    beside = {'model.bin'} if format == 'openvino' else set()
+    assert {p.name for p in out.iterdir()} == {file.name, 'preprocessing.json'} | beside
+    assert list(out.parent.iterdir()) == [out]
+    assert sum(p.stat().st_size for p in out.glob('model.*')) < 900_000  # 4 bytes a weight are 1.4 MB
+
+
+def test_what_is_kept_beside_the_model(tmp_path: Path, fake: Callable) -> None:
+    model = timm.create_model('coatnet_0', **{**SMALL, 'num_classes': 3})
+    labels = ['cat', 'dog', 'crème brûlée']
+    save_for_hf(model, tmp_path / 'folder', model_config={'label_names': labels}, safe_serialization=True)
+    args = ('--format', 'fake', '--img-size', '64', '--dynamic-batch')
+    output_of('export', tmp_path / 'folder', tmp_path / 'out', *args)
+    about = json.loads((tmp_path / 'out' / 'preprocessing.json').read_text(encoding='utf-8'))
+    config = timm.data.resolve_model_data_config(model)
+    assert about.pop('labels') == labels and about.pop('input_size') == [3, 64, 64]
+    assert (
+        about.pop('dynamic') == ['batch'] and about.pop('mode') == 'RGB' and about.pop('model') == 'coatnet_0.sw_in1k'
+    )
+    assert about == {k: list(v) if isinstance(v, tuple) else v for k, v in config.items() if k != 'input_size'}
+
+
+@pytest.mark.parametrize('size', [64, (64, 128)])
+def test_another_size_and_the_model_stays_as_it_is(size: int | tuple[int, int], tmp_path: Path, fake: Callable) -> None:
+    model = small().train().double()
+    done = export_model(model, tmp_path / 'out', 'fake', img_size=size)
+    assert model.training and model.img_size == (96, 64) and next(model.parameters()).dtype == torch.float64
+    x = torch.randn(1, 3, *((size, size) if isinstance(size, int) else size))
+    with torch.no_grad():
+        expected = model.eval().float()(x)
+    np.testing.assert_allclose(FORMATS['fake'].load(done.file)(x.numpy()), expected, rtol=0, atol=1e-4)
+    assert done.file.read_text() == str(tuple(x.shape))
+
+
+# What is refused: one sentence, nothing written
+
+BAD = [
+    (dict(format='coreml'), "There is no format 'coreml'; there are onnx, openvino, pt2, fake."),
+    (dict(out='there'), 'there exists already'),
+    (dict(out='file/out'), 'out cannot be written'),
+    (dict(out='model.onnx'), 'is to be a folder'),
+    (dict(img_size='31'), 'Images must have 32 pixels at least on each side, not 31.'),
+    (dict(img_size='-5'), 'Images must have 32 pixels at least on each side, not -5.'),
+    (dict(format='pt2', int8='good'), 'pt2 cannot be had in 8-bit integers; export to onnx'),
+    (dict(format='pt2', dynamic_size=''), 'pt2 cannot be had for any size; export to onnx'),
+    (dict(int8='nowhere'), 'nowhere cannot be read: No such file or directory.'),
+    (dict(int8='empty'), 'empty has no images'),
+    (dict(int8='bad'), 'broken.png is not an image that can be read'),
+    (dict(model='coatnet_99'), "The model 'coatnet_99' cannot be loaded"),
+    (dict(model='resnet18'), 'not one of this package'),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize('given, said', BAD)
+def test_bad_input(
+    given: dict[str, str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fake: Callable
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for folder in ('there', 'empty', 'good', 'bad'):
+        Path(folder).mkdir()
+    Path('file').write_bytes(b'some text')
+    image = (DIGITS / '7_row1496.png').read_bytes()
+    Path('good/image.png').write_bytes(image)
+    Path('bad/image.png').write_bytes(image)
+    Path('bad/broken.png').write_bytes(image[:90])
+    before = set(tmp_path.rglob('*'))
+    given = {'model': 'coatnet_atto.digits', 'out': 'out', 'format': 'fake', **given}
+    words = [given.pop('model'), given.pop('out')]
+    for name, value in given.items():
+        words += [f'--{name.replace("_", "-")}', value]
+    result = command('export', *filter(None, words))
+    error = [line for line in result.output.splitlines() if not re.match(r' +\d+ s  ', line)]
+    assert result.exit_code == 1 and len(error) == 1 and said in error[0], result.output
+    assert set(tmp_path.rglob('*')) == before
+
+
+def test_a_missing_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__('sys').modules, 'nncf', None)
+    monkeypatch.setitem(__import__('sys').modules, 'openvino', None)
+    with pytest.raises(ExportError, match=re.escape("openvino: pip install 'coatnet-zoo[openvino]'")):
+        export_model(small(), tmp_path / 'out', 'openvino')
+
+
+def test_windows_have_one_size(tmp_path: Path, fake: Callable) -> None:
+    model = small(impl='paper', attn_window=4)
+    assert export_model(model, tmp_path / 'out', 'fake').comparison.difference < 1e-4
+    with pytest.raises(ExportError, match='windows cannot be had for any size'):
+        export_model(model, tmp_path / 'any', 'fake', dynamic_size=True)
+
+
+@pytest.mark.parametrize(
+    'make, said',
+    [
+        (lambda: optimize_for_inference(small()), 'nor one from optimize_for_inference; export the model that'),
+        (lambda: timm.create_model('coatnet_0', **SMALL, features_only=True), 'Only a whole CoAtNet'),
+        (lambda: timm.create_model('resnet18'), 'Only a whole CoAtNet'),
+        (lambda: small(num_classes=0), 'no classifier'),
+        (lambda: small(in_chans=4), 'takes 4 channels, but its configuration has mean'),
+        (lambda: small('coatnet_0', impl='paper', attn_window=6), 'attn_window=6 has no effect at img_size=(64, 64)'),
+    ],
+)  # fmt: skip
+def test_models_that_are_not_exported(make: Callable, said: str, tmp_path: Path, fake: Callable) -> None:
+    with pytest.raises(ExportError, match=re.escape(said)):
+        export_model(make(), tmp_path / 'out', 'fake', img_size=64)
+    assert list(tmp_path.iterdir()) == []
+
+
+def half(error: BaseException) -> Callable[[Task, Path], None]:
+    def write(task: Task, file: Path) -> None:
+        file.write_bytes(b'half')
+        raise error
+
+    return write
+
+
+@pytest.mark.parametrize(
+    'changes, error, said',
+    [
+        (dict(write=half(OSError(28, 'No space left on device'))), ExportError, 'cannot be written: No space left'),
+        (dict(write=half(RuntimeError('no such operator\nat line 3'))), ExportError, r'\(no such operator at line 3\)'),
+        (dict(write=half(KeyboardInterrupt())), KeyboardInterrupt, None),
+        (dict(load=lambda file: lambda images: np.ones((len(images), 7), 'float32')), ExportError, 'differ from'),
+        (dict(load=lambda file: lambda images: np.full((len(images), 7), np.nan)), ExportError, 'differ from'),
+    ],
+)
+def test_nothing_half_written_stays(
+    changes: dict, error: type[BaseException], said: str | None, tmp_path: Path, fake: Callable
+) -> None:
+    fake(**changes)
+    with pytest.raises(error, match=said):
+        export_model(small(), tmp_path / 'out', 'fake')
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize('most, taken', [(300, 10), (10, 10), (9, 5), (3, 3)])
+def test_images_are_spread_over_the_folder(
+    most: int, taken: int, tmp_path: Path, fake: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr('coatnet_zoo.export.calibration._MOST', most)
+    done = export_model(small(), tmp_path / 'out', 'fake', int8=DIGITS)
+    assert (done.images, done.comparison.agreement) == (taken, taken)
+
+
+def test_progress_and_names(tmp_path: Path, fake: Callable) -> None:
+    steps: list[str] = []
+    export_model(small(), tmp_path / 'out', 'fake', progress=steps.append)
+    assert steps == ['writing model.fake', 'comparing onnxruntime with torch']
+    assert {'ExportError', 'export_model'} <= set(coatnet_zoo.__all__)

@@ -1,0 +1,44 @@
+"""docs/export.md: every block is run as it is printed, in a folder and a process of its own."""
+
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from paths import DATA, ROOT
+
+PAGE = (ROOT / 'docs' / 'export.md').read_text(encoding='utf-8')
+BLOCKS = re.findall(r'^```\n(.*?)^```\n\n```python\n(.*?)^```\n', PAGE, flags=re.MULTILINE | re.DOTALL)
+# Says so if a program that is to run without the package has loaded it after all.
+STRANGERS = "\nimport sys; print(sorted({'torch', 'timm', 'coatnet_zoo'} & set(sys.modules)))"
+
+
+def run(folder: Path, *args: str) -> str:
+    done = subprocess.run([sys.executable, *args], cwd=folder, capture_output=True, text=True, timeout=500)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+def test_every_block_is_tried() -> None:
+    assert [re.search(r'--format (\w+)', command)[1] for command, _ in BLOCKS] == ['onnx', 'openvino', 'pt2']
+    assert PAGE.count('```') == 4 * len(BLOCKS)
+    assert all(len(program.splitlines()) <= 14 for _, program in BLOCKS)
+
+
+@pytest.mark.parametrize(
+    'block, module, loaded', [(0, 'onnxruntime', []), (1, 'openvino', []), (2, 'torch', ['torch'])]
+)
+def test_the_blocks_of_a_runtime(block: int, module: str, loaded: list[str], tmp_path: Path) -> None:
+    pytest.importorskip(module, reason='needs the extra of this format')
+    if module == 'torch' and not any(map(shutil.which, ('g++', 'clang++'))):
+        pytest.skip('AOTInductor needs a C++ compiler')
+    command, program = BLOCKS[block]
+    name, *args = shlex.split(command)
+    assert name == 'coatnet-zoo'
+    said = run(tmp_path, '-m', 'coatnet_zoo_command', *args)
+    assert float(re.search(r'difference of a logit from torch is (\S+),', said)[1]) < 1e-4
+    shutil.copy(DATA / 'digits' / '7_row1496.png', tmp_path / 'image.png')
+    assert run(tmp_path, '-c', program + STRANGERS).splitlines() == ['7', str(loaded)]
