@@ -44,7 +44,7 @@ def load_model(source: str) -> CoAtNet:
         raise
     except Exception as e:  # whatever timm makes of a name or of a bad configuration
         raise CheckpointError(
-            f"The model '{shown(source)}' cannot be loaded ({shown(sentence(e))}); give a name from `coatnet-zoo list`, "
+            f"The model '{shown(source)}' cannot be loaded ({shown(sentence(e))}); give a name of `coatnet-zoo list`, "
             'a folder, a checkpoint file or hf-hub:ORG/NAME.'
         ) from e
 
