@@ -25,7 +25,8 @@ def test_wheel_works_outside_the_checkout(tmp_path: Path) -> None:
         names = archive.namelist()
         archive.extractall(site)
     assert 'coatnet_zoo/weights/coatnet_atto.digits/model.safetensors' in names
-    assert {n.split('/')[0] for n in names if '.dist-info' not in n} == {'coatnet_zoo', 'coatnet_zoo_command.py'}
+    modules = {'coatnet_zoo', 'coatnet_zoo_autoload.py', 'coatnet_zoo_command.py'}
+    assert {n.split('/')[0] for n in names if '.dist-info' not in n} == modules
     entry_points = next(site.glob('*.dist-info/entry_points.txt')).read_text()
     assert 'coatnet-zoo = coatnet_zoo_command:main' in entry_points
 

@@ -28,7 +28,6 @@ from coatnet_zoo import CheckpointError, HubError, convert_checkpoint
 from coatnet_zoo.checkpoints import check_values, read_checkpoint
 from coatnet_zoo.commands import main
 from coatnet_zoo.hub import cached_weights
-from coatnet_zoo.hub.integrity import blob_of
 
 SAFE = 'model.safetensors'
 FIXTURE = DATA / 'chinhsuanwu_digits_64.pth'
@@ -344,7 +343,7 @@ def test_links(target: str, folder: Path, hub: HubServer, fresh_cache: Path) -> 
 
 def test_link_in_the_cache_to_another_file(folder: Path, hub: HubServer, fresh_cache: Path, tmp_path: Path) -> None:
     load_hub(folder, hub, fresh_cache)
-    blob = blob_of(cached_weights('someone/evil', cache_dir=fresh_cache))
+    blob = cached_weights('someone/evil', cache_dir=fresh_cache).resolve()
     state_dict = safetensors.torch.load_file(blob)
     state_dict['stem.conv1.weight'] += 1
     safetensors.torch.save_file(state_dict, tmp_path / 'other')

@@ -22,7 +22,6 @@ from release_page import CONTENT, ReleasePage, md5
 
 from coatnet_zoo import list_impls
 from coatnet_zoo.hub import catalogue, releases
-from coatnet_zoo.hub.integrity import blob_of
 from coatnet_zoo.network import multiply_adds, num_params
 from coatnet_zoo.tables import COSTS, SIZES, WEIGHTS
 
@@ -117,7 +116,9 @@ def test_info() -> None:
     text = output_of('info', 'coatnet_1.sw_in1k')
     for fact in ('41,721,502', '7.992 G', 'top-1 83.620 %, top-5 96.382 %', 'apache-2.0', 'bicubic', 'ImageNet-1k'):
         assert fact in text
-    assert output_of('info', 'coatnet_1').count('implementation:') == 7
+    assert output_of('info', 'coatnet_1').count('implementation:') == len(
+        [n for n, _ in COSTS if n.partition('.')[0] == 'coatnet_1']
+    )
     assert 'none published' in output_of('info', 'coatnet_7')
     message = refusal('info', 'coatnet_8')
     assert "'coatnet_8'" in message and 'coatnet_7' in message and 'coatnet_3.sw_in12k' in message
@@ -168,7 +169,7 @@ def test_pull_all_and_verify(served: HubServer, page: ReleasePage, cache: Path) 
 
 def test_verify_says_what_is_damaged_and_how_to_mend_it(served: HubServer, cache: Path) -> None:
     output_of('pull', 'coatnet_0', 'coatnet_1')
-    blob = blob_of(catalogue.local_file('coatnet_1.sw_in1k'))
+    blob = catalogue.local_file('coatnet_1.sw_in1k').resolve()
     blob.write_bytes(blob.read_bytes()[:-1] + b'?')
     result = command('verify', 'coatnet_0', 'coatnet_1', 'coatnet_2')
     assert result.exit_code == 1
@@ -192,7 +193,7 @@ def test_pull_mends_what_was_converted(page: ReleasePage, cache: Path) -> None:
 
 
 def blob_of_name(name: str) -> str:
-    return blob_of(catalogue.local_file(name)).name
+    return catalogue.local_file(name).resolve().name
 
 
 def test_cache_without_links_cannot_be_verified(served: HubServer, cache: Path) -> None:

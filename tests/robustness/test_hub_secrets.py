@@ -14,7 +14,8 @@ from huggingface_hub import constants
 
 from coatnet_zoo import HubError
 from coatnet_zoo.hub import fetch_weights, waiting
-from coatnet_zoo.hub.messages import sentence, shown, without_secrets
+from coatnet_zoo.hub.messages import sentence, without_secrets
+from coatnet_zoo.tables import short
 
 REPO = 'timm/anything'
 SAFE = 'model.safetensors'
@@ -126,4 +127,4 @@ def test_texts(text: str) -> None:
 
 @pytest.mark.parametrize('name', ['', 'a\nb', 'x' * 5000, '\udcff', '\x1b[2J'])
 def test_names_are_escaped_and_shortened(name: str) -> None:
-    assert shown(name).isprintable() and len(shown(name)) < 100
+    assert short(name).isprintable() and len(short(name)) < 100

@@ -1,4 +1,4 @@
-"""Everything that this package uses of torch and that torch does not promise to keep, in one place."""
+"""Everything that reading uses of torch and that torch does not promise to keep, in one place."""
 
 from collections.abc import Callable
 from typing import Any, Protocol

@@ -117,7 +117,7 @@ def _replace_attention(model: CoAtNet, by_rows: bool) -> None:
             if unknown_module(attn.rel_pos) is not None:
                 continue
             rel_pos, (height, width) = attn.rel_pos, attn.core.grid(*size)
-            if by_rows and is_exactly(attn.core, GlobalCore) and is_exactly(attn.core.form, SoftmaxAttention):
+            if by_rows and is_exactly(attn.core, GlobalCore) and is_exactly(attn.core.attn, SoftmaxAttention):
                 attn.core, attn.rel_pos = RowCore(attn.num_heads), TableOfSize(rel_pos)
             if height * width <= _MAX_EXPANDED:
                 attn.rel_pos = ExpandedRelPos(rel_pos, height, width, otherwise=attn.rel_pos)

@@ -5,21 +5,15 @@ from typing import Any, NoReturn
 
 import torch
 from torch import nn
-from torch.autograd import forward_ad
 from typing_extensions import Self
 
-from ..network import CoAtNet
+from ..network import CoAtNet, is_transformed
 
 
 def _refuse(what: str) -> NoReturn:
     raise RuntimeError(
         f'A model from optimize_for_inference {what}; do that with the model it was made from, then optimise that one.'
     )
-
-
-def _is_transformed(x: torch.Tensor) -> bool:
-    """Whether `torch.func` or forward-mode differentiation looks at what is computed from a tensor."""
-    return torch._C._functorch.is_functorch_wrapped_tensor(x) or forward_ad.unpack_dual(x).tangent is not None
 
 
 class OptimizedCoAtNet(CoAtNet):
@@ -59,7 +53,7 @@ class OptimizedCoAtNet(CoAtNet):
         """Call a function of a tensor in the precision of this model, without gradients."""
         if x.requires_grad and torch.is_grad_enabled():
             _refuse('gives no gradients')
-        if not torch.compiler.is_compiling() and _is_transformed(x):
+        if not torch.compiler.is_compiling() and is_transformed(x):
             _refuse('gives no derivatives, and is not for torch.func')
         if torch.jit.is_tracing() or torch.compiler.is_exporting():
             _refuse('cannot be traced or exported')

@@ -24,4 +24,5 @@ from .rel_pos import RelPosBias as RelPosBias
 from .rel_pos import RelPosMlp as RelPosMlp
 from .stem import PatchStem as PatchStem
 from .stem import Stem as Stem
+from .transforms import is_transformed as is_transformed
 from .windows import WindowCore as WindowCore

@@ -8,9 +8,12 @@ formulas.
 
 import torch
 import torch.nn.functional as F
+from timm.layers import use_fused_attn
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ..tables import CoAtNetCfg
+from .transforms import is_transformed
 from .windows import WindowCore
 
 
@@ -26,10 +29,12 @@ def split_heads(qkv: torch.Tensor, num_heads: int) -> tuple[torch.Tensor, torch.
 def merge_heads(x: torch.Tensor) -> torch.Tensor:
     """(B, heads, N, d) -> (B, N, heads * d)."""
     x = x.transpose(1, 2)
-    if not torch.jit.is_scripting() and torch.compiler.is_exporting():
+    # TorchScript compiles every condition except this one.
+    if not torch.jit.is_scripting():  # noqa: SIM102
         # ONNX decomposes attention whose bias needs gradients, and its output then has other strides than the graph was
         # made with.
-        x = x.clone(memory_format=torch.contiguous_format)
+        if torch.compiler.is_exporting():
+            x = x.clone(memory_format=torch.contiguous_format)
     return x.flatten(2)
 
 
@@ -76,8 +81,35 @@ def linear_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch
     return q.to(v.dtype) @ (k.to(v.dtype).transpose(-2, -1) @ v)
 
 
+@torch.fx.wrap
+def fused_attention(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None, dropout: float
+) -> torch.Tensor:
+    """`scaled_dot_product_attention`, also inside of the transforms of torch.
+
+    Args:
+        q: Queries, (B, heads, N, d).
+        k: Keys, (B, heads, N, d).
+        v: Values, (B, heads, N, d).
+        mask: Added to the logits, (1 or B, heads, N, N), or None.
+        dropout: Share of the weights that is dropped.
+
+    Returns:
+        (B, heads, N, d).
+    """
+    # TorchScript compiles every condition except this one.
+    if not torch.jit.is_scripting():  # noqa: SIM102
+        # In transforms, torch chooses kernels that cannot be differentiated.
+        if not torch.compiler.is_compiling() and is_transformed(q):
+            with sdpa_kernel(SDPBackend.MATH):
+                return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
+
+
 class SoftmaxAttention(nn.Module):
     """y_i = sum_j softmax_j(q_i.k_j / sqrt(d) + w_{i-j}) v_j, the form that CoAtNet paper section 2.1 chooses.
+
+    After `timm.layers.set_fused_attn(False)`, the weights are computed step by step, for those who want to see them.
 
     Args:
         attn_drop: Dropout of the weights that the softmax gives.
@@ -85,7 +117,8 @@ class SoftmaxAttention(nn.Module):
 
     def __init__(self, attn_drop: float = 0.0) -> None:
         super().__init__()
-        self.attn_drop = attn_drop
+        self.fused_attn = bool(use_fused_attn())
+        self.attn_drop = nn.Dropout(attn_drop)
 
     def forward(
         self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bias: torch.Tensor | None, padding: torch.Tensor | None
@@ -107,8 +140,12 @@ class SoftmaxAttention(nn.Module):
             heads = q.shape[1] // padding.shape[0]
             by_window = padding.expand(-1, heads, -1, -1) if mask is None else mask + padding
             mask = by_window.flatten(0, 1).unsqueeze(0)
-        dropout = self.attn_drop if self.training else 0.0
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
+        if self.fused_attn:
+            return fused_attention(q, k, v, mask, self.attn_drop.p if self.training else 0.0)
+        weights = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
+        if mask is not None:
+            weights = weights + mask
+        return self.attn_drop(weights.softmax(dim=-1)) @ v
 
 
 class PostBiasAttention(nn.Module):
@@ -122,7 +159,7 @@ class PostBiasAttention(nn.Module):
 
     def __init__(self, attn_drop: float = 0.0) -> None:
         super().__init__()
-        self.softmax = SoftmaxAttention(attn_drop)
+        self.attn = SoftmaxAttention(attn_drop)
 
     def forward(
         self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bias: torch.Tensor | None, padding: torch.Tensor | None
@@ -130,7 +167,7 @@ class PostBiasAttention(nn.Module):
         """See `SoftmaxAttention.forward`; the bias is not None."""
         assert bias is not None
         by_position = weighted_sum(bias, v)
-        return self.softmax(q, k, v, None, padding) + by_position
+        return self.attn(q, k, v, None, padding) + by_position
 
 
 class LinearAttention(nn.Module):
@@ -151,13 +188,13 @@ class GlobalCore(nn.Module):
 
     Args:
         num_heads: Attention heads.
-        form: What is summed: (q, k, v, bias, padding) -> (B, heads, N, d).
+        attn: The form, which says what is summed: (q, k, v, bias, padding) -> (B, heads, N, d).
     """
 
-    def __init__(self, num_heads: int, form: nn.Module) -> None:
+    def __init__(self, num_heads: int, attn: nn.Module) -> None:
         super().__init__()
         self.num_heads = num_heads
-        self.form = form
+        self.attn = attn
 
     def grid(self, height: int, width: int) -> tuple[int, int]:
         """The grid of positions that the bias is for on a feature map, (height, width): the whole map."""
@@ -176,7 +213,7 @@ class GlobalCore(nn.Module):
             (B, N, heads * d).
         """
         q, k, v = split_heads(qkv, self.num_heads)
-        return merge_heads(self.form(q, k, v, bias, None))
+        return merge_heads(self.attn(q, k, v, bias, None))
 
 
 def create_core(cfg: CoAtNetCfg, num_heads: int, attn_drop: float = 0.0) -> nn.Module:

@@ -26,7 +26,7 @@ class MaxPool2x2(nn.MaxPool2d):
         """As `nn.MaxPool2d`; torch.export takes `ceil_mode` for a promise of even sizes."""
         if not torch.jit.is_scripting() and _is_symbolic(x):
             return F.max_pool2d(F.pad(x, (0, 1, 0, 1), value=-float('inf')), 2)
-        return super().forward(x)
+        return F.max_pool2d(x, 2, ceil_mode=True)
 
 
 class AvgPool2x2(nn.AvgPool2d):
@@ -39,7 +39,7 @@ class AvgPool2x2(nn.AvgPool2d):
         """As `nn.AvgPool2d`; torch.export takes `ceil_mode` for a promise of even sizes."""
         if not torch.jit.is_scripting() and _is_symbolic(x):
             return F.avg_pool2d(F.pad(x, (0, 1, 0, 1), mode='replicate'), 2)
-        return super().forward(x)
+        return F.avg_pool2d(x, 2, ceil_mode=True, count_include_pad=False)
 
 
 def create_pool(pool_type: str) -> nn.Module:

@@ -80,14 +80,14 @@ class WindowCore(nn.Module):
 
     Args:
         num_heads: Attention heads.
-        form: What is summed: (q, k, v, bias, padding) -> (B, windows * heads, N, d).
+        attn: The form, which says what is summed: (q, k, v, bias, padding) -> (B, windows * heads, N, d).
         window: Side of a window in positions.
     """
 
-    def __init__(self, num_heads: int, form: nn.Module, window: int) -> None:
+    def __init__(self, num_heads: int, attn: nn.Module, window: int) -> None:
         super().__init__()
         self.num_heads = num_heads
-        self.form = form
+        self.attn = attn
         self.window = window
 
     def grid(self, height: int, width: int) -> tuple[int, int]:
@@ -98,4 +98,4 @@ class WindowCore(nn.Module):
         """See `attention_core.GlobalCore.forward`; the bias is that of the N positions of a window."""
         q, k, v = to_windows(qkv, height, width, self.window, self.num_heads).chunk(3, dim=-1)
         padding = padding_mask(height, width, self.window, q)
-        return from_windows(self.form(q, k, v, bias, padding), height, width, self.window, self.num_heads)
+        return from_windows(self.attn(q, k, v, bias, padding), height, width, self.window, self.num_heads)
