@@ -12,7 +12,7 @@ from ..errors import CheckpointError, HubError
 from ..files import CARD, CONFIG, SAFETENSORS
 from ..tables import SIZES
 from .fetch import sentence
-from .model_card import Facts, make_card
+from .model_card import Facts, is_folder_card, make_card
 
 _PICKLES = ('.bin', '.pth', '.pt', '.ckpt', '.pkl', '.pickle', '.h5', '.npz', '.tar')
 _NEEDED = {'input_size', 'mean', 'std', 'interpolation', 'crop_pct'}
@@ -47,7 +47,7 @@ def prepare(
     accuracy: float | None = None,
     source: str | None = None,
 ) -> Publication:
-    """Check a folder, and compose a card unless the folder has one. Asks nobody and changes nothing.
+    """Check a folder, and compose a card unless the folder has one of its own. Asks nobody and changes nothing.
 
     Args:
         folder: With model.safetensors and config.json, as `convert_checkpoint` and `timm.models.save_for_hf` make it.
@@ -74,9 +74,8 @@ def prepare(
         )
     config = _read_config(files[CONFIG])
     params = _count(folder)
-    if (folder / CARD).exists():
-        card = _own_file(folder, CARD).read_text(encoding='utf-8')
-    else:
+    card = _own_file(folder, CARD).read_text(encoding='utf-8') if (folder / CARD).exists() else None
+    if card is None or is_folder_card(card):
         license = license or config['pretrained_cfg'].get('license')
         if not license:
             raise CheckpointError(f'{folder} does not say its licence; say it by --license, e.g. --license apache-2.0.')
