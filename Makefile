@@ -4,13 +4,17 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint tables wheel clean
+.PHONY: demo test clients lint tables wheel clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python scripts/demo.py
 
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+
+clients: $(VENV)/.installed
+	$(BIN)/python -m pip install --editable '.[test,clients]'
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/clients
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

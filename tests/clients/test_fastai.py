@@ -14,9 +14,9 @@ def test_vision_learner(whose: str, tmp_path: Path) -> None:
         tmp_path / 'images', valid_pct=0.25, bs=4, item_tfms=fastai.Resize(64), num_workers=0
     )
     learner = fastai.vision_learner(data, NAMES[whose], pretrained=False, path=tmp_path, **arguments(whose))
-    assert len(learner.opt.param_lists) == 2  # the network, which fine_tune freezes at first, and the head
     with learner.no_bar():
         learner.fine_tune(1)
+        assert len(learner.opt.param_lists) == 2  # the network, which fine_tune freezes at first, and the head
         learner.export('learner.pkl')
         label, _, scores = fastai.load_learner(tmp_path / 'learner.pkl').predict(file)
         assert label in LABELS
