@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from clients import assert_same, client, images, learns, small, whose
+from clients import assert_same, client, images, learns, small
 from timm.utils.model import freeze_batch_norm_2d
 
 from coatnet_zoo import optimize_for_inference

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from clients import NAMES, ONE_SIZE, arguments, assert_same, client, images, learns, whose
+from clients import NAMES, ONE_SIZE, arguments, assert_same, client, images, whose
 
 smp = client('segmentation_models_pytorch')
 
@@ -19,9 +19,10 @@ def network(decoder: str, whose: str) -> torch.nn.Module:
 @pytest.mark.parametrize('size', [(128, 192), (256, 256)], ids=str)
 def test_training(whose: str, decoder: str, size: tuple[int, int]) -> None:
     model = network(decoder, whose)
-    x = images(2, *size)
-    assert model(x).shape == (2, 2, *size)
-    learns(model, lambda: torch.nn.functional.cross_entropy(model(x), (x[:, 0] > 0.5).long()), steps=2)
+    masks = model(images(2, *size))
+    assert masks.shape == (2, 2, *size)
+    masks.square().mean().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.encoder.parameters())
 
 
 @whose(ONE_SIZE)

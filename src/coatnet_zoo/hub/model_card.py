@@ -71,9 +71,9 @@ def _card(title: str, path: str, timm_name: str, config: dict[str, Any], params:
 ---
 # {title}
 
-The package coatnet-zoo registers this network with timm. Without `import coatnet_zoo`, timm does not know the model, and
-other programs ask for a newer timm. For programs that have no place for the import, the command `coatnet-zoo autoload on`
-registers the network whenever timm is imported.
+The package coatnet-zoo registers this network with timm. Without `import coatnet_zoo`, timm does not know the model,
+and other programs ask for a newer timm. For programs that have no place for the import, the command
+`coatnet-zoo autoload on` registers the network whenever timm is imported.
 
 ```python
 import coatnet_zoo
@@ -102,8 +102,9 @@ from fastai.vision.all import vision_learner
 learner = vision_learner(dls, {timm_name!r})
 ```
 
-The network is a {size} of {params / 1e6:.2f} M parameters in the implementation `{impl}` ([its code or
-paper]({IMPLS[impl].url})), for images of {height}x{width} pixels with {chans} channels and {config['num_classes']} classes.
+The network is a {size} of {params / 1e6:.2f} M parameters in the implementation `{impl}`
+([its code or paper]({IMPLS[impl].url})), for images of {height}x{width} pixels with {chans} channels and
+{config['num_classes']} classes.
 
 - **Licence**: {facts.license or 'not stated'}
 - **Source**: {facts.source or 'not stated'}
