@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+from clients import client, draw_images
 from command_line import output_of, refusal
 from hub_server import HubServer
 from peers import random_images
@@ -56,7 +57,7 @@ def test_code_in_timm(folder: Path, hub: HubServer, monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.parametrize('published', [False, True])
 def test_code_in_transformers(published: bool, folder: Path, hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip('transformers', reason='transformers is not installed; `make clients` installs it')
+    client('transformers')
     output_of('push', folder, 'me/flowers', *FACTS)
     monkeypatch.chdir(folder.parent)
     card = hub.files('me/flowers')['README.md'].decode() if published else (folder / 'README.md').read_text()
@@ -70,15 +71,12 @@ def test_code_in_transformers(published: bool, folder: Path, hub: HubServer, mon
 
 @pytest.mark.parametrize('published', [False, True])
 def test_code_in_fastai(published: bool, folder: Path, hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip('fastai', reason='fastai is not installed; `make clients` installs it')
+    fastai = client('fastai.vision.all')
     output_of('push', folder, 'me/flowers', *FACTS)
     monkeypatch.chdir(folder.parent)
     card = hub.files('me/flowers')['README.md'].decode() if published else (folder / 'README.md').read_text()
-    from fastai.data.core import DataLoaders
-
-    dls = DataLoaders([(torch.rand(3, 64, 64), torch.tensor(0))], loss_func=None)
-    dls.c = 3
-    names = {'dls': dls}
+    draw_images(folder.parent / 'images')
+    names = {'dls': fastai.ImageDataLoaders.from_folder(folder.parent / 'images', bs=2, num_workers=0)}
     exec(code(card, 'fastai'), names)
     assert names['learner'].model.eval()(random_images(2, 3, 64)).shape == (2, 3)
 
