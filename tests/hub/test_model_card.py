@@ -76,7 +76,7 @@ def test_code_in_fastai(published: bool, folder: Path, hub: HubServer, monkeypat
     monkeypatch.chdir(folder.parent)
     card = hub.files('me/flowers')['README.md'].decode() if published else (folder / 'README.md').read_text()
     draw_images(folder.parent / 'images')
-    names = {'dls': fastai.ImageDataLoaders.from_folder(folder.parent / 'images', bs=2, num_workers=0)}
+    names = {'dls': fastai.ImageDataLoaders.from_folder(folder.parent / 'images', valid_pct=0.25, bs=2, num_workers=0)}
     exec(code(card, 'fastai'), names)
     assert names['learner'].model.eval()(random_images(2, 3, 64)).shape == (2, 3)
 
