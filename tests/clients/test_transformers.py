@@ -1,12 +1,12 @@
 """transformers: loading, pipeline, Trainer, and the way back to timm."""
 
-import json
 from pathlib import Path
 
 import pytest
 import timm
 import torch
 from clients import LABELS, assert_same, client, draw_images, images, save, small, whose
+from paths import DATA
 from PIL import Image
 
 transformers = client('transformers')
@@ -95,5 +95,10 @@ def test_grey_network_with_three_channels_in_a_pipeline(tmp_path: Path) -> None:
     x = torch.rand(2, 1, 64, 64)
     assert_same(colour(x.expand(-1, 3, -1, -1)), grey(x), abs=1e-4)
     timm.models.save_for_hf(colour, tmp_path / 'folder', safe_serialization=True)
-    config = json.loads((tmp_path / 'folder' / 'config.json').read_text())
-    assert config['pretrained_cfg']['input_size'] == [3, 64, 64]
+    classify = transformers.pipeline('image-classification', model=str(tmp_path / 'folder'))
+    transform = timm.data.create_transform(**timm.data.resolve_model_data_config(grey))
+    for file in sorted((DATA / 'digits').iterdir()):
+        scores = grey(transform(Image.open(file).convert('L')).unsqueeze(0)).softmax(1)[0]
+        best = classify(str(file))[0]
+        assert best['label'].endswith(str(scores.argmax().item()))
+        assert best['score'] == pytest.approx(scores.max().item(), abs=1e-4)
