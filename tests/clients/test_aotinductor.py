@@ -12,7 +12,7 @@ pytestmark = pytest.mark.skipif(not shutil.which('g++'), reason='AOTInductor nee
 
 @whose()
 def test_package(whose: str, tmp_path: Path) -> None:
-    model, x = small(whose, depths=(1, 1, 1, 1)).eval(), images()
+    model, x = small(whose, stages='CT').eval(), images()
     with torch.no_grad():
         exported = torch.export.export(model, (x,))
         file = torch._inductor.aoti_compile_and_package(exported, package_path=str(tmp_path / 'm.pt2'))

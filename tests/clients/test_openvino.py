@@ -14,7 +14,7 @@ EXACT = {'INFERENCE_PRECISION_HINT': 'f32'}
 @whose()
 @pytest.mark.parametrize('exported', [False, True], ids=['module', 'exported program'])
 def test_conversion(whose: str, exported: bool, tmp_path: Path) -> None:
-    model, x = small(whose).eval(), images()
+    model, x = small(whose, stages='CT').eval(), images()
     if exported:
         converted = openvino.convert_model(torch.export.export(model, (x,)))
     else:

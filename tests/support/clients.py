@@ -37,10 +37,17 @@ def whose(theirs_fails: str | None = None, ours: tuple[pytest.MarkDecorator, ...
     return pytest.mark.parametrize('whose', [pytest.param('ours', marks=ours), pytest.param("timm's", marks=theirs)])
 
 
-def arguments(whose: str, **kwargs: Any) -> dict[str, Any]:
-    """The arguments that make the network small, for whatever passes them on to `timm.create_model`."""
-    impl = dict(impl='timm') if whose == 'ours' else {}
-    return {**impl, 'stem_width': (8, 16), 'embed_dim': (32, 32, 64, 64), 'depths': (1, 1, 2, 1), **kwargs}
+def arguments(whose: str, stages: str = 'CCTT', **kwargs: Any) -> dict[str, Any]:
+    """The arguments that make the network small, for whatever passes them on to `timm.create_model`.
+
+    Args:
+        whose: 'ours' or "timm's".
+        stages: 'CCTT', or 'CT' for what is compiled.
+        **kwargs: Further arguments.
+    """
+    types = dict(impl='timm', block_types=stages) if whose == 'ours' else dict(block_type=tuple(stages))
+    sizes = dict(embed_dim=(32, 32, 64, 64), depths=(1, 1, 2, 1)) if stages == 'CCTT' else dict(embed_dim=(32, 64))
+    return {'depths': (1, 1), **types, 'stem_width': (8, 16), **sizes, **kwargs}
 
 
 def small(whose: str, **kwargs: Any) -> nn.Module:
