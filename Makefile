@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test soak lint tables wheel clean
+.PHONY: demo test soak clients lint tables wheel clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python scripts/demo.py
@@ -14,6 +14,10 @@ test: lint
 
 soak: $(VENV)/.installed
 	COATNET_SOAK=100000 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 tests/checkpoints tests/robustness -k fuzz
+
+clients: $(VENV)/.installed
+	$(BIN)/python -m pip install --editable '.[test,clients]'
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/clients
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

@@ -1,5 +1,8 @@
 """Everything that this package uses of timm and that timm does not promise to keep, in one place."""
 
+from typing import Any
+
+from timm.models import _hub
 from timm.models._builder import pretrained_cfg_for_features as pretrained_cfg_for_features
 from timm.models._features import feature_take_indices as feature_take_indices
 from timm.models._hub import save_config_for_hf as save_config_for_hf
@@ -11,3 +14,20 @@ from torch import nn
 def set_fixed_input_size(model: nn.Module, fixed: bool) -> None:
     """Tell timm whether images are to be prepared for the size of the model rather than for the size of its weights."""
     model._traits['fixed_input_size'] = fixed
+
+
+def save_without_classes(model_class: type[nn.Module]) -> None:
+    """Make timm leave `num_classes` out of the `model_args` that it saves for models of a class.
+
+    `config.json` has the number at its top level. transformers reads the number there, and passes the number beside
+    `model_args`, so that it must not be in both.
+    """
+    get_model_args = _hub.get_model_args
+
+    def without_classes(model: nn.Module, overrides: dict[str, Any] | None = None) -> dict[str, Any]:
+        args = get_model_args(model, overrides)
+        if isinstance(model, model_class):
+            args.pop('num_classes', None)
+        return args
+
+    _hub.get_model_args = without_classes

@@ -54,7 +54,7 @@ def assert_logits(model: torch.nn.Module, expected: dict[str, torch.Tensor]) -> 
 
 def test_fixture_gives_the_logits_of_the_original_code(tmp_path: Path, expected: dict[str, torch.Tensor]) -> None:
     result = convert_checkpoint(FIXTURE, tmp_path / 'out')
-    assert sorted(p.name for p in (tmp_path / 'out').iterdir()) == ['config.json', 'model.safetensors']
+    assert sorted(p.name for p in (tmp_path / 'out').iterdir()) == ['README.md', 'config.json', 'model.safetensors']
     assert_logits(load(tmp_path / 'out'), expected)
     s = result.structure
     assert (s.stem_width, s.embed_dim, s.depths, s.block_types) == ((16, 16), (16, 32, 64, 96), (2, 2, 3, 2), 'CCTT')

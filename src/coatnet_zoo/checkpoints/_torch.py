@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 import torch
-from torch._utils import _sparse_tensors_to_validate
+from torch._utils import _validate_loaded_sparse_tensors
 from torch._weights_only_unpickler import Unpickler
 from torch.serialization import MAGIC_NUMBER as MAGIC_NUMBER
 from torch.serialization import PROTOCOL_VERSION as PROTOCOL_VERSION
@@ -46,8 +46,8 @@ def unpickle(file: _Readable, storage_of: Callable[[Any], Any]) -> Any:
     try:
         return unpickler.load()
     finally:
-        # torch would check sparse tensors at its own next load; sparse tensors are refused here.
-        _sparse_tensors_to_validate.clear()
+        # torch keeps a list of sparse tensors until this call.
+        _validate_loaded_sparse_tensors()
 
 
 def typed_storage(storage: torch.UntypedStorage, dtype: torch.dtype) -> torch.TypedStorage:

@@ -16,7 +16,7 @@ from ..errors import CheckpointError, HubError
 from ..files import CARD, CONFIG, SAFETENSORS
 from ..tables import SIZES, short
 from .messages import endpoint, sentence, without_secrets
-from .model_card import Facts, make_card
+from .model_card import Facts, is_folder_card, make_card
 from .waiting import answer_within
 
 _PICKLES = ('.bin', '.pth', '.pt', '.ckpt', '.pkl', '.pickle', '.h5', '.npz', '.tar')
@@ -56,7 +56,7 @@ def prepare(
     accuracy: float | None = None,
     source: str | None = None,
 ) -> Publication:
-    """Check a folder, and compose a card unless the folder has one. Asks nobody and changes nothing.
+    """Check a folder, and compose a card unless the folder has one of its own. Asks nobody and changes nothing.
 
     Args:
         folder: With model.safetensors and config.json, as `convert_checkpoint` and `timm.models.save_for_hf` make it.
@@ -91,9 +91,8 @@ def prepare(
     config = _read_config(files[CONFIG])
     model = _load(folder)
     _check_labels(files[CONFIG], config, model.num_classes)
-    if os.path.lexists(folder / CARD):
-        card = _read_text(_own_file(folder, CARD))
-    else:
+    card = _read_text(_own_file(folder, CARD)) if os.path.lexists(folder / CARD) else None
+    if card is None or is_folder_card(card):
         license = config['pretrained_cfg'].get('license') if license is None else license
         if not isinstance(license, str) or not license.strip():
             raise CheckpointError(f'{folder} does not say its licence; say it by --license, e.g. --license apache-2.0.')

@@ -10,7 +10,7 @@ from timm.layers import to_2tuple
 from timm.models import PretrainedCfg, build_model_with_cfg, get_pretrained_cfg, resolve_pretrained_cfg
 from torch import nn
 
-from .._timm import pretrained_cfg_for_features, set_fixed_input_size, update_model_args
+from .._timm import pretrained_cfg_for_features, save_without_classes, set_fixed_input_size, update_model_args
 from ..errors import CheckpointError, shown
 from ..files import SAFETENSORS
 from ..network import CoAtNet
@@ -21,6 +21,8 @@ from .pretrained import adapt_checked, localize, materialize
 
 # The fields of a pretrained configuration that say where weights are.
 _SOURCES = ('file', 'url', 'state_dict', 'hf_hub_id')
+
+save_without_classes(CoAtNet)
 
 
 def build(

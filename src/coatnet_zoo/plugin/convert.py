@@ -1,5 +1,6 @@
 """Converting the checkpoints of foreign codes into folders that timm loads, locally or from the Hugging Face Hub."""
 
+import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,7 +23,8 @@ from ..checkpoints import (
     translate,
 )
 from ..errors import CheckpointError, shown
-from ..files import write_folder
+from ..files import CARD, CONFIG, write_folder
+from ..hub import make_folder_card
 from ..network import num_params
 from .destination import check_destination, mark
 from .said import check_said, data_config
@@ -63,9 +65,9 @@ def convert_checkpoint(
 ) -> Conversion:
     """Convert a checkpoint of chinhsuanwu/coatnet-pytorch or keras_cv_attention_models into a folder for timm.
 
-    The structure is read off the tensors. The folder gets `model.safetensors` and `config.json`. Afterwards
-    `timm.create_model('local-dir:DST', pretrained=True)` gives the logits of the original code, and so does `hf-hub:`
-    once the folder is pushed to the Hub. The folder appears whole or not at all.
+    The structure is read off the tensors. The folder gets `model.safetensors`, `config.json` and `README.md`.
+    Afterwards `timm.create_model('local-dir:DST', pretrained=True)` gives the logits of the original code, and so does
+    `hf-hub:` once the folder is pushed to the Hub. The folder appears whole or not at all.
 
     Args:
         src: A `.pth`, `.pt`, `.bin` or `.safetensors` file with the state dict, wrapped or not; or a `.h5` file of
@@ -173,6 +175,9 @@ def _write(
 ) -> None:
     def save(folder: Path) -> None:
         save_for_hf(model, folder, model_config=model_config, data_config=preprocessing, safe_serialization=True)
+        config = json.loads((folder / CONFIG).read_text(encoding='utf-8'))
+        card = make_folder_card(shown(dst.name), config, num_params(model))
+        (folder / CARD).write_text(card, encoding='utf-8')
         mark(folder)
 
     try:

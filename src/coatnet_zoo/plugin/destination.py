@@ -1,6 +1,6 @@
 """Whether a conversion may write to a place: the mark that conversions leave, and what must not be replaced.
 
-The mark is a field of config.json: a checksum of both files. timm ignores that field, and saves models without it.
+The mark is a field of config.json: a checksum of all files. timm ignores that field, and saves models without it.
 Whoever changes a file of the folder breaks the mark.
 """
 
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import CheckpointError, shown
-from ..files import CONFIG, SAFETENSORS
+from ..files import CARD, CONFIG, SAFETENSORS
 
 _MARK = 'coatnet_zoo_conversion'
 # Bytes. A config.json with labels of 100,000 classes has some 5 MB.
@@ -60,7 +60,7 @@ def _check_replaceable(dst: Path) -> None:
         raise CheckpointError(f'{shown(dst)} is a symbolic link, which is not replaced; name the folder itself.')
     if not dst.is_dir():
         raise CheckpointError(f'{shown(dst)} is not a folder, so it is not overwritten; choose another name.')
-    strangers = sorted({p.name for p in dst.iterdir()} - {SAFETENSORS, CONFIG})
+    strangers = sorted({p.name for p in dst.iterdir()} - {SAFETENSORS, CONFIG, CARD})
     if strangers:
         raise CheckpointError(
             f'{shown(dst)} has {shown(strangers[0])}, which no conversion wrote, so it is not overwritten; choose '
@@ -74,14 +74,14 @@ def _check_replaceable(dst: Path) -> None:
 
 
 def mark(folder: Path) -> None:
-    """Mark a folder with model.safetensors and config.json as the work of a conversion."""
+    """Mark a folder with model.safetensors, config.json and README.md as the work of a conversion."""
     config = json.loads((folder / CONFIG).read_text(encoding='utf-8'))
     config[_MARK] = _checksum(folder, config)
     (folder / CONFIG).write_text(json.dumps(config, indent=2, allow_nan=False), encoding='utf-8')
 
 
 def _is_marked(folder: Path) -> bool:
-    files = [folder / name for name in (CONFIG, SAFETENSORS)]
+    files = [folder / name for name in (CONFIG, SAFETENSORS, CARD)]
     if any(file.is_symlink() or not file.is_file() for file in files) or files[0].stat().st_size > _LARGEST_CONFIG:
         return False
     with contextlib.suppress(ValueError, RecursionError):
@@ -91,9 +91,10 @@ def _is_marked(folder: Path) -> bool:
 
 
 def _checksum(folder: Path, config: dict[str, Any]) -> str:
-    """CRC-32 of the configuration and of the weights: against accidents, and cheap beside writing the weights."""
+    """CRC-32 of configuration, card and weights: against accidents, and cheap compared with writing the weights."""
     crc = zlib.crc32(json.dumps(config).encode())
-    with (folder / SAFETENSORS).open('rb') as file:
-        while chunk := file.read(1 << 20):
-            crc = zlib.crc32(chunk, crc)
+    for name in (CARD, SAFETENSORS):
+        with (folder / name).open('rb') as file:
+            while chunk := file.read(1 << 20):
+                crc = zlib.crc32(chunk, crc)
     return f'crc32:{crc:08x}'

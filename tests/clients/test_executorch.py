@@ -1,0 +1,21 @@
+"""ExecuTorch: a program with the kernels of XNNPACK, run by the runtime of phones."""
+
+from pathlib import Path
+
+import torch
+from clients import assert_same, client, images, small, whose
+
+client('executorch.runtime')
+from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner  # noqa: E402
+from executorch.exir import to_edge_transform_and_lower  # noqa: E402
+from executorch.runtime import Runtime  # noqa: E402
+
+
+@whose()
+def test_program(whose: str, tmp_path: Path) -> None:
+    model, x = small(whose, stages='CT').eval(), images(1)
+    exported = torch.export.export(model, (x,))
+    program = to_edge_transform_and_lower(exported, partitioner=[XnnpackPartitioner()]).to_executorch()
+    (tmp_path / 'm.pte').write_bytes(program.buffer)
+    method = Runtime.get().load_program(tmp_path / 'm.pte').load_method('forward')
+    assert_same(method.execute([x])[0], model(x).detach())

@@ -1,0 +1,33 @@
+"""segmentation_models_pytorch: decoders on our features at sizes that are not the native one."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from clients import NAMES, ONE_SIZE, arguments, assert_same, client, images, whose
+
+smp = client('segmentation_models_pytorch')
+
+
+def network(decoder: str, whose: str) -> torch.nn.Module:
+    name = f'tu-{NAMES[whose]}'
+    return smp.create_model(decoder, encoder_name=name, encoder_weights=None, classes=2, **arguments(whose))
+
+
+@whose(ONE_SIZE)
+@pytest.mark.parametrize('decoder', ['Unet', 'FPN', 'UPerNet'])
+@pytest.mark.parametrize('size', [(128, 192), (256, 256)], ids=str)
+def test_training(whose: str, decoder: str, size: tuple[int, int]) -> None:
+    model = network(decoder, whose)
+    masks = model(images(2, *size))
+    assert masks.shape == (2, 2, *size)
+    masks.square().mean().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.encoder.parameters())
+
+
+@whose(ONE_SIZE)
+def test_saving(whose: str, tmp_path: Path) -> None:
+    model = network('Unet', whose).eval()
+    model.save_pretrained(str(tmp_path))
+    x = images(1, 128, 192)
+    assert_same(smp.from_pretrained(str(tmp_path)).eval()(x), model(x))

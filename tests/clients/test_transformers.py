@@ -1,0 +1,104 @@
+"""transformers: loading, pipeline, Trainer, and the way back to timm."""
+
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from clients import LABELS, assert_same, client, draw_images, images, save, small, whose
+from paths import DATA
+from PIL import Image
+
+transformers = client('transformers')
+DUPLICATE = "timm's config.json repeats num_classes, which transformers passes, too"
+
+
+@whose(DUPLICATE)
+def test_auto_classes_load_a_saved_folder(whose: str, tmp_path: Path) -> None:
+    model = small(whose).eval()
+    folder = save(model, tmp_path / 'folder')
+    files = draw_images(tmp_path / 'images')
+    processor = transformers.AutoImageProcessor.from_pretrained(folder)
+    pixels = processor([Image.open(file) for file in files], return_tensors='pt')
+    loaded = transformers.AutoModelForImageClassification.from_pretrained(folder)
+    assert_same(loaded(**pixels).logits, model(pixels['pixel_values']))
+    assert loaded.config.id2label == dict(enumerate(LABELS))
+    in_timm = timm.create_model(f'local-dir:{folder}', pretrained=True)
+    transform = timm.data.create_transform(**timm.data.resolve_model_data_config(in_timm))
+    assert torch.equal(pixels['pixel_values'][0], transform(Image.open(files[0]).convert('RGB')))
+    backbone = transformers.AutoModel.from_pretrained(folder)
+    assert_same(backbone(**pixels).last_hidden_state, model.forward_features(pixels['pixel_values']))
+
+
+@whose(DUPLICATE)
+@pytest.mark.parametrize('mode', ['RGB', 'L', 'P', 'RGBA'])
+def test_pipeline_on_files(whose: str, mode: str, tmp_path: Path) -> None:
+    folder = save(small(whose), tmp_path / 'folder')
+    (file, *_) = draw_images(tmp_path / 'images')
+    Image.open(file).convert(mode).save(file)
+    found = transformers.pipeline('image-classification', model=str(folder))(str(file))
+    assert {answer['label'] for answer in found} == set(LABELS)
+    assert sum(answer['score'] for answer in found) == pytest.approx(1, abs=1e-4)
+
+
+def trainer(folder: Path, out: Path, data: list[dict]) -> 'transformers.Trainer':
+    model = transformers.AutoModelForImageClassification.from_pretrained(folder)
+    args = transformers.TrainingArguments(
+        str(out), num_train_epochs=2, per_device_train_batch_size=4, save_strategy='epoch', report_to=[], use_cpu=True,
+        learning_rate=1e-3, disable_tqdm=True,
+    )  # fmt: skip
+    return transformers.Trainer(model, args, train_dataset=data)
+
+
+@whose(DUPLICATE)
+def test_trainer_resumes_and_goes_back_to_timm(whose: str, tmp_path: Path) -> None:
+    folder = save(small(whose), tmp_path / 'folder')
+    processor = transformers.AutoImageProcessor.from_pretrained(folder)
+    data = [
+        dict(pixel_values=processor(Image.open(f))['pixel_values'][0], labels=LABELS.index(f.parent.name))
+        for f in draw_images(tmp_path / 'images')
+    ]
+    whole = trainer(folder, tmp_path / 'out', data)
+    whole.train()
+    resumed = trainer(folder, tmp_path / 'again', data)
+    resumed.train(resume_from_checkpoint=str(tmp_path / 'out' / 'checkpoint-3'))
+    expected = whole.model.state_dict()
+    for key, value in resumed.model.state_dict().items():
+        torch.testing.assert_close(value, expected[key], rtol=0, atol=1e-6, msg=key)
+    resumed.save_model(str(tmp_path / 'tuned'))
+
+    x = images()
+    logits = resumed.model.eval()(x).logits
+    again = transformers.AutoModelForImageClassification.from_pretrained(tmp_path / 'tuned')
+    assert_same(again(x).logits, logits)
+    back = timm.create_model(f'local-dir:{tmp_path / "tuned"}', pretrained=True).eval()
+    assert_same(back(x), logits)
+    assert (back.num_classes, back.pretrained_cfg['label_names']) == (3, LABELS)
+
+
+@whose(DUPLICATE)
+def test_a_new_classifier_keeps_its_size_on_the_way_back(whose: str, tmp_path: Path) -> None:
+    folder = save(small(whose), tmp_path / 'folder')
+    model = transformers.AutoModelForImageClassification.from_pretrained(
+        folder, num_labels=7, ignore_mismatched_sizes=True
+    )
+    assert model(images()).logits.shape == (2, 7)
+    model.save_pretrained(tmp_path / 'seven')
+    back = timm.create_model(f'local-dir:{tmp_path / "seven"}', pretrained=True).eval()
+    assert_same(back(x := images()), model.eval()(x).logits)
+
+
+def test_grey_network_with_three_channels_in_a_pipeline(tmp_path: Path) -> None:
+    """transformers opens every file as RGB; the sum of the first filters over the channels is the grey filter."""
+    grey = timm.create_model('coatnet_atto', pretrained=True, in_chans=1).eval()
+    colour = timm.create_model('coatnet_atto', pretrained=True, in_chans=3).eval()
+    x = torch.rand(2, 1, 64, 64)
+    assert_same(colour(x.expand(-1, 3, -1, -1)), grey(x), abs=1e-4)
+    timm.models.save_for_hf(colour, tmp_path / 'folder', safe_serialization=True)
+    classify = transformers.pipeline('image-classification', model=str(tmp_path / 'folder'))
+    transform = timm.data.create_transform(**timm.data.resolve_model_data_config(grey))
+    for file in sorted((DATA / 'digits').iterdir()):
+        scores = grey(transform(Image.open(file).convert('L')).unsqueeze(0)).softmax(1)[0]
+        best = classify(str(file))[0]
+        assert best['label'].endswith(str(scores.argmax().item()))
+        assert best['score'] == pytest.approx(scores.max().item(), abs=1e-4)
