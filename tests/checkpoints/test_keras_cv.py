@@ -44,7 +44,7 @@ def load(folder: Path, **kwargs) -> torch.nn.Module:
 @torch.inference_mode()
 def test_fixture_gives_the_logits_of_the_original_code(fixture: Path, tmp_path: Path) -> None:
     result = convert_checkpoint(fixture, tmp_path / 'out')
-    assert sorted(p.name for p in (tmp_path / 'out').iterdir()) == ['config.json', 'model.safetensors']
+    assert sorted(p.name for p in (tmp_path / 'out').iterdir()) == ['README.md', 'config.json', 'model.safetensors']
     x, logits = images_and_logits(DATA / 'keras_cv_small_expected.npz')
     # 1.4e-6 was measured; with an epsilon of 1e-6 in the layer norms it is 1.1e-5.
     torch.testing.assert_close(load(tmp_path / 'out')(x), logits, rtol=0, atol=5e-6)

@@ -325,7 +325,7 @@ def test_extra_is_not_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
 @pytest.mark.parametrize(
     'name, said',
     [
-        ('coatnet_8', "The model 'coatnet_8' cannot be loaded (Unknown model (coatnet_8)); give a name from"),
+        ('coatnet_8', "The model 'coatnet_8' cannot be loaded (Unknown model (coatnet_8)); give a name of"),
         ('coatnet_0.nothing', 'nothing'),
         ('resnet18', 'resnet18 is not one of this package'),
         ('coatnet_5', 'No weights are published for coatnet_5'),

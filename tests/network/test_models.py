@@ -6,6 +6,7 @@ import torch
 from peers import randomize_
 from timm.models import group_parameters
 from timm.optim import create_optimizer_v2, param_groups_layer_decay
+from timm.utils import AttentionExtract
 
 from coatnet_zoo.tables import SIZES, WEIGHTS
 
@@ -129,6 +130,34 @@ def test_every_parameter_gets_a_gradient_and_a_group(impl: str, x: torch.Tensor)
     params = [p for g in param_groups_layer_decay(model, no_weight_decay_list=no_decay) for p in g['params']]
     assert len(params) == len(names)
     create_optimizer_v2(model, opt='adamw', lr=1e-3, layer_decay=0.8).step()
+
+
+def test_layer_decay_is_timms() -> None:
+    """The same `layer_decay` gives the stem and the stages the learning rates that timm's CoAtNet gets."""
+    scales = []
+    for model in (timm.create_model('coatnet_0', **STAGES), timm.create_model('coatnet_0_rw_224', **STAGES)):
+        groups = param_groups_layer_decay(model, layer_decay=0.75)
+        names = {p: name for name, p in model.named_parameters()}
+        found = {names[p]: g['lr_scale'] for g in groups for p in g['params']}
+        layers = ('stem.conv1', 'stages.0.blocks.0.conv1_1x1', 'stages.3.blocks.0.mlp.fc1', 'head.fc')
+        scales.append([found[f'{name}.weight'] for name in layers])
+    assert scales[0] == scales[1] and scales[0][0] == pytest.approx(0.75**5)
+
+
+@torch.no_grad()
+def test_attention_weights_can_be_extracted(x: torch.Tensor) -> None:
+    model = create('timm')
+    timm.layers.set_fused_attn(False)
+    try:
+        unfused = timm.create_model('coatnet_1', impl='timm', **STAGES).eval()
+    finally:
+        timm.layers.set_fused_attn(True)
+    unfused.load_state_dict(model.state_dict())
+    torch.testing.assert_close(unfused(x), model(x), rtol=0, atol=1e-5 * model(x).abs().max().item())
+    for method in ('fx', 'hook'):
+        weights = AttentionExtract(unfused, method=method)(x)
+        assert len(weights) == sum(STAGES['depths'][2:])
+        assert all(torch.allclose(w.sum(-1), torch.ones(())) for w in weights.values())
 
 
 @pytest.mark.parametrize('impl', IMPLS)

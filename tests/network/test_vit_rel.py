@@ -107,7 +107,7 @@ def test_training() -> None:
     names = {k for k, p in model.named_parameters() if p.grad.isfinite().all() and p.grad.any()}
     assert names == {k for k, _ in model.named_parameters()}
     groups = group_parameters(model, model.group_matcher())
-    assert sorted(n for g in groups.values() for n in g) == sorted(names) and len(groups) == 1 + 5 + 1
+    assert sorted(n for g in groups.values() for n in g) == sorted(names) and len(groups) == 1 + 4 + 1
     no_decay = model.no_weight_decay()
     assert len(no_decay) == 5 and all(name.endswith('rel_pos.relative_position_bias_table') for name in no_decay)
     groups = param_groups_layer_decay(model, no_weight_decay_list=no_decay)

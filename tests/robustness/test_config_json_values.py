@@ -118,7 +118,7 @@ HUGE: list[Case] = [
     (('patch_size',), 512),
 ]
 DISAGREE: list[tuple[dict[Case, Any], str, str]] = [
-    ({('num_classes',): 7}, '7', '10 in model_args'),
+    ({('num_classes',): 7}, 'has 10 classes', 'num_classes=7'),
     ({('model_args', 'num_classes'): 7}, '10', '7 in model_args'),
     ({('num_classes',): 7, ('model_args', 'num_classes'): 7}, 'has 10 classes', 'num_classes=7'),
     ({('num_classes',): 0, ('model_args', 'num_classes'): 0}, 'has 10 classes', 'num_classes=0'),

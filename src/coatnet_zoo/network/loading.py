@@ -25,7 +25,7 @@ from ..checkpoints import (
     translate,
 )
 from ..errors import CheckpointError
-from ..tables import SIZES, TIMM_NAMES, CoAtNetCfg, feature_sizes, field_types, list_impls, num_offsets, resolve_cfg
+from ..tables import TIMM_NAMES, CoAtNetCfg, feature_sizes, field_types, num_offsets, resolve_cfg
 from .attention import Attention
 from .rel_pos import RelPosBias, crop_rel_pos_table
 
@@ -129,8 +129,12 @@ def _check_same_network(
     known = identify(state_dict)
     timms = is_timms(state_dict)
     if known is None:
-        if timms and _unseen(cfg) in _unlike_timms():
-            unlike = ', '.join(f'{name}={value!r}' for name, value in zip(_UNSEEN, _unseen(cfg), strict=True))
+        unlike = ', '.join(
+            f'{name}={getattr(cfg, name)!r}'
+            for name, values in _timms_unseen().items()
+            if getattr(cfg, name) not in values
+        )
+        if timms and unlike:
             raise CheckpointError(
                 "The checkpoint was saved by timm's code from a network that is not registered there. None of timm's "
                 f'CoAtNets computes with {unlike} as this model of impl={cfg.impl!r} does; give the arguments that '
@@ -156,14 +160,11 @@ def _unseen(cfg: CoAtNetCfg) -> tuple[Any, ...]:
 
 
 @functools.cache
-def _unlike_timms() -> set[tuple[Any, ...]]:
-    """What the networks of other implementations compute that no name or shape of a tensor tells, and none of timm's.
-
-    Other values are arguments that somebody gave, who knows what the weights need.
-    """
+def _timms_unseen() -> dict[str, set[Any]]:
+    """What timm's registered networks compute that no name or shape of a tensor tells: the values by field."""
     rows = (row for row in TIMM_NAMES.values() if row is not None)
-    timms = {_unseen(resolve_cfg(size, impl, **args)) for size, impl, args in rows}
-    return {_unseen(resolve_cfg(size, impl)) for size in SIZES for impl in list_impls(size)} - timms
+    cfgs = [resolve_cfg(size, impl, **args) for size, impl, args in rows]
+    return {name: {getattr(cfg, name) for cfg in cfgs} for name in _UNSEEN}
 
 
 def _check_has_positions(state_dict: Mapping[str, torch.Tensor], cfg: CoAtNetCfg) -> None:
