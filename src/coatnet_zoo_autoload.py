@@ -1,21 +1,21 @@
-"""Registering the models at the moment when timm is imported, for an environment where somebody has switched that on.
+"""Registering the models when timm is imported, in an environment where a user has switched autoload on.
 
-`coatnet-zoo autoload on` writes a `.pth` file, whose one line imports this module whenever a Python of the environment
-starts. So this module imports nothing but `sys`, and an error of the package must not stop Python or timm.
+`coatnet-zoo autoload on` writes a `.pth` file with one line. The line imports this module whenever a Python of the
+environment starts. So this module imports only `sys`, and an error of the package must not stop Python or timm.
 """
 
 import sys
 
 TYPE_CHECKING = False
-if TYPE_CHECKING:  # typing takes longer to import than Python may take longer to start
+if TYPE_CHECKING:  # importing typing would make the start of Python too slow
     from typing import Any
 
 
 class _TimmFinder:
-    """A finder that leaves the finding of timm to the other finders, and adds a step to the loading of timm."""
+    """A finder that lets the other finders find timm, and adds a step to the loading of timm."""
 
     def find_spec(self, name: str, path: 'Any' = None, target: 'Any' = None) -> 'Any':
-        """The specification of timm that another finder has; None for every other module."""
+        """The specification of timm from another finder; None for every other module."""
         if name != 'timm':
             return None
         others = (getattr(finder, 'find_spec', None) for finder in sys.meta_path if finder is not self)

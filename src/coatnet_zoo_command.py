@@ -1,7 +1,7 @@
-"""The `coatnet-zoo` command, which answers at once where no network has to be built.
+"""The `coatnet-zoo` command, which answers at once if no network has to be built.
 
-`import coatnet_zoo` registers the models with timm. That imports timm and torch, which takes seconds that listing and
-downloading do not need. The flag below tells `coatnet_zoo/__init__.py` to leave that out.
+`import coatnet_zoo` registers the models with timm. The registration imports timm and torch, which takes seconds.
+Listing and downloading do not need the registration. The flag below tells `coatnet_zoo/__init__.py` to skip it.
 """
 
 import importlib
@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 # Whether `import coatnet_zoo` leaves out the registration of the models and the public names.
 without_models = False
-# What to call when the command line has done its work: a script of `coatnet-zoo run`, whose errors are its own.
+# The function to call after the command line: it runs the script of `coatnet-zoo run` outside the error handling.
 afterwards: Callable[[], None] | None = None
 
 

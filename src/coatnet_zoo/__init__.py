@@ -1,8 +1,8 @@
-"""coatnet-zoo: the CoAtNet family as a timm plugin. Importing it registers the models with timm."""
+"""coatnet-zoo: the CoAtNet family as a timm plugin. Importing the package registers the models with timm."""
 
 import coatnet_zoo_command
 
-# The command imports the rooms that it needs, and most commands need no torch.
+# The command imports only the parts of the package that the command needs. Most commands need no torch.
 if not coatnet_zoo_command.without_models:
     from .errors import CheckpointError, ExplainError, ExportError, HubError
     from .explain import draw_explanation, explain_image

@@ -1,4 +1,4 @@
-"""Everything that this package uses of timm and that timm does not promise to keep, in one place."""
+"""The parts of timm that this package uses and that timm may change, in one place."""
 
 from typing import Any
 
@@ -12,15 +12,15 @@ from torch import nn
 
 
 def set_fixed_input_size(model: nn.Module, fixed: bool) -> None:
-    """Tell timm whether images are to be prepared for the size of the model rather than for the size of its weights."""
+    """Tell timm whether to prepare images for the size of the model instead of the size of its weights."""
     model._traits['fixed_input_size'] = fixed
 
 
 def save_without_classes(model_class: type[nn.Module]) -> None:
     """Make timm leave `num_classes` out of the `model_args` that it saves for models of a class.
 
-    `config.json` has the number at its top level. transformers reads the number there, and passes the number beside
-    `model_args`, so that it must not be in both.
+    `config.json` has the number at its top level. transformers reads the number there, and passes the number together
+    with `model_args`, so `model_args` must not contain the number.
     """
     get_model_args = _hub.get_model_args
 

@@ -1,4 +1,4 @@
-"""Every public exception of the package, and the words of messages: names that files give, other exceptions."""
+"""Every public exception of the package, and helpers for messages that show a name or another exception."""
 
 
 class CheckpointError(RuntimeError):
@@ -6,7 +6,7 @@ class CheckpointError(RuntimeError):
 
 
 class HubError(RuntimeError):
-    """Weights cannot be had from the Hugging Face Hub or from a release page, or cannot be published there."""
+    """Weights cannot be fetched from the Hub or a release page, or cannot be published on the Hub."""
 
 
 class ExplainError(ValueError):
@@ -24,11 +24,11 @@ def first_line(error: BaseException) -> str:
 
 
 def shown(name: object, longest: int = 200) -> str:
-    """A name as a message shows it: what cannot be printed is escaped, and the middle of a long name is left out.
+    """A name for a message: unprintable characters are escaped, and the middle of a long name is left out.
 
     Args:
-        name: A name. Of an object that is no text, number or path, only the type is shown.
-        longest: The most characters that are shown.
+        name: A name. If the object is not a text, a number or a path, only its type is shown.
+        longest: The largest number of characters to show.
     """
     if not isinstance(name, (str, int)) and not hasattr(name, '__fspath__'):
         return f'a {type(name).__name__}'

@@ -1,9 +1,9 @@
-"""Writing files and folders that are whole at any time, and the names of the files in a model's folder.
+"""Writing files and folders that are complete at any time, and the names of the files in a model's folder.
 
-Everything is written in a staging folder beside its destination, and then takes the name of the destination. A staging
-folder is hidden, has a name of its own, and is locked by the process that uses the staging folder. A process that dies
-leaves its staging folder and loses the lock: the next process that writes to the same place puts back what the dead
-process had moved away, and removes the rest.
+Every file or folder is written in a staging folder next to the destination, and then renamed to the destination. A
+staging folder is hidden, has a unique name, and is locked by the process that uses the staging folder. A process that
+dies leaves its staging folder and loses the lock. The next process that writes to the same place restores the files
+that the dead process had moved away, and removes the rest.
 """
 
 import contextlib
@@ -30,20 +30,20 @@ CARD = 'README.md'
 
 _STAGING = '.coatnet-zoo-'
 _IS_STAGING = re.compile(re.escape(_STAGING) + '[a-z0-9_]{8}')
-# What a staging folder may hold: its lock, what is being written, what was moved away, what is being removed.
+# The parts of a staging folder: its lock, the new content, the old content that was moved away, content to remove.
 _LOCK, _NEW, _OLD, _TRASH = _PARTS = ('lock', 'new', 'old', 'trash')
-# The answers of a system or a file system that cannot exchange two names.
+# The errors of a system or a file system that cannot exchange two names.
 _CANNOT = (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP)
 
 
 def write_file(file: Path, write: Callable[[Path], object]) -> None:
-    """Write a file beside its destination, then rename it: readers see the old file or the whole new one.
+    """Write a file next to its destination, then rename the file: readers see the old file or the complete new file.
 
     A symbolic link of that name is replaced; the file that the link points to stays as it is.
 
     Args:
         file: The destination.
-        write: Writes the content to the path that it is given.
+        write: Called with a path; writes the content to the path.
 
     Raises:
         OSError: If the file cannot be written; an older file of that name stays.
@@ -58,16 +58,16 @@ def write_file(file: Path, write: Callable[[Path], object]) -> None:
 
 
 def write_folder(folder: Path, write: Callable[[Path], object], check_old: Callable[[Path], object]) -> None:
-    """Write a folder beside its destination, then give it the name of the destination.
+    """Write a folder next to its destination, then rename the folder to the destination.
 
-    An older folder of that name is replaced in one step where the system can exchange two names. Elsewhere the older
-    folder is moved away first; if the process dies in between, the next call puts the older folder back. Missing
+    An older folder of that name is replaced in one step if the system can exchange two names. Otherwise the older
+    folder is moved away first; if the process dies in between, the next call restores the older folder. Missing
     parents of the destination are made.
 
     Args:
         folder: The destination.
-        write: Writes files into the empty folder that it is given.
-        check_old: Gets whatever has the name of the destination just before it is replaced; raises if that must stay.
+        write: Called with an empty folder; writes files into the folder.
+        check_old: Called with the old file or folder just before the replacement; raises if the old content must stay.
 
     Raises:
         OSError: If the folder cannot be written; an older folder of that name stays.
@@ -83,7 +83,7 @@ def write_folder(folder: Path, write: Callable[[Path], object], check_old: Calla
             os.rename(new, folder)
             return
         check_old(folder)
-        # After a power cut, one of the two has to be on the disk.
+        # After a power cut, the old or the new folder has to be on the disk.
         for path in (*new.iterdir(), new, new.parent):
             _sync(path)
         if not _exchange(new, folder):
@@ -94,10 +94,10 @@ def write_folder(folder: Path, write: Callable[[Path], object], check_old: Calla
 
 
 def open_regular(file: str | os.PathLike) -> BinaryIO:
-    """Open a file for reading, unless it is a pipe, a device or a folder: these may have no end, or never answer.
+    """Open a regular file for reading. A pipe or a device may have no end, or never answer.
 
     Raises:
-        OSError: If it is no regular file, or cannot be opened.
+        OSError: If the file is not a regular file, or cannot be opened.
     """
     binary, at_once = getattr(os, 'O_BINARY', 0), getattr(os, 'O_NONBLOCK', 0)  # Windows; elsewhere
     descriptor = os.open(file, os.O_RDONLY | binary | at_once)
@@ -123,9 +123,9 @@ def _parents(path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _staging(parent: Path) -> Iterator[Path]:
-    """A new staging folder, with an empty folder for what is written. Finishes what dead processes left."""
+    """A new staging folder, with an empty folder for the new content. Finishes the leftovers of dead processes."""
     for leftover in [entry.path for entry in os.scandir(parent) if _IS_STAGING.fullmatch(entry.name)]:
-        # Another process may use or finish it, or it may not be ours to change.
+        # Another process may use or finish the staging folder, or this process may not change the staging folder.
         with contextlib.suppress(OSError):
             _finish_leftover(Path(leftover))
     staging, lock = _make_staging(parent)
@@ -152,7 +152,7 @@ def _lock(staging: Path, needed: bool) -> int | None:
 
     Args:
         staging: The folder.
-        needed: Raise an `OSError` if the file system has no locks, rather than to go on without a lock.
+        needed: Raise an `OSError` if the file system has no locks, instead of continuing without a lock.
 
     Returns:
         A descriptor, which holds the lock until it is closed; None if another process has or had the folder.
@@ -191,7 +191,7 @@ def _finish_leftover(staging: Path) -> None:
 
 
 def _finish(staging: Path) -> None:
-    """Put back what was moved away and has no successor, then remove a staging folder that this process has locked."""
+    """Restore old content that has no successor, then remove a staging folder that this process has locked."""
     old = staging / _OLD
     if old.exists():
         for moved in old.iterdir():
@@ -201,13 +201,13 @@ def _finish(staging: Path) -> None:
                     os.rename(moved, place)
                 except OSError as e:
                     raise OSError(e.errno, f'{e.strerror}, so that what was there lies in {moved}', str(place)) from e
-        # What is half removed must never be put back.
+        # Content that is only partly removed must never be restored.
         os.rename(old, staging / _TRASH)
     shutil.rmtree(staging, ignore_errors=True)
 
 
 def _exchange(one: Path, other: Path) -> bool:
-    """Exchange two names in one step. Returns False, and does nothing, where that is not possible."""
+    """Exchange two names in one step. Returns False, and does nothing, if the system cannot exchange names."""
     names = os.fsencode(one), os.fsencode(other)
     try:
         if sys.platform == 'darwin':
@@ -229,7 +229,7 @@ def _library() -> ctypes.CDLL:
 
 
 def _sync(path: Path) -> None:
-    """Have the content of a file, or the names in a folder, written to the disk."""
+    """Write the content of a file, or the names in a folder, to the disk."""
     is_folder = path.is_dir()
     try:
         descriptor = os.open(path, os.O_RDONLY)
@@ -238,14 +238,14 @@ def _sync(path: Path) -> None:
         finally:
             os.close(descriptor)
     except OSError:
-        # Not every system can do that with folders.
+        # Not every system can sync folders.
         if not is_folder:
             raise
 
 
 def _new_file_mode(staging: Path) -> int:
-    """The permissions that the system gives new files, read off the lock.
+    """The permissions that the system gives new files, read from the lock file.
 
-    safetensors makes files that only their owner can read, which a shared cache or a served folder must not have.
+    safetensors makes files that only their owner can read. Other users must be able to read a shared cache.
     """
     return (staging / _LOCK).stat().st_mode

@@ -1,7 +1,7 @@
 """Running a script that uses timm and does not import this package: `python -m coatnet_zoo.run SCRIPT ARGS...`.
 
-timm's `validate.py`, `inference.py` and `benchmark.py` have no option that imports a plugin. torchrun takes this module
-as well: `torchrun --nproc-per-node 2 -m coatnet_zoo.run train.py ...`.
+timm's `validate.py`, `inference.py` and `benchmark.py` have no option that imports a plugin. torchrun runs this module,
+too: `torchrun --nproc-per-node 2 -m coatnet_zoo.run train.py ...`.
 """
 
 import builtins
@@ -21,15 +21,15 @@ def run_script(script: str | os.PathLike, args: Sequence[str] = ()) -> None:
 
     The script sees the same `sys.argv`, `sys.path` and `__main__` as without this package. The exit code and exceptions
     of the script pass through, with the traceback of the script. Processes that the script starts by `multiprocessing`
-    have the models, too. The function is the last one that a program calls: it replaces `__main__`, and the first entry
-    of `sys.path`, which is that of the program.
+    have the models, too. A program must call this function last, because the function replaces `__main__` and the first
+    entry of `sys.path`.
 
     Args:
         script: A Python file.
         args: Arguments of the script.
 
     Raises:
-        SystemExit: With a message, if there is no such file.
+        SystemExit: With a message, if the script does not exist.
     """
     script = os.fspath(script)
     if not os.path.isfile(script):
@@ -57,7 +57,7 @@ def run_script(script: str | os.PathLike, args: Sequence[str] = ()) -> None:
 
 
 def _show_only(traceback: types.TracebackType | None) -> None:
-    """Have the interpreter report the exception that ends the program without the frames of this package."""
+    """Make the interpreter leave the frames of this package out of the traceback that ends the program."""
     show = sys.excepthook
 
     def excepthook(kind: type[BaseException], error: BaseException, _: types.TracebackType | None) -> None:
@@ -67,11 +67,11 @@ def _show_only(traceback: types.TracebackType | None) -> None:
 
 
 def _register_in_children() -> None:
-    """Have processes that `multiprocessing` starts afresh import this package before they import the script."""
+    """Make new processes of `multiprocessing` import this package before importing the script."""
     prepare = spawn.get_preparation_data
 
     def get_preparation_data(name: str) -> dict[str, Any]:
-        # The child unpickles the function by importing its module, and does not look at it.
+        # The child imports this package to unpickle the function. The child does not use the function.
         return {**prepare(name), 'coatnet_zoo': importlib.import_module('coatnet_zoo').list_impls}
 
     spawn.get_preparation_data = get_preparation_data

@@ -1,4 +1,4 @@
-"""Checkpoint files: reading a file without executing anything, finding out who wrote it, mapping foreign tensors."""
+"""Checkpoint files: reading a file without executing anything, recognising its code, mapping foreign tensors."""
 
 from .checkpoint import Checkpoint as Checkpoint
 from .codes import Target as Target

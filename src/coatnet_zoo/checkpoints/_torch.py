@@ -1,4 +1,4 @@
-"""Everything that reading uses of torch and that torch does not promise to keep, in one place."""
+"""The parts of torch that reading checkpoints uses and that torch may change, in one place."""
 
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -19,7 +19,7 @@ class _Readable(Protocol):
 
 
 class _Memo(dict):
-    """The objects that a pickle refers to again. A tuple of tuples of one tuple would take for ever to be hashed."""
+    """The objects that a pickle refers to again. Hashing deeply nested tuples would take forever."""
 
     def __setitem__(self, index: int, value: Any) -> None:
         unseen, seen = [value], 0
@@ -37,8 +37,8 @@ def unpickle(file: _Readable, storage_of: Callable[[Any], Any]) -> Any:
     """Unpickle as `torch.load(..., weights_only=True)` does: nothing in the file is executed.
 
     Args:
-        file: The pickle, from its present place on.
-        storage_of: Gives the storage for the reference to a storage in the pickle.
+        file: The file, at the position where the pickle starts.
+        storage_of: Returns the storage for a reference in the pickle.
     """
     unpickler = Unpickler(file, encoding='utf-8')
     unpickler.memo = _Memo()
@@ -51,5 +51,5 @@ def unpickle(file: _Readable, storage_of: Callable[[Any], Any]) -> Any:
 
 
 def typed_storage(storage: torch.UntypedStorage, dtype: torch.dtype) -> torch.TypedStorage:
-    """The storage in the form that the functions which rebuild tensors take."""
+    """The storage in the form that torch's functions for rebuilding tensors take."""
     return torch.storage.TypedStorage(wrap_storage=storage, dtype=dtype, _internal=True)

@@ -1,4 +1,4 @@
-"""What a checkpoint file holds, whoever wrote it."""
+"""The content of a checkpoint file, from any code."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,7 +13,7 @@ class Checkpoint:
 
     Attributes:
         tensors: Tensors by name, without wrapper prefixes such as `module.`.
-        layers: Class and settings of every layer by name, where the file describes its layers.
+        layers: Class and settings of every layer by name, if the file describes its layers.
     """
 
     tensors: Mapping[str, torch.Tensor]

@@ -1,6 +1,6 @@
-"""Checkpoints of chinhsuanwu/coatnet-pytorch: reading the structure off the tensors, and where each tensor goes.
+"""Checkpoints of chinhsuanwu/coatnet-pytorch: reading the structure from the tensors, and where each tensor goes.
 
-That code is MIT-licensed; only its tensor names and shapes are used here.
+chinhsuanwu's code is MIT-licensed; this module uses only its tensor names and shapes.
 """
 
 import math
@@ -16,7 +16,7 @@ from .structure import Structure, count_numbered, shape_of
 _IMPL = 'chinhsuanwu'
 _BATCH_NORM = ('weight', 'bias', 'running_mean', 'running_var', 'num_batches_tracked')
 _LAYER_NORM = ('weight', 'bias')
-# The modules of an MBConv block there and here, with the parameters that each has.
+# The modules of an MBConv block in that code and in this package, with the parameters of each module.
 _MBCONV = {
     'conv.norm': ('pre_norm', _BATCH_NORM),
     'conv.fn.0': ('conv1_1x1', ('weight',)),
@@ -51,7 +51,7 @@ def recognises(names: Collection[str]) -> bool:
 
 
 def infer_structure(checkpoint: Checkpoint) -> Structure:
-    """Read the structure off the tensors.
+    """Read the structure from the tensors.
 
     Raises:
         CheckpointError: If a tensor that tells the structure is missing or has an impossible shape.
@@ -93,9 +93,10 @@ def infer_structure(checkpoint: Checkpoint) -> Structure:
 def _grid(tensors: Mapping[str, torch.Tensor], prefix: str) -> tuple[int, int]:
     """(height, width) of the feature map that a block attends over, from its buffer of relative positions.
 
-    The buffer lists a row of the table for every pair of positions. Its first row counts down by one along the first
-    row of the grid and jumps at the end of that row. The jump tells the width even where the length of the table fits
-    several grids. That code looks the table up by the buffer, so the buffer must be that of the grid to the last entry.
+    For every pair of positions, the buffer holds the number of a row of the position table. The first row of the buffer
+    counts down by one along the first row of the grid, and jumps at the end of that row. The jump shows the width even
+    if the length of the table fits several grids. chinhsuanwu's code uses the buffer as the index into the table, so
+    every entry of the buffer must be right for the grid.
     """
     index = tensors.get(prefix + _INDEX)
     if index is None or index.numel() == 0:
@@ -137,7 +138,7 @@ def tensor_map(structure: Structure) -> dict[str, Target]:
             source, target = f's{stage + 1}.{block}.', f'stages.{stage}.blocks.{block}.'
             for theirs, (ours, params) in (_MBCONV if kind == 'C' else _TRANSFORMER).items():
                 if kind == 'T' and block == 0 and ours == 'norm1':
-                    ours = 'norm1.norm'  # beside norm1.down
+                    ours = 'norm1.norm'  # the pooling is norm1.down
                 for p in params:
                     default = _identity(structure, p) if theirs.endswith('to_out.0') else None
                     targets[f'{source}{theirs}.{p}'] = Target(f'{target}{ours}.{p}', _LAYOUTS.get(ours), default)
@@ -152,7 +153,7 @@ def tensor_map(structure: Structure) -> dict[str, Target]:
 def _identity(structure: Structure, param: str) -> torch.Tensor | None:
     """A parameter of the output projection that changes nothing.
 
-    That code leaves the projection out where one head is as wide as the input of the block.
+    chinhsuanwu's code leaves the projection out if the block has one head that is as wide as the input of the block.
     """
     if structure.num_heads != 1:
         return None

@@ -1,6 +1,6 @@
-"""Telling foreign checkpoints apart, and the one way from a foreign checkpoint to the tensors of this package.
+"""Recognising the code of a foreign checkpoint, and translating the checkpoint into the tensors of this package.
 
-Which codes there are is in `tables.impls`. Each has one module of the form `CodeMapping`.
+`tables.impls` lists the codes. Each code has one module of the form `CodeMapping`.
 """
 
 import importlib
@@ -23,10 +23,10 @@ class Target:
     """Where a tensor of a foreign code goes.
 
     Attributes:
-        name: Name of the tensor here; None if this package has no such tensor.
-        layout: The change of axes, as `einops.rearrange` takes it; None if axes stay. `three` stands for q, k and v,
-            `h` for heads and `d` for the width of a head.
-        default: The tensor that takes the place of one that the checkpoint may lack.
+        name: Name of the tensor in this package; None if this package has no such tensor.
+        layout: The change of axes as a pattern of `einops.rearrange`; None if the axes stay. `three` stands for q, k
+            and v, `h` for heads and `d` for the width of a head.
+        default: The tensor to use if the checkpoint lacks this tensor, or None.
     """
 
     name: str | None
@@ -35,7 +35,7 @@ class Target:
 
 
 class CodeMapping(Protocol):
-    """What the module of a foreign code has."""
+    """The functions that the module of a foreign code has."""
 
     def recognises(self, names: Collection[str]) -> bool:
         """Whether these are names of tensors of that code."""
@@ -48,7 +48,7 @@ class CodeMapping(Protocol):
 
 
 class CodeReader(Protocol):
-    """What the module of a foreign code has besides, if only that module reads the files of that code."""
+    """The additional function of a module, if only this module can read the files of its code."""
 
     def read(self, path: Path) -> Checkpoint:
         """Read a file, or raise a `CheckpointError`."""
@@ -60,9 +60,9 @@ class Translation:
 
     Attributes:
         impl: The implementation of the code that wrote the checkpoint.
-        structure: What the tensors say of the network.
-        tensors: Tensors by name here, contiguous. Tensors whose layout is the same are those of the checkpoint.
-        foreign_names: The name of every tensor in the checkpoint, by its name here.
+        structure: The structure of the network, read from the tensors.
+        tensors: Contiguous tensors by their names in this package. A tensor whose layout stays is not copied.
+        foreign_names: The name of every tensor in the checkpoint, by its name in this package.
     """
 
     impl: str
@@ -82,17 +82,17 @@ def foreign_codes() -> dict[str, ForeignCode]:
 
 
 def find_reader(path: Path) -> CodeReader | None:
-    """The module of the code that alone reads files of this name, or None."""
+    """The module of the code that reads files with this ending, or None."""
     return next(
         (importlib.import_module(c.mapping) for c in foreign_codes().values() if path.suffix in c.suffixes), None
     )
 
 
 def translate(checkpoint: Checkpoint) -> Translation | None:
-    """Bring a foreign checkpoint into the names and layouts of this package.
+    """Translate a foreign checkpoint into the names and layouts of this package.
 
     Args:
-        checkpoint: As `read_checkpoint` gives it.
+        checkpoint: The checkpoint, from `read_checkpoint`.
 
     Returns:
         The translation; None if no foreign code wrote the checkpoint.

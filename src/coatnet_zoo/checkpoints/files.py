@@ -1,4 +1,4 @@
-"""Which files are opened at all: regular ones. A pipe, a device or a socket could be without an end."""
+"""The check that a path is a regular file. Reading a pipe, a device or a socket might never end."""
 
 import os
 from pathlib import Path
@@ -11,7 +11,7 @@ def require_regular(path: str | os.PathLike) -> Path:
     """The path of a regular file, or of a link to one.
 
     Raises:
-        CheckpointError: If there is no such file, or something else has its name.
+        CheckpointError: If the path does not exist, or is not a regular file.
     """
     path = Path(path)
     try:

@@ -1,6 +1,6 @@
 """Checkpoints of the CoAtNet of keras_cv_attention_models: reading their structure, and where each tensor goes.
 
-That code is MIT-licensed; only its tensor names, shapes and layouts and its layers' settings are used here.
+That code is MIT-licensed; this module uses only its tensor names, shapes, layouts and the settings of its layers.
 """
 
 import math
@@ -29,7 +29,7 @@ _TABLE = 'h n -> n h'
 _VECTOR = 'c -> c'
 _LAYER_NORM = {'gamma': 'weight', 'beta': 'bias'}
 _BATCH_NORM = {**_LAYER_NORM, 'moving_mean': 'running_mean', 'moving_variance': 'running_var'}
-# The tensors of a block there, with their names and layouts here.
+# The tensors of a block in that code, with their names and layouts in this package.
 _MBCONV = {
     'expand_conv/kernel': ('conv1_1x1.weight', _CONV),
     'MB_dw_conv/depthwise_kernel': ('conv2_kxk.weight', _DEPTHWISE),
@@ -66,14 +66,14 @@ def recognises(names: Collection[str]) -> bool:
 
 
 def infer_structure(checkpoint: Checkpoint) -> Structure:
-    """Read the structure off the tensors, and off the layers where the file describes them.
+    """Read the structure from the tensors, and from the layers if the file describes its layers.
 
-    CoAtNet-6 and -7 have five stacks in that code, of which the fourth does not stride. Here the fourth stack is the
-    end of the third stage.
+    CoAtNet-6 and -7 have five stacks in that code, and the fourth stack has no stride. In this package the fourth stack
+    is the end of the third stage.
 
     Raises:
         CheckpointError: If a tensor that tells the structure is missing or has an impossible shape, if a layer does
-            what no CoAtNet of this package does, or if the network was built for a size that has no equal here.
+            what no CoAtNet of this package does, or if this package cannot build the network for its image size.
     """
     tensors = checkpoint.tensors
 
@@ -138,16 +138,16 @@ def infer_structure(checkpoint: Checkpoint) -> Structure:
 
 
 def _img_size(stated: tuple[int, int] | None, offsets: list[tuple[int, int]]) -> tuple[int, int] | None:
-    """(height, width) of the images: what the file says, or else what the position tables say.
+    """(height, width) of the images, from the file or else from the position tables.
 
     Args:
-        stated: What the file says.
-        offsets: For every table, its stage (from 1) and the number of its offsets, (2h-1)(2w-1).
+        stated: The size that the file states, or None.
+        offsets: For every position table, the stage (from 1) and the number of offsets, (2h-1)(2w-1).
     """
     size = stated
     if size is None and offsets:
         stage, count = offsets[0]
-        # The largest size with these tables; all sizes with them give the same network.
+        # The largest size with these tables. All sizes with these tables give the same network.
         side = (math.isqrt(count) + 1) // 2 * 2 ** (stage + 1)
         size = (side, side)
     for stage, count in offsets:
@@ -174,13 +174,13 @@ def tensor_map(structure: Structure) -> dict[str, Target]:
     for stage, (entry, depth) in enumerate(zip(structure.block_types, structure.depths, strict=True)):
         types = entry * depth if len(entry) == 1 else entry
         for block, kind in enumerate(types):
-            # The stacks of that code have blocks of one kind.
+            # In that code all blocks of a stack are of one kind.
             starts = block == 0 or kind != types[block - 1]
             stack, number = (stack + 1, 1) if starts else (stack, number + 1)
             source, target = f'stack_{stack}_block_{number}_', f'stages.{stage}.blocks.{block}.'
             for theirs, (ours, layout) in (_MBCONV if kind == 'C' else _TRANSFORMER).items():
                 if kind == 'T' and block == 0:
-                    ours = ours.replace('norm1.', 'norm1.norm.')  # beside norm1.down
+                    ours = ours.replace('norm1.', 'norm1.norm.')  # the pooling is norm1.down
                 targets[source + theirs] = Target(target + ours, layout)
             if starts:
                 targets[source + 'shortcut_conv/kernel'] = Target(target + 'shortcut.expand.weight', _CONV)

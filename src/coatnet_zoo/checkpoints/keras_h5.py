@@ -14,7 +14,7 @@ from ..errors import CheckpointError, first_line, shown
 from ..tables import WEIGHTS
 from .checkpoint import Checkpoint
 
-# The group of the weights in the file of a whole model, beside the group of its optimiser.
+# The group of the weights in the file of a whole model. Another group holds the state of the optimiser.
 _WEIGHTS = 'model_weights/'
 
 
@@ -22,7 +22,7 @@ def require_h5py(name: Any) -> Any:
     """The module h5py, which is an optional dependency.
 
     Args:
-        name: The file or address that is to be read, for the error.
+        name: The file or address to read, for the error message.
 
     Raises:
         CheckpointError: If h5py is not installed.
@@ -43,10 +43,10 @@ def read_h5(path: Path) -> Checkpoint:
         path: The file.
 
     Returns:
-        Tensors by `layer/weight`, e.g. `stem_1_conv/kernel`, in Keras' layouts, without the state of the optimiser; and
-        of every layer by name, if the file has a whole model, the `class_name`, the `config`, the names of the layers
-        that are its `inputs` with the number of their `outputs`, and the `arguments` of its call. In a file of weights
-        only, layers have a name and nothing else.
+        The tensors by `layer/weight`, e.g. `stem_1_conv/kernel`, in Keras' layouts, without the state of the optimiser;
+        and the layers by name. For a file of a whole model, each layer has its `class_name`, its `config`, the names of
+        the layers that are its `inputs`, the number of each output it takes as `outputs`, and the `arguments` of its
+        call. For a file of weights only, each layer has only its name.
 
     Raises:
         CheckpointError: If h5py is not installed, or if the file is damaged or refers to other files.
@@ -55,7 +55,7 @@ def read_h5(path: Path) -> Checkpoint:
     try:
         with h5py.File(path, 'r') as file:
             found: dict[str, Any] = {}
-            # Visits no soft or external links, which may lead to other files.
+            # `visititems` follows no soft or external links, which may lead to other files.
             file.visititems(lambda name, item: found.update({name: item}))
             prefix = _WEIGHTS if any(name.startswith(_WEIGHTS) for name in found) else ''
             tensors: dict[str, torch.Tensor] = {}
@@ -72,7 +72,7 @@ def read_h5(path: Path) -> Checkpoint:
             if model_config is None:
                 layers = {name.removeprefix(prefix).split('/')[0]: {} for name in found}
             elif _is_published(path):
-                layers = {}  # that code built the published networks of other operations in its earlier versions
+                layers = {}  # earlier versions of that code built the published networks from other operations
             else:
                 layers = describe(model_config)
     except CheckpointError:
@@ -90,7 +90,7 @@ def _name(path_in_file: str) -> str:
     """`a/a/kernel:0` -> `a/kernel`."""
     parts = path_in_file.split('/')
     weight = parts[-1].partition(':')[0]
-    # The weight of this layer has had several names; Keras finds the weight by the name of the layer.
+    # The weight of this layer has several names across versions; Keras finds the weight by the name of the layer.
     return f'{parts[0]}/positional_embedding' if parts[0].endswith('_pos_emb') else f'{parts[0]}/{weight}'
 
 
@@ -99,7 +99,7 @@ def _tensor(name: str, dataset: Any, path: Path, left: int) -> torch.Tensor:
         raise CheckpointError(
             f'{path} keeps {shown(name)} in another file, which is not followed; save the model again.'
         )
-    # A header that claims more than the file holds would otherwise have all of it allocated.
+    # Otherwise h5py would allocate as much memory as a damaged header claims.
     if left < 0 or dataset.id.get_storage_size() < dataset.nbytes:
         raise CheckpointError(
             f'{path} lacks a part of {shown(name)}, or has it compressed; fetch or save the file again.'
@@ -117,10 +117,10 @@ def _is_published(path: Path) -> bool:
 
 
 def describe(model_config: str | bytes) -> dict[str, dict[str, Any]]:
-    """Every layer by name, as `read_h5` gives it, from the description in the file of a whole model.
+    """Every layer by name, as `read_h5` returns the layers, from the description in the file of a whole model.
 
     Raises:
-        Exception: Of any kind, if this is no such description.
+        Exception: Any exception, if the text is not such a description.
     """
     model = json.loads(model_config)['config']
     layers: dict[str, dict[str, Any]] = {}
@@ -141,7 +141,7 @@ def _call(name: str, nodes: list[Any]) -> dict[str, Any]:
     sources: list[tuple[str, int]] = []
     arguments: dict[str, Any] = {}
     for node in nodes:
-        # An operation has one input, other layers have a list of inputs.
+        # An operation has one input. Every other layer has a list of inputs.
         for source, call, output, given in [node] if isinstance(node[0], str) else node:
             sources.append((source, output))
             for key, value in given.items():

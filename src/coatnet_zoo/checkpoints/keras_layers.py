@@ -1,8 +1,8 @@
 """Comparing the layers that a `.h5` file describes with what this package computes, layer by layer.
 
-A file of Keras describes its network: class, settings and inputs of every layer. Weights fit many networks, so every
-layer has to be the one that is expected. A file of weights only has no more than the names of layers, in which the
-activations stand.
+A Keras file of a whole model describes its network: class, settings and inputs of every layer. The same weights fit
+many networks, so every layer is compared with the expected layer. A file of weights only has the names of its layers,
+and these names contain the activations.
 """
 
 import json
@@ -20,9 +20,9 @@ from ..errors import CheckpointError, shown
 _IMPL = 'keras_cv'
 # Settings that do not change what a trained layer computes.
 _NEUTRAL = re.compile(r'name|trainable|dtype|momentum|conjugate|.*_(initializer|regularizer|constraint)')
-# Half precision computes the same, but for rounding.
+# Half precision computes the same, except for rounding.
 _DTYPES = ('float32', 'mixed_float16', 'mixed_bfloat16')
-# Layers of a name that the code chose; Keras numbers the others.
+# The names that the code chose. Keras numbers all other layers.
 _NAMED = re.compile(r'(stem|stack)_|avg_pool$|predictions$')
 _ACTIVATED = re.compile(r'stem_1_|stack_[0-9]+_block_[0-9]+_(expand|MB_dw|se|ffn)_')
 _MAX_STEPS = 100
@@ -37,7 +37,7 @@ class Stack:
     Attributes:
         number: Number of the stack, from 1.
         kind: `C` or `T`.
-        depth: Blocks.
+        depth: Number of blocks.
         stride: Stride of the first block.
         grid: (height, width) of the feature map.
         heads: Attention heads of every block; empty for `C`.
@@ -64,13 +64,13 @@ def check_layers(
     """Refuse a file whose layers are not those of the network that its tensors fit.
 
     Args:
-        layers: As `keras_h5.read_h5` gives them.
+        layers: The layers by name, from `keras_h5.read_h5`.
         stacks: The stacks of the network.
         dim_head: Width of a head.
         tensors: Tensors by name.
 
     Raises:
-        CheckpointError: With the name of the layer and the setting that is not as it should be.
+        CheckpointError: If a layer is wrong. The message names the layer and the setting.
     """
     expected = dict(_expected(stacks, tensors))
     if not any(layers.values()):
@@ -91,10 +91,10 @@ def check_layers(
 
 
 def input_size(layers: Mapping[str, Mapping[str, Any]], in_chans: int) -> tuple[int, int] | None:
-    """(height, width) of the images that the network was built for, if the file says it.
+    """(height, width) of the images that the network was built for, or None if the file does not state a size.
 
     Raises:
-        CheckpointError: If the file describes layers, but not one input of such images.
+        CheckpointError: If the file describes layers, but not exactly one input of images with `in_chans` channels.
     """
     if not any(layers.values()):
         return None
@@ -166,7 +166,7 @@ def _unlike(name: str, layer: Mapping[str, Any], why: str) -> CheckpointError:
 
 
 def _named_inputs(name: str, layers: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
-    """The layers with names that a layer gets its inputs from, through layers without names and dropout."""
+    """The named layers that a layer gets its inputs from. The search passes through unnamed layers and dropout."""
     unseen = list(reversed(layers[name]['inputs']))
     for _ in range(_MAX_STEPS):
         if not unseen:
@@ -183,7 +183,7 @@ def _named_inputs(name: str, layers: Mapping[str, Mapping[str, Any]]) -> Iterato
 
 
 def _expected(stacks: list[Stack], tensors: Mapping[str, torch.Tensor]) -> Iterator[tuple[str, _Layer]]:
-    """Every layer with a name, by name."""
+    """Every named layer that the network should have, with its name."""
     yield from _stem(tensors)
     before = 'stem_2_conv'
     for stack in stacks:
@@ -243,7 +243,7 @@ def _shortcut(stack: Stack, prefix: str, before: str, tensors: Mapping[str, torc
 
 
 def _chain(prefix: str, before: str, steps: list[tuple[str, str, Settings]]) -> _Layers:
-    """Layers that each take the output of the one before."""
+    """Layers in a chain: each layer takes the output of the layer before."""
     for name, kind, settings in steps:
         yield prefix + name, _Layer(kind, settings, (before,))
         before = prefix + name
@@ -304,7 +304,7 @@ def _transformer(stack: Stack, first: bool, p: str, before: str, tensors: Mappin
 
 
 def _check_unnamed(layers: Mapping[str, Mapping[str, Any]], stacks: list[Stack], dim_head: int) -> None:
-    """Compare the operations without names: their settings, and how often each is there."""
+    """Compare the settings and the number of the unnamed operations."""
     left = Counter(_operations(stacks, dim_head))
     for name, layer in layers.items():
         if layer['class_name'] == 'InputLayer' or _NAMED.match(name) or _is_dropout(layer):

@@ -19,7 +19,7 @@ from .state_dicts import check_plain, find_state_dict
 from .torch_legacy import read_legacy
 from .torch_zip import read_zip
 
-# Training scripts save their arguments and numpy scalars beside the weights; none of these runs code.
+# Training scripts save their arguments and numpy scalars with the weights. Loading these types runs no code.
 _SAFE_GLOBALS = [
     argparse.Namespace,
     np._core.multiarray.scalar if hasattr(np, '_core') else np.core.multiarray.scalar,
@@ -29,20 +29,20 @@ _SAFE_GLOBALS = [
 
 
 def read_checkpoint(path: str | os.PathLike, ema: bool | None = False) -> Checkpoint:
-    """Read a `.pth`, `.pt`, `.bin` (torch.save) or `.safetensors` file, or a file that a foreign code has for itself.
+    """Read a `.pth`, `.pt`, `.bin` (torch.save) or `.safetensors` file, or a file in the format of a foreign code.
 
     Pickled code is never executed: torch files are read with `weights_only`.
 
     Args:
         path: The file.
-        ema: Take the exponential moving average of the weights instead of the weights; None: where there is one.
+        ema: Take the exponential moving average of the weights instead of the weights; None: if the file has one.
 
     Returns:
-        The state dict, without wrapper prefixes such as `module.`; or what the reader of the foreign code gives, such
-        as `keras_h5.read_h5`.
+        The checkpoint, without wrapper prefixes such as `module.` in the names of its tensors. A reader of a foreign
+        code, such as `keras_h5.read_h5`, also returns the layers.
 
     Raises:
-        CheckpointError: If the file is missing or no regular file, is damaged, holds pickled objects, has no state
+        CheckpointError: If the file is missing, is not a regular file, is damaged, holds pickled objects, has no state
             dict, or has tensors that are not plain numbers in memory.
     """
     path = require_regular(path)
@@ -62,7 +62,7 @@ def read_checkpoint(path: str | os.PathLike, ema: bool | None = False) -> Checkp
 def _read_safetensors(path: Path, name: str) -> dict[str, torch.Tensor]:
     try:
         return safetensors.torch.load_file(path)
-    except Exception as e:  # also of safetensors' own kinds, and KeyError for types that torch lacks
+    except Exception as e:  # safetensors also raises its own exceptions, and KeyError for types that torch lacks
         raise CheckpointError(
             f'{name} is not a whole safetensors file ({shown(first_line(e))}); fetch or save it again.'
         ) from e

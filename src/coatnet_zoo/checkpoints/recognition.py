@@ -27,10 +27,10 @@ class Known:
     """A network that is registered here or in timm.
 
     Attributes:
-        title: What to call the network.
+        title: Title of the network for messages.
         size: Registered name; None if this package has no such network.
         impl: Implementation.
-        args: The arguments of `timm.create_model` besides that make the network exactly.
+        args: The additional arguments of `timm.create_model` that make exactly this network.
     """
 
     title: str
@@ -51,15 +51,15 @@ def create_call(size: str, impl: str, args: Mapping[str, Any]) -> str:
 
 
 def is_timms(tensors: Mapping[str, torch.Tensor]) -> bool:
-    """Whether timm's code wrote a checkpoint: its Transformer blocks have 1x1 convolutions, ours linear layers."""
+    """Whether timm wrote a checkpoint: timm's Transformer blocks have 1x1 convolutions, ours have linear layers."""
     return any(name.endswith('.attn.qkv.weight') and t.ndim == 4 for name, t in tensors.items())
 
 
 def fingerprint(tensors: Mapping[str, torch.Tensor]) -> str:
     """A hash of the names and shapes that make a network, 16 hexadecimal digits.
 
-    Classes, channels, the input size and counters of batches do not count, nor whether a 1x1 convolution is a linear
-    layer, as here.
+    The hash does not depend on classes, channels, the input size and counters of batches. A 1x1 convolution and a
+    linear layer give the same hash.
 
     Args:
         tensors: Tensors by name, without wrapper prefixes; on any device.
@@ -101,7 +101,7 @@ def identify(tensors: Mapping[str, torch.Tensor]) -> Known | None:
 
 
 def _ends(tensors: Mapping[str, torch.Tensor], size: str, impl: str) -> dict[str, Any]:
-    """The arguments that say classes, channels and the size of square images, where they are not the default's."""
+    """The arguments for classes, channels and the size of square images, if these differ from the defaults."""
     tag = next((tag for tag, needed in tags_of(size).items() if needed == impl), None)
     default = untrained_cfg(size) if tag is None else weights_cfg(f'{size}.{tag}')
     in_chans, _, pixels = default['input_size']

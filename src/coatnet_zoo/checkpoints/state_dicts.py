@@ -1,4 +1,4 @@
-"""Finding the state dict inside of what a checkpoint file holds, and refusing tensors that are not plain."""
+"""Finding the state dict in the content of a checkpoint file, and refusing tensors that are not plain."""
 
 import re
 from collections.abc import Mapping
@@ -11,9 +11,9 @@ from ..errors import CheckpointError, shown
 _STATE_DICT_KEYS = ('state_dict', 'model_state_dict', 'model', 'net', 'network', 'weights')
 _EMA_KEYS = ('state_dict_ema', 'model_ema', 'ema_state_dict', 'model_ema_state_dict', 'ema', 'ema_model')
 _PREFIXES = re.compile(r'^(?:module\.|model\.|_orig_mod\.|net\.)+')
-# How deep wrappers nest at most, e.g. {'ema': {'state_dict': ...}}.
+# The largest depth of nested wrappers, e.g. {'ema': {'state_dict': ...}}.
 _MAX_DEPTH = 8
-# How much larger than the memory behind it a tensor may be, all in all. `expand` repeats values without copying them.
+# How many times larger than their memory all tensors together may be. `expand` repeats values without copying.
 _MAX_GROWTH = 16
 
 
@@ -22,8 +22,8 @@ def find_state_dict(content: Any, ema: bool | None = False, name: str = 'The che
 
     Args:
         content: A state dict, or a dictionary that has a state dict under one of the usual keys.
-        ema: Take the state dict under one of the usual keys of a moving average; None: where there is one.
-        name: What to call the checkpoint in errors.
+        ema: Take the state dict under one of the usual keys of a moving average; None: if there is such a key.
+        name: Name of the checkpoint in errors.
 
     Raises:
         CheckpointError: If there is no state dict.
@@ -60,7 +60,7 @@ def _wrapped(content: Mapping[Any, Any], keys: tuple[str, ...]) -> Mapping[Any, 
 def _strip(content: Mapping[Any, Any], name: str) -> dict[str, torch.Tensor]:
     state_dict: dict[str, torch.Tensor] = {}
     for key, value in content.items():
-        # AveragedModel counts its updates beside the weights.
+        # AveragedModel stores a counter of its updates next to the weights.
         if key == 'n_averaged' or not isinstance(key, str) or not isinstance(value, torch.Tensor):
             continue
         stripped = _PREFIXES.sub('', key)
@@ -75,10 +75,10 @@ def check_dense(tensors: Mapping[str, torch.Tensor], name: str) -> None:
 
     Args:
         tensors: Tensors by name.
-        name: What to call the checkpoint in the error.
+        name: Name of the checkpoint in the error.
 
     Raises:
-        CheckpointError: With the name of the tensor.
+        CheckpointError: If a tensor is refused. The message names the tensor.
     """
     for key, tensor in tensors.items():
         kinds = dict(nested=tensor.is_nested, sparse=tensor.layout != torch.strided, quantised=tensor.is_quantized)
@@ -90,10 +90,10 @@ def check_plain(tensors: Mapping[str, torch.Tensor], name: str) -> None:
 
     Args:
         tensors: Tensors by name.
-        name: What to call the checkpoint in the error.
+        name: Name of the checkpoint in the error.
 
     Raises:
-        CheckpointError: With the name of the tensor.
+        CheckpointError: If a tensor is refused. The message names the tensor.
     """
     check_dense(tensors, name)
     memory: dict[int, int] = {}

@@ -1,4 +1,4 @@
-"""The common language of the mappings of foreign checkpoints: what the tensors of a checkpoint say of the network."""
+"""The structure of a network as the tensors of a foreign checkpoint show it, in the same form for every code."""
 
 import re
 from collections.abc import Collection, Mapping
@@ -13,18 +13,18 @@ from ..tables import SIZES, CoAtNetCfg, PerBlock, list_impls, resolve_cfg
 
 @dataclass(frozen=True)
 class Structure:
-    """What the tensors of a checkpoint say of the network.
+    """The structure of a network, read from the tensors of a checkpoint.
 
     Attributes:
         stem_width: Width of every stem convolution.
-        embed_dim: Width of every stage; a tuple where blocks of a stage differ.
-        depths: Blocks of every stage.
-        block_types: `C` or `T` for every stage; one for every block where blocks of a stage differ.
-        num_heads: Attention heads of every block; None where heads are counted from the width.
+        embed_dim: Width of every stage; a tuple if the blocks of a stage differ.
+        depths: Number of blocks of every stage.
+        block_types: `C` or `T` for every stage; one letter for every block if the blocks of a stage differ.
+        num_heads: Attention heads of every block; None if the width determines the heads.
         dim_head: Width of a head.
         in_chans: Channels of the image.
-        num_classes: Classes.
-        img_size: (height, width) in pixels; None where no attention tells the size.
+        num_classes: Number of classes.
+        img_size: (height, width) in pixels; None if no attention shows the size.
         expand_ratio: How many times wider MBConv and the feed-forward network are inside.
     """
 
@@ -40,7 +40,7 @@ class Structure:
     expand_ratio: float = 4.0
 
     def differences(self, cfg: CoAtNetCfg) -> dict[str, Any]:
-        """The fields of `CoAtNetCfg` in which a configuration differs from this structure, with the values here."""
+        """The fields in which a configuration differs from this structure, with the values of this structure."""
         names = ('stem_width', 'embed_dim', 'depths', 'block_types', 'num_heads', 'dim_head')
         fields = {name: getattr(self, name) for name in names}
         fields |= dict(conv_expand_ratio=self.expand_ratio, mlp_ratio=self.expand_ratio)
@@ -68,17 +68,17 @@ class Structure:
 
 
 def count_numbered(names: Collection[str], before: str, after: str, first: int, impl: str) -> int:
-    """How many parts of a network there are, whose numbers stand in the names of tensors.
+    """Count the parts of a network that have numbers in the names of tensors.
 
     Args:
         names: Names of tensors.
-        before: What stands before the number, at the start of a name.
-        after: What stands behind the number.
+        before: The text before the number, at the start of a name.
+        after: The text after the number.
         first: The number of the first part.
-        impl: The implementation whose checkpoint it is, for errors.
+        impl: The implementation of the code that wrote the checkpoint, for errors.
 
     Raises:
-        CheckpointError: If a number is left out, so that no number in a name says more than there is.
+        CheckpointError: If a number is missing between the first and the last number.
     """
     pattern = re.compile(rf'{re.escape(before)}([0-9]+){re.escape(after)}')
     numbers = {m[1] for name in names if (m := pattern.match(name))}
@@ -97,11 +97,11 @@ def shape_of(tensors: Mapping[str, torch.Tensor], key: str, ndim: int, impl: str
     Args:
         tensors: Tensors by name.
         key: Name of the tensor.
-        ndim: Dimensions that the tensor must have.
-        impl: The implementation whose checkpoint it is, for errors.
+        ndim: Number of dimensions that the tensor must have.
+        impl: The implementation of the code that wrote the checkpoint, for errors.
 
     Raises:
-        CheckpointError: If the tensor is missing, is empty, or has other dimensions.
+        CheckpointError: If the tensor is missing, is empty, or has another number of dimensions.
     """
     if key not in tensors:
         raise CheckpointError(f'The {impl} checkpoint lacks the tensor {key}.')

@@ -1,4 +1,4 @@
-"""Files of torch.save from before torch 1.6: pickles one after the other, then the bytes of the tensors."""
+"""Files of torch.save from before torch 1.6: several pickles in a row, then the bytes of the tensors."""
 
 import mmap
 import struct
@@ -13,10 +13,10 @@ _COUNT = struct.Struct('<q')
 
 
 def read_legacy(path: Path) -> Any:
-    """Read what was saved. The format has no checksums.
+    """Read the saved object. The format has no checksums.
 
     Raises:
-        Exception: Of any kind, with the reason why the file is not whole.
+        Exception: Any exception, with the reason why the file is not complete.
     """
     storages: dict[str, tuple[torch.UntypedStorage, torch.dtype]] = {}
     with path.open('rb') as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:

@@ -1,6 +1,6 @@
-"""Zip archives that torch.save writes: every record is whole before anything in it is used.
+"""Zip archives that torch.save writes: every record is checked before its content is used.
 
-torch itself compares neither the checksums nor the length of a record with that of its tensor.
+torch does not compare the checksum of a record, and does not compare the length of a record with its tensor.
 """
 
 import os
@@ -17,16 +17,16 @@ import torch
 
 from ._torch import typed_storage, unpickle
 
-# Signature, 22 bytes that the directory repeats, and the lengths of the name and of the extra field.
+# The signature, 22 bytes that the directory repeats, and the lengths of the name and of the extra field.
 _LOCAL_HEADER = struct.Struct('<4s22xHH')
-_MAX_THREADS = 4  # zlib reads about 1 GB/s in each
+_MAX_THREADS = 4  # zlib reads about 1 GB/s in each thread
 
 
 def read_zip(path: Path) -> Any:
-    """Read what was saved. Tensors are mapped from the file into memory.
+    """Read the saved object. Tensors are mapped from the file into memory.
 
     Raises:
-        Exception: Of any kind, with the reason why the file is not whole.
+        Exception: Any exception, with the reason why the file is not complete.
     """
     whole = torch.UntypedStorage.from_file(os.fspath(path), False, path.stat().st_size)
     content = memoryview(torch.empty(0, dtype=torch.uint8).set_(whole).numpy())
@@ -64,7 +64,7 @@ def _bytes(content: memoryview, place: tuple[int, int] | None) -> bytes:
 
 
 def _checked_places(file: Any, content: memoryview) -> dict[str, tuple[int, int]]:
-    """Offset and length of every record by name, after a look at every byte."""
+    """Offset and length of every record by name, after a check of every byte."""
     places: dict[str, tuple[int, int]] = {}
     sums: list[tuple[int, int, int]] = []
     with zipfile.ZipFile(file) as archive:

@@ -1,4 +1,4 @@
-"""Refusing weights with values that no model has, so that diverged or damaged weights do not pass for a model."""
+"""Refusing weights with values that no model has: diverged or damaged weights are not loaded."""
 
 from collections.abc import Mapping
 
@@ -13,20 +13,21 @@ def check_values(
     name: str,
     names: Mapping[str, str] | None = None,
 ) -> None:
-    """Refuse values that a model does not have once they are in the precision of the model.
+    """Refuse values that no model has in the precision of the model.
 
-    These are numbers that are not finite or become so, variances below zero, and integers where a model has
-    floating-point numbers, which torch would take without a word. Tensors that a model does not have are left to
-    `load_state_dict`, and tensors without values of their own, on the meta device or of a subclass, are not looked at.
+    The refused values are numbers that are not finite in the weights or in the precision of the model, variances below
+    zero, and integers where the model has floating-point numbers. torch would accept integers as weights without an
+    error. `load_state_dict` handles tensors that the model does not have. Tensors on the meta device and tensors of a
+    subclass are not checked.
 
     Args:
         tensors: Tensors by name.
         own: The tensors of the model that `tensors` are for.
-        name: What to call the weights in errors.
-        names: What to call the tensors in errors, by name, where that is another name.
+        name: Name of the weights in errors.
+        names: Names of the tensors in errors, by name, if these names differ.
 
     Raises:
-        CheckpointError: With the name of the tensor.
+        CheckpointError: If a value is refused. The message names the tensor.
     """
     for key, target in own.items():
         tensor = tensors.get(key)
@@ -39,7 +40,7 @@ def check_values(
             continue
         if (extrema := _extrema(tensor, shown_key, name)) is None:
             continue
-        # Extrema tell of every value: rounding keeps the order of numbers.
+        # Checking the extrema is enough, because rounding keeps the order of numbers.
         if not all(torch.isfinite(e.to(target.dtype).double()) for e in extrema):
             raise CheckpointError(
                 f'{name} has values in {shown_key} that {target.dtype}, the precision of the model, cannot hold.'
@@ -49,17 +50,17 @@ def check_values(
 
 
 def _is_kind(tensor: torch.Tensor, target: torch.Tensor) -> bool:
-    """Whether the numbers can stand for those of a model. Counters may have been made floats with the weights."""
+    """Whether the type of a tensor fits the model. Converting the weights may have made counters floats, too."""
     if target.is_floating_point():
         return tensor.is_floating_point() and (tensor.itemsize > 1 or target.itemsize == 1)
     return not tensor.is_complex() and torch.equal(tensor.to(target.dtype).to(tensor.dtype), tensor)
 
 
 def _extrema(tensor: torch.Tensor, key: str, name: str) -> tuple[torch.Tensor, torch.Tensor] | None:
-    """The least and the largest value, if there are any, after a check that they are finite."""
+    """The smallest and the largest value after a check that both are finite; None if there is nothing to check."""
     if not tensor.is_floating_point() or tensor.numel() == 0:
         return None
-    # Extrema carry NaN along and need no second tensor; torch has no extrema of 8-bit floats.
+    # Extrema are NaN if any value is NaN, and need no second tensor. torch has no extrema of 8-bit floats.
     extrema = (tensor.detach() if tensor.itemsize > 1 else tensor.float()).aminmax()
     if not all(torch.isfinite(e) for e in extrema):
         raise CheckpointError(

@@ -1,6 +1,6 @@
 """Weights on the Hugging Face Hub and on release pages: fetching, checking, listing and publishing them.
 
-The face needs no torch. `hub.folder` and `hub.publish`, which build models, are imported by their files.
+Importing `hub` needs no torch. `hub.folder` and `hub.publish` build models, so `hub` does not import these modules.
 """
 
 from .cache import pull as pull

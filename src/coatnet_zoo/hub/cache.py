@@ -1,4 +1,4 @@
-"""Named weights in the cache: downloaded there, and compared with their hashes."""
+"""Named weights in the cache: downloading weights, and comparing weights with their hashes."""
 
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -10,17 +10,17 @@ from ..errors import CheckpointError, HubError
 from ..tables import WEIGHTS
 from .catalogue import SHIPPED, fetch_file, stored_file
 
-_AT_ONCE = 4  # downloads; one connection rarely uses the whole bandwidth
+_AT_ONCE = 4  # number of downloads; one connection rarely uses the whole bandwidth
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What comparing the file of weights with its hash found.
+    """The result of comparing the file of weights with its hash.
 
     Attributes:
-        name: Of the weights.
-        sound: Whether the file is here and is what its source declared.
-        text: One sentence.
+        name: Name of the weights.
+        sound: Whether the file is on this machine and has the declared hash.
+        text: One sentence about the result.
     """
 
     name: str
@@ -32,12 +32,12 @@ def pull(names: Iterable[str], done: Callable[[str, Path | HubError | Checkpoint
     """Download weights into the cache, several at a time. Damaged files are replaced.
 
     Args:
-        names: Of weights, with tags.
-        done: Called for each name with the file, or with the error that says why there is no file.
+        names: Names of weights, with tags.
+        done: Called with each name and the file, or the error.
 
     Raises:
-        KeyboardInterrupt: At once, while downloads still run in threads. What has arrived is kept, and resumes next
-            time.
+        KeyboardInterrupt: At once, while downloads still run in threads. The parts that have arrived are kept, and the
+            next call resumes the downloads.
     """
     pool = ThreadPoolExecutor(_AT_ONCE)
     try:
@@ -52,9 +52,9 @@ def pull(names: Iterable[str], done: Callable[[str, Path | HubError | Checkpoint
 
 
 def _as_completed(jobs: Iterable[Future[Path]]) -> Iterator[Future[Path]]:
-    """As `concurrent.futures.as_completed`, except that Ctrl-C ends it.
+    """Works like `concurrent.futures.as_completed`, except that Ctrl-C ends the waiting.
 
-    The signal may reach another thread than the main one, and then a wait without a limit continues.
+    The signal may reach a thread other than the main thread, and then a wait without a limit would continue.
     """
     pending = set(jobs)
     while pending:
@@ -66,7 +66,7 @@ def verify(name: str) -> Verdict:
     """Compare the file of weights with the hash that its source declared, without a network.
 
     Args:
-        name: With tag.
+        name: Name of the weights, with tag.
     """
     if not WEIGHTS[name].hf_hub_id and not WEIGHTS[name].release:
         return Verdict(name, True, f'{SHIPPED} in the package, like its code')

@@ -20,14 +20,14 @@ class Entry:
     Without weights, the tag, accuracy, licence, source and `cached` are None.
 
     Attributes:
-        name: The name that `timm.create_model` takes; for a network without weights together with `impl`.
-        tag: Of the weights.
+        name: The name for `timm.create_model`. A network without weights also needs `impl`.
+        tag: Tag of the weights.
         impl: Implementation.
-        params: Parameters, classifier included.
+        params: Number of parameters, classifier included.
         gmacs: Multiply-adds in billions, for one image of `img_size`.
         img_size: Native height and width in pixels.
-        num_classes: Classes.
-        top1: Accuracy in percent, None where none is published.
+        num_classes: Number of classes.
+        top1: Accuracy in percent; None if no accuracy is published.
         license: Identifier of the licence, as on the Hub.
         source: Repository on the Hub, URL, or 'shipped'.
         cached: Whether the file is on this machine.
@@ -47,7 +47,7 @@ class Entry:
 
 
 def entries(pretrained: bool = False, impl: str | None = None) -> list[Entry]:
-    """The catalogue, by size: of every size the weights first, and of the weights the default ones first.
+    """The catalogue by size; in a size, default weights come first, then other weights, then networks without weights.
 
     Args:
         pretrained: Leave out networks that have no weights.
@@ -91,10 +91,10 @@ def _without_weights(size: str, impl: str) -> Entry:
 
 
 def entries_of(name: str) -> list[Entry]:
-    """The entries of a name: one for a name with a tag, all of a size for a name without.
+    """The entries of a name: one entry for a name with a tag, all entries of a size for a name without a tag.
 
     Raises:
-        ValueError: If there is no such name.
+        ValueError: If the name does not exist.
     """
     found = [entry for entry in entries() if name in (entry.name, entry.name.partition('.')[0])]
     if not found:
@@ -103,10 +103,10 @@ def entries_of(name: str) -> list[Entry]:
 
 
 def full_names(names: Sequence[str]) -> list[str]:
-    """Names of weights with their tags: a size without tag means its default weights.
+    """The names of weights with their tags. A size without a tag means its default weights.
 
     Raises:
-        ValueError: If one does not exist or has no weights.
+        ValueError: If a name does not exist or has no weights.
     """
     full = [f'{name}.{next(iter(tags_of(name)))}' if tags_of(name) else name for name in names]
     for name in full:
@@ -116,10 +116,10 @@ def full_names(names: Sequence[str]) -> list[str]:
 
 
 def local_file(name: str) -> Path | None:
-    """Where the file of weights is on this machine, or None.
+    """The file of weights on this machine, or None.
 
     Args:
-        name: With tag.
+        name: Name of the weights, with tag.
     """
     weights = WEIGHTS[name]
     if weights.release:
@@ -132,25 +132,25 @@ def stored_file(name: str) -> Stored | None:
     """The file of published weights that is on this machine, with its declared hash, or None.
 
     Args:
-        name: With tag; not that of shipped weights.
+        name: Name of the weights, with tag. The weights must not be shipped weights.
 
     Raises:
-        OSError: If the cache has something else in its place.
+        OSError: If the cache has something else in place of the file.
     """
     weights = WEIGHTS[name]
     return stored_release(weights.release, weights.md5) if weights.release else stored_weights(weights.hf_hub_id)
 
 
 def fetch_file(name: str, mend: bool = False) -> Path:
-    """The file of weights, downloaded if need be.
+    """The file of weights, downloaded if necessary.
 
     Args:
-        name: With tag.
+        name: Name of the weights, with tag.
         mend: Replace a damaged file instead of raising.
 
     Raises:
-        HubError: If the file cannot be had, or is damaged.
-        CheckpointError: If the file is the `.h5` file of a release page, and h5py is missing.
+        HubError: If the file cannot be fetched, or is damaged.
+        CheckpointError: If the weights are a `.h5` file on a release page, and h5py is missing.
     """
     weights = WEIGHTS[name]
     if weights.release:

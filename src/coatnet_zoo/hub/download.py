@@ -1,8 +1,8 @@
-"""Downloading one file so that an interrupted download resumes where it ended, and so that its hash is right.
+"""Downloading one file: an interrupted download resumes where the download ended, and the hash is checked.
 
-huggingface_hub resumes only within one call: what a killed process has downloaded is lost. It compares the content with
-its size, not with its hash, and believes that every server ends some day. Here the part that has arrived is kept as
-`FILE.incomplete`, and becomes `FILE` when its hash is the declared one.
+huggingface_hub resumes only within one call: the download of a killed process is lost. huggingface_hub compares the
+size of the content, not the hash, and sets no limit for a server that never stops sending. This module keeps the part
+that has arrived as `FILE.incomplete`, and renames it to `FILE` when the hash is the declared hash.
 """
 
 import base64
@@ -25,14 +25,14 @@ from ..version import __version__
 from .integrity import check_own, digest_of
 from .waiting import Refused, Retries, each_within
 
-# Bytes of the largest file that is downloaded: coatnet_7 has 10 GB.
+# Size of the largest allowed file in bytes. The file of coatnet_7 has 10 GB.
 _LARGEST = 50_000_000_000
-# A connection that brings fewer bytes than this in so many seconds is given up.
+# A connection that brings fewer than `_LEAST` bytes in `_WINDOW` seconds is closed.
 _WINDOW, _LEAST = 30.0, 30 << 10
-# Bytes after which the tries are counted anew.
+# After this number of new bytes, the count of tries starts again.
 _PROGRESS = 64 << 10
 
-# Errors after which the part that has arrived is removed, because others need its room.
+# After these errors, the part that has arrived is removed to free disk space.
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 _logger = logging.getLogger(__name__)
@@ -41,21 +41,21 @@ _logger = logging.getLogger(__name__)
 def download_file(
     url: str, digest: str, size: int | None, file: Path, name: str, send_token: bool, largest: int = _LARGEST
 ) -> None:
-    """Download a file. The caller keeps other processes away from it.
+    """Download a file. The caller keeps other processes away from the file.
 
     Args:
-        url: Where the file is.
-        digest: The hash that was declared for the file.
-        size: Its size in bytes, where the download ends; None if the server declares none before it sends the file.
-        file: Where the file goes. `FILE.incomplete` is resumed if it exists.
-        name: For the progress bar.
-        send_token: Send the user's token of the Hub along, if there is one.
-        largest: Bytes that the file can have at most.
+        url: Address of the file.
+        digest: The declared hash of the file.
+        size: Size of the file in bytes; None if the server declares no size in advance.
+        file: The destination. If `FILE.incomplete` exists, the download is resumed.
+        name: Name of the file for the progress bar.
+        send_token: Send the user's token of the Hub, if the user has a token.
+        largest: The largest number of bytes that the file may have.
 
     Raises:
         HfHubHTTPError: If the server refuses, or keeps failing.
-        OSError: If the file cannot be stored, or its size or its hash is wrong, even on a second try.
-        Exception: The HTTP client's, if the connection breaks and cannot be made again.
+        OSError: If the file cannot be stored, or if its size or its hash is wrong, even on a second try.
+        Exception: An exception of the HTTP client, if the connection breaks and cannot be restored.
     """
     if size is not None and not 0 <= size <= largest:
         raise Refused(f'the server declares {size:.0f} bytes, but the file has at most {largest:,}')
@@ -75,7 +75,7 @@ def download_file(
 
 
 def request_of(url: str, send_token: bool = True) -> tuple[str, dict[str, str]]:
-    """An address without its login, which HTTP clients would log, and the headers that have the login or the token."""
+    """An address without its login, because HTTP clients log addresses, and the headers with the login or the token."""
     scheme, _, rest = url.partition('://')
     login, at, _ = rest.partition('/')[0].rpartition('@')
     basic = base64.b64encode(unquote(login).encode()).decode()
@@ -104,11 +104,11 @@ def _complete(url: str, headers: dict[str, str], size: int | None, largest: int,
             try:
                 return _receive(url, headers, size, largest, partial, bar)
             except Exception as e:
-                if isinstance(e, OSError) and e.errno is not None:  # of the disk
+                if isinstance(e, OSError) and e.errno is not None:  # an error of the disk
                     if e.errno in _FULL:
                         partial.unlink(missing_ok=True)
                     raise
-                # A server without ranges starts anew each time, which is no progress.
+                # A server without ranges starts from the beginning each time, which is no progress.
                 if (have := _size_of(partial)) >= furthest + _PROGRESS:
                     furthest = have
                     retries.restart()
@@ -139,7 +139,7 @@ def _receive(url: str, headers: dict[str, str], size: int | None, largest: int, 
             since, then = time.monotonic(), have
             for chunk in answer:
                 f.write(chunk[: end - have])
-                f.flush()  # what has arrived survives the process
+                f.flush()  # the part that has arrived stays on the disk if the process dies
                 bar.update(len(chunk))
                 have += len(chunk)
                 if have >= end:
@@ -156,15 +156,15 @@ def _receive(url: str, headers: dict[str, str], size: int | None, largest: int, 
 
 
 def _stream(url: str, headers: dict[str, str]) -> Generator[Any, None, None]:
-    """The response, then the bytes of its body as they come."""
+    """The response, then the bytes of its body as the bytes arrive."""
     with get_session().stream('GET', url, headers=headers, timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT) as response:
         yield response
         yield from response.iter_raw()
 
 
 def _first_byte(response: Any) -> int | None:
-    """Which byte of the file a body begins with, None if the server does not say; raises if there is no such body."""
-    # Without its body, which huggingface_hub would read to its end to quote it.
+    """The offset in the file where a body begins, None if the server does not tell. Raises if the body is unusable."""
+    # The check gets the response without its body, because huggingface_hub would read the whole body for its message.
     hf_raise_for_status(type(response)(response.status_code, headers=_plain(response), request=response.request))
     if response.status_code not in (200, 206):
         raise Refused(f'the server answers with status {response.status_code} instead of the file')

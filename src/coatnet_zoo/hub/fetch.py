@@ -1,8 +1,9 @@
-"""Getting a weights file from the Hugging Face Hub, with one clear sentence for everything that can go wrong.
+"""Fetching a weights file from the Hugging Face Hub, with one clear sentence for every error.
 
-The cache, its layout and the description of a file are huggingface_hub's. This module adds a reachability check,
-because huggingface_hub (and so timm) retries for 25 s before it admits that there is no network; downloads that survive
-their process, and that end; and a check of the hash of every file before the file is used.
+The cache, its layout and the metadata of a file come from huggingface_hub. This module adds three things. The first is
+a reachability check, because huggingface_hub (and so timm) retries for 25 s before reporting that there is no network.
+The second is a download that can be resumed after its process has died, and that always ends. The third is a check of
+the hash of every file before the file is used.
 """
 
 import errno
@@ -23,7 +24,7 @@ from .messages import endpoint, sentence
 from .snapshots import Repository, is_commit, is_inside
 from .waiting import Retries, answer_or_error
 
-# Seconds that a connection may take.
+# The largest number of seconds for making a connection.
 CONNECT_TIMEOUT = 3.0
 _MAIN = constants.DEFAULT_REVISION
 
@@ -36,7 +37,7 @@ def cached_weights(
     Args:
         hf_hub_id: Repository, `org/name` or `org/name@revision`.
         filename: File in the repository.
-        cache_dir: huggingface_hub's cache unless given.
+        cache_dir: The cache. Default: huggingface_hub's cache.
     """
     repository, revision = _repository(hf_hub_id, cache_dir)
     return repository.find(filename, revision)
@@ -49,7 +50,7 @@ def stored_weights(hf_hub_id: str) -> Stored | None:
         hf_hub_id: Repository, `org/name` or `org/name@revision`.
 
     Raises:
-        OSError: If the cache has a link to somewhere else in its place.
+        OSError: If the cache has a link to another place instead of the file.
     """
     repository, revision = _repository(hf_hub_id, None)
     file = repository.find(SAFETENSORS, revision)
@@ -64,13 +65,13 @@ def fetch_weights(
 ) -> Path:
     """The local path of a weights file on the Hub, downloaded if it is not cached.
 
-    The content of the file has the hash that the Hub declared. The hash of a cached file is computed anew.
+    The content of the file has the hash that the Hub declared. The hash of a cached file is computed again.
 
     Args:
         hf_hub_id: Repository, `org/name` or `org/name@revision`.
-        filename: File in the repository; must be a safetensors file.
-        cache_dir: huggingface_hub's cache unless given.
-        mend: Download a damaged file anew instead of raising. The damaged one is replaced when the new one is whole.
+        filename: File in the repository. The file must be a safetensors file.
+        cache_dir: The cache. Default: huggingface_hub's cache.
+        mend: Download a damaged file again instead of raising. The new file replaces the damaged file when complete.
 
     Raises:
         HubError: If the file is not cached and the Hub cannot be reached, has no such repository or file, or refuses
@@ -84,7 +85,7 @@ def fetch_weights(
             f'{short(hf_hub_id)} names the weights file {short(filename)}, but only .safetensors files are fetched.'
         )
     for what in (filename, revision):
-        # Both become paths in the cache, and a configuration that somebody else wrote may name them.
+        # Both names become paths in the cache, and both may come from a configuration that somebody else wrote.
         if not is_inside(what):
             raise HubError(f'{short(hf_hub_id)} names {short(what)}, which is not a path inside a repository.')
     try:
@@ -102,7 +103,7 @@ def fetch_weights(
             return _sound(cached, hf_hub_id)
     except HubError:
         raise
-    except Exception as e:  # of this client, of the HTTP client below it, of the file system
+    except Exception as e:  # exceptions of huggingface_hub, of its HTTP client, of the file system
         raise HubError(
             f'{short(filename)} of {short(hf_hub_id)} cannot be fetched from the Hub at {endpoint()} into {cache}: '
             f'{sentence(e)}'
@@ -120,12 +121,12 @@ def _repository(hf_hub_id: str, cache_dir: str | os.PathLike | None) -> tuple[Re
 
 
 def _describe(url: str, name: str, patient: bool) -> HfFileMetadata | Exception:
-    """Ask for the metadata of a file. Returns the answer, or why there is none.
+    """Ask for the metadata of a file. Returns the answer, or the error.
 
     Args:
-        url: Of the file.
-        name: Of the file, for the log.
-        patient: Ask again while the Hub says that it is busy, and raise if it refuses.
+        url: Address of the file.
+        name: Name of the file, for the log.
+        patient: Ask again while the Hub answers that it is busy, and raise if the Hub refuses.
     """
     url, headers = request_of(url)
     retries = Retries()
@@ -141,7 +142,7 @@ def _describe(url: str, name: str, patient: bool) -> HfFileMetadata | Exception:
 def _store(
     described: HfFileMetadata, repository: Repository, filename: str, revision: str, mend: bool
 ) -> tuple[Stored, bool]:
-    """Put a file of the Hub into the cache. Returns it, and whether its hash has been checked just now."""
+    """Put a file of the Hub into the cache. Returns the file, and whether its hash has just been checked."""
     commit, digest, checked = described.commit_hash, described.etag, mend
     if not is_commit(commit) or not is_digest(digest) or described.size is None:
         raise OSError('the server declares no hash, size or commit for it, so that it could not be checked')
@@ -152,9 +153,9 @@ def _store(
         with repository.lock(digest):
             if not blob.is_symlink():
                 check_own(blob)
-            # Another process may have been faster.
+            # Another process may already have downloaded the file.
             if not os.path.isfile(blob) or (mend and digest_of(blob, digest) != digest):
-                # The address that redirects lead to expires, so every try follows the redirects anew.
+                # The address that redirects lead to expires, so every try follows the redirects again.
                 url, name = hf_hub_url(repository.repo_id, filename, revision=commit), repository.repo_id
                 download_file(url, digest, described.size, blob, f'{name}/{filename}', send_token=True)
                 checked = True
@@ -162,13 +163,13 @@ def _store(
     try:
         repository.refer(revision, commit)
     except OSError as e:
-        if e.errno not in (errno.EROFS, errno.EACCES, errno.EPERM):  # a cache may be for reading only
+        if e.errno not in (errno.EROFS, errno.EACCES, errno.EPERM):  # a cache may be read-only
             raise
     return stored, checked
 
 
 def _sound(stored: Stored, hf_hub_id: str) -> Path:
-    """The file itself, if its hash is right."""
+    """The path of the file, if its hash is right."""
     if actual := stored.wrong_digest():
         raise HubError(
             f'The cached {stored.file.name} of {hf_hub_id} is damaged: its hash is {actual}, but the Hub declared '

@@ -19,11 +19,12 @@ from .messages import sentence
 def make_folder(name: str, file: Path, folder: Path) -> None:
     """Make a folder that `timm.create_model('local-dir:FOLDER', pretrained=True)` loads, on any machine.
 
-    The folder gets the file of the weights as it is, and the configuration as timm saves it. A folder that has the
-    weights already is completed. The configuration comes last, because timm loads nothing without it.
+    The folder gets an exact copy of the weights, and the configuration in timm's form. If the folder already has the
+    weights, only the missing files are added. The configuration is written last, because timm loads no folder without
+    a configuration.
 
     Args:
-        name: Of the weights, with tag.
+        name: Name of the weights, with tag.
         file: The file of the weights.
         folder: The destination.
 

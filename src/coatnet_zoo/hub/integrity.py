@@ -1,4 +1,4 @@
-"""Hashes: whether a file is the one that its source declared. And whether a file may be written to at all."""
+"""Checking that a file has the hash that its source declared, and that a file may be written to."""
 
 import hashlib
 import os
@@ -15,9 +15,9 @@ class Stored:
     """A file of weights on this machine.
 
     Attributes:
-        file: What is loaded.
-        content: The file that has the content: `file` itself, or the blob that `file` is a link to.
-        declared: The hash that the source declared; None if none was kept.
+        file: The file to load.
+        content: The file that has the content: `file` itself, or the blob that `file` links to.
+        declared: The hash that the source declared; None if no hash was kept.
     """
 
     file: Path
@@ -25,7 +25,7 @@ class Stored:
     declared: str | None
 
     def wrong_digest(self) -> str | None:
-        """The hash of the content if it is not the declared one, else None.
+        """The hash of the content if the hash differs from the declared hash, else None.
 
         Raises:
             OSError: If the content cannot be read.
@@ -39,7 +39,7 @@ class Stored:
 def is_digest(text: str | None) -> bool:
     """Whether a text is a hash that the Hub declares, in hexadecimal digits.
 
-    That is the SHA-256 for large files (LFS and Xet), and the hash of the git object for small files.
+    The hash is the SHA-256 for large files (LFS and Xet), and the hash of the git object for small files.
     """
     return bool(text and _DIGEST.fullmatch(text))
 
@@ -49,7 +49,7 @@ def digest_of(file: str | os.PathLike, like: str) -> str:
 
     Args:
         file: A regular file.
-        like: A hash of the kind to compute: SHA-256, that of a git object, or MD5.
+        like: A hash of the kind to compute: SHA-256, the hash of a git object, or MD5.
 
     Raises:
         OSError: If the file cannot be read, or is a folder, a device or a pipe.
@@ -67,13 +67,13 @@ def digest_of(file: str | os.PathLike, like: str) -> str:
 
 
 def check_own(file: Path) -> None:
-    """Refuse to write to what was not made here.
+    """Refuse to write to a file that this package cannot have made.
 
     Args:
-        file: Need not exist.
+        file: The file, which need not exist.
 
     Raises:
-        OSError: If it is a link, a second name of another file, a folder, a device or a pipe.
+        OSError: If the path is a link, a second name of another file, a folder, a device or a pipe.
     """
     try:
         status = os.lstat(file)

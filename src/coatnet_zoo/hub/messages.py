@@ -1,4 +1,4 @@
-"""What users are told of errors: one line, without passwords and tokens, and never longer than a screen."""
+"""Error messages for users: one line, without passwords and tokens, and never longer than a screen."""
 
 import re
 from urllib.parse import unquote
@@ -8,14 +8,14 @@ from huggingface_hub.errors import HfHubHTTPError
 
 _LONGEST = 1000
 _HIDDEN = '***'
-_LOGIN = re.compile(r'(?<=://)[^\s/?#]*@')  # of an address with a user name or a password
-_QUERY = re.compile(r'\?[^\s\'"<>]*=[^\s\'"<>)]*')  # has the signature, in addresses that the Hub signs
+_LOGIN = re.compile(r'(?<=://)[^\s/?#]*@')  # the login in an address with a user name or a password
+_QUERY = re.compile(r'\?[^\s\'"<>]*=[^\s\'"<>)]*')  # the query has the signature, in addresses that the Hub signs
 
 
 def sentence(error: BaseException) -> str:
-    """What an error of the Hub, of the HTTP client or of the file system says, in one line without secrets.
+    """The message of an error of the Hub, of the HTTP client or of the file system, in one line without secrets.
 
-    The messages of huggingface_hub have a status line, then its meaning, then advice. Some hide the cause.
+    The messages of huggingface_hub have a status line, then its meaning, then advice. Some messages hide the cause.
     """
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     said = without_secrets(' '.join(lines[:2]) or type(error).__name__)
@@ -32,7 +32,7 @@ def without_secrets(text: str) -> str:
     login = constants.ENDPOINT.partition('://')[2].rpartition('@')[0]
     password = login.partition(':')[2]
     for secret in (login, password, unquote(password), get_token() or ''):
-        # Shorter ones are parts of words, and in addresses they are hidden below.
+        # Shorter secrets also occur as parts of words. The lines below hide shorter secrets in addresses.
         if len(secret) > 3:
             text = text.replace(secret, _HIDDEN)
     text = _QUERY.sub('', _LOGIN.sub('', text))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..tables import IMPLS, PAPER_URL
 
-if TYPE_CHECKING:  # `list` needs the room without torch
+if TYPE_CHECKING:  # the command `list` imports this module without torch
     from torch import nn
 
 _FOLDER_CARD = '\n<!-- `coatnet-zoo push` writes the card for the Hub instead of this card. -->\n'
@@ -21,7 +21,7 @@ class Facts:
         license: Identifier of the licence, as on the Hub.
         data: What the weights were trained on.
         accuracy: Top-1 in percent.
-        source: Where the weights come from, e.g. the training run or the checkpoint they were converted from.
+        source: The origin of the weights, e.g. the training run or the original checkpoint.
     """
 
     license: str | None = None
@@ -44,12 +44,12 @@ def make_card(repo_id: str, model: nn.Module, facts: Facts) -> str:
 
 
 def make_folder_card(name: str, config: dict[str, Any], params: int) -> str:
-    """The text of README.md for a folder that is not published yet; `is_folder_card` knows the text again.
+    """The text of README.md for a folder that is not published yet; `is_folder_card` recognises the text.
 
     Args:
         name: Name of the folder.
         config: Content of config.json.
-        params: Parameters of the model.
+        params: Number of parameters of the model.
     """
     cfg = dict(config['pretrained_cfg'], architecture=config['architecture'])
     facts = Facts(license=cfg.get('license'))
@@ -58,14 +58,14 @@ def make_folder_card(name: str, config: dict[str, Any], params: int) -> str:
 
 
 def is_folder_card(text: str) -> bool:
-    """Whether a card is from `make_folder_card`, so that the card for the Hub takes its place."""
+    """Whether a card is from `make_folder_card`, so that the card for the Hub may replace the card."""
     return text.endswith(_FOLDER_CARD)
 
 
 def _card(
     title: str, path: str, timm_name: str, cfg: dict[str, Any], impl: str, classes: int, params: int, facts: Facts
 ) -> str:
-    from huggingface_hub import ModelCard, ModelCardData  # takes long, and `list` needs the room without it
+    from huggingface_hub import ModelCard, ModelCardData  # a slow import, which the command `list` does not need
 
     metadata = ModelCardData(
         license=facts.license,

@@ -21,15 +21,15 @@ from .waiting import answer_within
 
 _PICKLES = ('.bin', '.pth', '.pt', '.ckpt', '.pkl', '.pickle', '.h5', '.npz', '.tar')
 _NEEDED = {'input_size', 'mean', 'std', 'interpolation', 'crop_pct'}
-# Bytes of a text that the Hub takes in a commit.
+# The largest text in bytes that the Hub accepts in a commit.
 _LONGEST_TEXT = 10_000_000
-# Seconds that the Hub may take for an answer, and bytes per second that an upload has to bring.
+# The seconds that the Hub may take for an answer, and the lowest speed of an upload in bytes per second.
 _TALK, _SLOWEST = 60.0, 10_240
 
 
 @dataclass(frozen=True)
 class Publication:
-    """What goes to the Hub.
+    """The content of a repository to publish on the Hub.
 
     Attributes:
         repo_id: The repository, `org/name`.
@@ -56,19 +56,19 @@ def prepare(
     accuracy: float | None = None,
     source: str | None = None,
 ) -> Publication:
-    """Check a folder, and compose a card unless the folder has one of its own. Asks nobody and changes nothing.
+    """Check a folder, and write the text of a card if the folder has no card. Uses no network and changes no file.
 
     Args:
-        folder: With model.safetensors and config.json, as `convert_checkpoint` and `timm.models.save_for_hf` make it.
-        repo_id: The repository that is to get the folder, `org/name`.
-        license: Identifier of the licence, as on the Hub; that of the configuration unless given.
+        folder: A folder from `convert_checkpoint` or `timm.models.save_for_hf`: model.safetensors and config.json.
+        repo_id: The repository on the Hub, `org/name`.
+        license: Identifier of the licence, as on the Hub. Default: the licence in the configuration.
         data: What the weights were trained on.
         accuracy: Top-1 in percent.
-        source: Where the weights come from.
+        source: The origin of the weights.
 
     Raises:
-        CheckpointError: If the folder lacks a file, has a file that must not be published, or is no sound CoAtNet; if
-            the licence is unknown or an argument is bad.
+        CheckpointError: If the folder lacks a file, has a file that must not be published, or has no valid CoAtNet; if
+            the licence is unknown or an argument is invalid.
     """
     if repo_id.count('/') != 1:
         raise CheckpointError(f'{short(repo_id)} does not name a repository; write ORG/NAME.')
@@ -102,11 +102,11 @@ def prepare(
 
 
 def publish(publication: Publication, private: bool = False) -> str:
-    """Create the repository if need be, and upload the files in one commit.
+    """Create the repository if necessary, and upload the files in one commit.
 
     Args:
-        publication: From `prepare`.
-        private: Make it a private repository.
+        publication: The content, from `prepare`.
+        private: Make the repository private.
 
     Returns:
         The address of the repository.
@@ -126,7 +126,7 @@ def publish(publication: Publication, private: bool = False) -> str:
         answer_within(limit, lambda: api.create_commit(repo_id, operations, commit_message='Upload by coatnet-zoo'))
     except HubError:
         raise
-    except Exception as e:  # of huggingface_hub, of the HTTP client below it
+    except Exception as e:  # exceptions of huggingface_hub and of its HTTP client
         raise HubError(f'{repo_id} cannot be published on the Hub at {endpoint()}: {sentence(e)}') from e
     return without_secrets(str(url))
 
@@ -169,7 +169,7 @@ def _read_config(file: Path) -> dict[str, Any]:
 
 
 def _check_labels(file: Path, config: dict[str, Any], classes: int) -> None:
-    """Labels are for those who read predictions; loading takes any."""
+    """Check the labels for readers of predictions. Loading does not check labels."""
     for place in (config, config['pretrained_cfg']):
         labels, texts = place.get('label_names'), place.get('label_descriptions')
         if labels is not None and not _are_texts(labels):
@@ -185,19 +185,19 @@ def _are_texts(values: Any) -> bool:
 
 
 def _check_card(folder: Path, card: str) -> None:
-    """The Hub would refuse the card when the repository exists already."""
+    """Check the card early. The Hub would refuse a bad card only after the repository was created."""
     try:
         ModelCard(card)
         card.encode()
-    except Exception as e:  # of huggingface_hub, of the YAML reader below it
+    except Exception as e:  # exceptions of huggingface_hub and of its YAML reader
         raise CheckpointError(f'The model card of {folder} is not one that the Hub takes ({sentence(e)}).') from e
 
 
 def _load(folder: Path) -> torch.nn.Module:
-    """The model, loaded as those who download the folder will load it."""
+    """The model, loaded in the same way as after a download of the folder."""
     try:
         return timm.create_model(f'local-dir:{folder}', pretrained=True)
     except CheckpointError:
         raise
-    except Exception as e:  # whatever timm and torch make of a bad configuration
+    except Exception as e:  # timm and torch raise many kinds of exceptions for a bad configuration
         raise CheckpointError(f'{folder} does not load, so it is not published: {sentence(e)}') from e

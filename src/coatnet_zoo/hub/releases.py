@@ -1,8 +1,8 @@
-"""Getting weights that are `.h5` files on a GitHub release page: downloaded, checked, converted once, and kept.
+"""Fetching weights that are `.h5` files on a GitHub release page: downloading, checking, converting, and keeping.
 
-The file that is kept is a safetensors file in the names of this package, so that later loads need neither network nor
-h5py. Its SHA-256 is noted beside it, in a folder that is not part of huggingface_hub's cache: no repository can write
-there.
+The weights are kept as a safetensors file with the tensor names of this package, so later loads need neither a network
+nor h5py. The SHA-256 of the safetensors file is kept in a note next to the file. The folder of both is not part of
+huggingface_hub's cache, so no repository can write to the folder.
 """
 
 import os
@@ -25,19 +25,19 @@ _BYTES_PER_PARAMETER = 5
 
 
 def release_file(release: str, md5: str, cache_dir: str | os.PathLike | None = None) -> Path:
-    """Where the converted weights of a release are kept, whether they are there or not.
+    """The path of the converted weights of a release, whether or not the file exists.
 
     Args:
         release: Path of the `.h5` file on the release host.
-        md5: Checksum of that file. It is part of the name, because another upload to the same path is another file.
-        cache_dir: Folder below which to look; `HF_HOME`, beside huggingface_hub's own cache, unless given.
+        md5: Checksum of the `.h5` file. The path contains the checksum, because a later upload may replace the file.
+        cache_dir: Folder for the converted weights. Default: `HF_HOME`, next to huggingface_hub's cache.
     """
     folder = Path(cache_dir or constants.HF_HOME) / 'coatnet-zoo'
     return folder / f'{Path(release).stem}-{md5[:8]}.safetensors'
 
 
 def stored_release(release: str, md5: str, cache_dir: str | os.PathLike | None = None) -> Stored | None:
-    """The converted weights of a release with the hash that was noted for them, or None if they are not there.
+    """The converted weights of a release with the hash from the note, or None if the file does not exist.
 
     Args:
         release: See `release_file`.
@@ -60,23 +60,23 @@ def stored_release(release: str, md5: str, cache_dir: str | os.PathLike | None =
 
 
 def fetch_release(release: str, md5: str, cache_dir: str | os.PathLike | None = None, mend: bool = False) -> Path:
-    """The local path of the weights of a release as a safetensors file, downloaded and converted if it is missing.
+    """The local path of the weights of a release as a safetensors file, downloaded and converted if missing.
 
-    The file appears whole or not at all. The next call resumes a download that was cut off. If several processes ask
-    for the same file, one of them downloads it.
+    The file appears complete or not at all. The next call resumes an interrupted download. If several processes need
+    the same file, one process downloads the file.
 
     Args:
         release: Path of the `.h5` file on the release host, as the table of weights has it.
-        md5: Checksum of that file.
+        md5: Checksum of the `.h5` file.
         cache_dir: See `release_file`.
-        mend: Download and convert a damaged file anew instead of raising.
+        mend: Download and convert a damaged file again instead of raising.
 
     Raises:
         HubError: If the file is missing and cannot be downloaded or stored, or has another checksum. Without a network,
             the error comes within 5 seconds.
         CheckpointError: If h5py is missing, or if the file cannot be converted.
     """
-    # Imported here, because the list of weights asks this module where files are, and needs no torch for that.
+    # Imported here, because listing weights uses this module for the paths of files, and needs no torch.
     from ..checkpoints import require_h5py
 
     file = release_file(release, md5, cache_dir)
@@ -95,9 +95,9 @@ def fetch_release(release: str, md5: str, cache_dir: str | os.PathLike | None = 
         for own in (file, download, lock):
             check_own(own)
         with WeakFileLock(lock):
-            # Another process may have been faster.
+            # Another process may already have made the file.
             if not _is_whole(stored_release(release, md5, cache_dir), mend):
-                # A process that was killed while it converted has left the download whole.
+                # A process that was killed during the conversion has left the complete download.
                 if not download.is_file() or digest_of(download, md5) != md5:
                     largest = _BYTES_PER_PARAMETER * _params(release)
                     download_file(url, md5, size, download, Path(release).name, send_token=False, largest=largest)
@@ -105,7 +105,7 @@ def fetch_release(release: str, md5: str, cache_dir: str | os.PathLike | None = 
                 download.unlink()
     except (HubError, CheckpointError):
         raise
-    except Exception as e:  # of huggingface_hub, of the HTTP client below it, of the file system
+    except Exception as e:  # exceptions of huggingface_hub, of its HTTP client, of the file system
         raise HubError(f'{url} cannot be fetched into {file.parent}: {sentence(e)}') from e
     return file
 
@@ -126,7 +126,7 @@ def _note_of(file: Path) -> Path:
 
 
 def _declared_size(url: str, folder: Path) -> int | None:
-    """The size of a file in bytes, or None if the host does not tell it. Raises a `HubError` if nobody answers."""
+    """The size of a file in bytes, or None if the size is unknown. Raises a `HubError` if no host answers."""
     answer = answer_or_error(lambda: get_session().head(url, follow_redirects=True, timeout=CONNECT_TIMEOUT))
     if isinstance(answer, Exception):
         raise HubError(

@@ -1,8 +1,8 @@
 """The layout of huggingface_hub's cache: where the files of a repository are, and how a file is added.
 
-`blobs/HASH` is the content of a file under the hash that the Hub declares for it, `snapshots/COMMIT/FILE` is a link to
-that, and `refs/REVISION` holds the commit of a branch or tag. So the declared hash is known without a network, for as
-long as the link is there. No content of a repository has a say in it. What is damaged counts as missing.
+`blobs/HASH` is the content of a file, named by the hash that the Hub declares. `snapshots/COMMIT/FILE` is a link to the
+blob, and `refs/REVISION` holds the commit of a branch or tag. As long as the link exists, the declared hash is known
+without a network. The content of a repository cannot change the declared hash. Damaged entries count as missing.
 """
 
 import os
@@ -40,7 +40,7 @@ class Repository:
         return self.cache / '--'.join(['models', *self.repo_id.split('/')])
 
     def blob(self, digest: str) -> Path:
-        """Where the content with a hash is kept, whether it is there or not."""
+        """The path of the content with a hash, whether or not the file exists."""
         return self.folder / 'blobs' / digest
 
     def find(self, filename: str, revision: str) -> Path | None:
@@ -60,7 +60,7 @@ class Repository:
         """The content of a file that `find` has found, and its declared hash.
 
         Raises:
-            OSError: If the file is a link out of the blobs of this repository.
+            OSError: If the file is a link to a place outside the blobs of this repository.
         """
         if not file.is_symlink():
             return Stored(file, file, None)  # the file system has no links
@@ -81,10 +81,10 @@ class Repository:
             yield
 
     def add(self, filename: str, commit: str, digest: str) -> Path:
-        """Give a content its name in a snapshot. Returns the path.
+        """Link a content under its name in a snapshot. Returns the path.
 
         Raises:
-            OSError: If that cannot be written, or something else is there.
+            OSError: If the link cannot be written, or the path is taken.
         """
         file, blob = self.folder / 'snapshots' / commit / filename, self.blob(digest)
         self._make_folder(file.parent)
@@ -106,7 +106,7 @@ class Repository:
         """Note the commit of a branch or tag.
 
         Raises:
-            OSError: If that cannot be written.
+            OSError: If the note cannot be written.
         """
         if not is_commit(revision) and self._commit_of(revision) != commit:
             reference = self.folder / 'refs' / revision
@@ -124,7 +124,7 @@ class Repository:
         return commit if is_commit(commit) else None
 
     def _make_folder(self, folder: Path) -> None:
-        """Make a folder in the cache, without following links: what is behind a link belongs to somebody else."""
+        """Make a folder in the cache, without following links, because a link may lead to another user's files."""
         for part in (folder, *folder.parents):
             if part in (self.folder, self.cache):
                 break
@@ -139,6 +139,6 @@ def is_commit(text: str | None) -> bool:
 
 
 def is_inside(path: str) -> bool:
-    """Whether a name is a path inside a repository, so that it is one inside the cache, too."""
+    """Whether a name is a path inside a repository, so that the path stays inside the cache, too."""
     pure = PurePosixPath(path)
     return bool(pure.parts) and not ('\\' in path or '\0' in path or pure.is_absolute() or '..' in pure.parts)

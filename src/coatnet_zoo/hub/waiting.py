@@ -1,4 +1,4 @@
-"""Waiting for servers, but never for ever: a limit for every answer, for every part of one, and for the tries."""
+"""Waiting for servers, but not forever: a limit for every answer, for every part of an answer, and for the tries."""
 
 import contextlib
 import ctypes
@@ -14,13 +14,13 @@ from huggingface_hub.errors import HfHubHTTPError
 
 from .messages import sentence
 
-# Seconds that also bound a name look-up, which no HTTP client does.
+# The limit in seconds, which includes the name look-up. HTTP clients do not limit the name look-up.
 _PROBE_TIMEOUT = 4.0
 # Seconds between tries.
 _WAITS = (1.0, 2.0, 4.0, 8.0, 8.0)
-# Seconds: the limits of the Hub are counted anew every five minutes.
+# The longest wait in seconds. The Hub resets its rate limits every five minutes.
 _LONGEST_WAIT = 300.0
-# With 416 the download starts anew.
+# After a 416 the download starts from the beginning.
 _TRANSIENT = (408, 416, 429, 500, 502, 503, 504)
 _Item = TypeVar('_Item')
 
@@ -28,11 +28,11 @@ _logger = logging.getLogger(__name__)
 
 
 class Refused(OSError):
-    """What a server sends can never become the file, so that another try is useless."""
+    """The answer of a server can never become the file, so another try is useless."""
 
 
 def answer_or_error(request: Callable[[], _Item]) -> _Item | Exception:
-    """What a request returns or raises, or a TimeoutError after 4 seconds."""
+    """The result or the exception of a request, or a TimeoutError after 4 seconds."""
     try:
         return answer_within(_PROBE_TIMEOUT, request)
     except Exception as e:
@@ -40,7 +40,7 @@ def answer_or_error(request: Callable[[], _Item]) -> _Item | Exception:
 
 
 def answer_within(seconds: float, request: Callable[[], _Item]) -> _Item:
-    """What a request returns. Raises what the request raises, or a TimeoutError."""
+    """The result of a request. Raises the exception of the request, or a TimeoutError."""
 
     def only() -> Generator[_Item, None, None]:
         yield request()
@@ -49,16 +49,16 @@ def answer_within(seconds: float, request: Callable[[], _Item]) -> _Item:
 
 
 def each_within(first: float, seconds: float, produce: Callable[[], Generator[_Item, None, None]]) -> Iterator[_Item]:
-    """The items of a generator that runs in a thread of its own, because no HTTP client limits a whole answer.
+    """The items of a generator that runs in a separate thread, because no HTTP client limits a whole answer.
 
     Args:
         first: Seconds that the first item may take.
         seconds: Seconds that every other item may take.
-        produce: Makes the generator. When the caller closes this iterator, that one is closed at its next item.
+        produce: Makes the generator. If the caller closes the iterator, the generator is closed at its next item.
 
     Raises:
         TimeoutError: If an item takes longer.
-        Exception: What the generator raises.
+        Exception: Any exception of the generator.
     """
     items: queue.Queue[tuple[str, object]] = queue.Queue(4)
     left = threading.Event()
@@ -71,7 +71,7 @@ def each_within(first: float, seconds: float, produce: Callable[[], Generator[_I
                     if left.is_set():
                         return
             items.put(('end', None))
-        except BaseException as e:  # also what ends the thread
+        except BaseException as e:  # also the SystemExit that ends the thread
             items.put(('error', e))
 
     thread = threading.Thread(target=run, name='coatnet-zoo: an answer', daemon=True)
@@ -82,7 +82,7 @@ def each_within(first: float, seconds: float, produce: Callable[[], Generator[_I
             try:
                 kind, item = items.get(timeout=limit)
             except queue.Empty:
-                # A server may send for ever without saying anything. This ends the thread at its next step.
+                # A server may send forever without a useful answer. The exception ends the thread at its next step.
                 ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident), ctypes.py_object(SystemExit))
                 raise TimeoutError(f'no answer within {limit:g} s') from None
             if kind == 'end':
@@ -93,19 +93,19 @@ def each_within(first: float, seconds: float, produce: Callable[[], Generator[_I
             limit = seconds
     finally:
         left.set()
-        with contextlib.suppress(queue.Empty):  # the thread may wait for room
+        with contextlib.suppress(queue.Empty):  # the thread may wait for space in the queue
             while True:
                 items.get_nowait()
 
 
 class Retries:
-    """The tries that something has: a wait between two, each longer, and an end."""
+    """A limited number of tries, with a longer wait after each try."""
 
     def __init__(self) -> None:
         self.restart()
 
     def restart(self) -> None:
-        """Count the tries anew, because the last one got somewhere."""
+        """Start the count of tries again, because the last try made progress."""
         self._waits = iter(_WAITS)
 
     def wait(self, error: Exception, name: str) -> None:
@@ -113,10 +113,10 @@ class Retries:
 
         Args:
             error: Why the last try failed.
-            name: Of what is asked for; for the log.
+            name: Name of the requested file, for the log.
 
         Raises:
-            Exception: The error itself, if there is no further try: after the last one, and if none can help.
+            Exception: The error itself, after the last try, or if another try cannot help.
         """
         seconds = None if isinstance(error, Refused) else next(self._waits, None)
         if isinstance(error, HfHubHTTPError):

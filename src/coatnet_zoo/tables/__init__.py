@@ -1,4 +1,4 @@
-"""The tables: sizes, implementations, weights, costs, and the rules on names and grids. This room needs no torch."""
+"""The tables: sizes, implementations, weights, costs, and the rules on names and grids. The tables need no torch."""
 
 from .checks import Channels as Channels
 from .checks import Classes as Classes

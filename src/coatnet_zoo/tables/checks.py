@@ -1,4 +1,4 @@
-"""Checking a value against a type hint: for arguments that people, command lines and files give."""
+"""Checking a value against a type hint, for arguments from code, command lines and files."""
 
 import math
 import reprlib
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-# Hints that also say which numbers are allowed. The text completes the sentence "... must be".
+# Hints that also limit the allowed numbers. The text completes the sentence "... must be".
 Count = Annotated[int, 'a positive whole number', 1, math.inf]
 Positive = Annotated[float, 'a positive number', 1e-300, math.inf]
 Epsilon = Annotated[float, 'a positive number below 1', 1e-300, 0.999]
@@ -15,7 +15,7 @@ Crop = Annotated[float, 'a number from 0.1 to 1', 0.1, 1]
 Channels = Annotated[int, 'a whole number from 1 to 65536', 1, 1 << 16]
 Classes = Annotated[int, 'a whole number from 0 to 16777216', 0, 1 << 24]
 Patch = Annotated[int, 'a positive whole number up to 512', 1, 512]
-# Of an image, in pixels. The largest image has 800 MB in float32.
+# The side of an image, in pixels. The largest image has 800 MB in float32.
 Side = Annotated[int, 'a whole number of pixels from 32 to 8192', 32, 8192]
 
 _WORDS = {
@@ -33,15 +33,15 @@ _SHORT.maxlevel = 3
 
 
 def short(value: Any) -> str:
-    """The `repr` of a value, shortened: files give values of any length and depth."""
+    """The `repr` of a value, shortened, because values from files may have any length and depth."""
     return _SHORT.repr(value)
 
 
 def check(name: str, value: Any, hint: Any) -> None:
-    """Raise a `ValueError` of one sentence, unless a value is of the type that a hint says.
+    """Raise a `ValueError` of one sentence if a value does not fit a type hint.
 
     Args:
-        name: What to call the value.
+        name: Name of the value in the error.
         value: Any value. A list counts as a tuple, because JSON has no tuples.
         hint: `bool`, `int`, `float`, `str`, `None`, `dict` (of texts by texts), `Literal`, `tuple[X, ...]`,
             `tuple[X, Y]`, a union of hints, or one of the hints of this module. Numbers must be finite.
@@ -54,7 +54,7 @@ def check(name: str, value: Any, hint: Any) -> None:
 
 
 def fits(value: Any, hint: Any) -> bool:
-    """Whether a value is of the type that a hint says, see `check`."""
+    """Whether a value fits a type hint, see `check`."""
     origin, args = get_origin(hint), get_args(hint)
     if origin in (Union, UnionType):
         return any(fits(value, arg) for arg in args)
@@ -71,7 +71,7 @@ def fits(value: Any, hint: Any) -> bool:
     if hint is dict:
         return isinstance(value, Mapping) and all(isinstance(text, str) for pair in value.items() for text in pair)
     if hint in (int, float):
-        # Python compares whole numbers of any length, but only some of them can become a float.
+        # Python compares whole numbers of any length, but the largest whole numbers cannot become floats.
         return isinstance(value, (int, hint)) and not isinstance(value, bool) and abs(value) < math.inf
     return isinstance(value, hint)
 

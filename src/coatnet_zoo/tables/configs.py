@@ -13,20 +13,19 @@ from .grids import feature_sizes
 
 PerBlock = tuple[Any, ...]
 Activation = Literal['gelu', 'silu', 'relu']
-# Far above any network, and so low that torch can count the values of every tensor.
+# Far above any network, and low enough that torch can count the values of every tensor.
 _LARGEST_NUMBER = 1 << 20
 _MOST_LAYERS = 2_000  # convolutions of the stem, and blocks
 
 
 @dataclass(frozen=True)
 class CoAtNetCfg:
-    """The stages of one CoAtNet, then the details of its blocks. The defaults are the paper's.
+    """The stages of one CoAtNet, then the details of its blocks. The defaults are those of the paper.
 
-    A list of stages has one entry a stage. An entry that is a list has one value a block.
+    A list of stages has one entry per stage. An entry that is a list has one value per block.
 
     Raises:
-        ValueError: If lists of stages have different lengths, or if a value is of another type than its field or is
-            not one of the values that exist.
+        ValueError: If lists of stages have different lengths, or if a value has the wrong type or is not allowed.
     """
 
     impl: str = 'paper'
@@ -62,7 +61,7 @@ class CoAtNetCfg:
     se_early: bool = False  # squeeze-excite before the second norm instead of after it
 
     # Transformer block
-    norm_layer: Literal['layernorm2d', 'batchnorm2d'] = 'layernorm2d'  # also of the final norm
+    norm_layer: Literal['layernorm2d', 'batchnorm2d'] = 'layernorm2d'  # the final norm is of this type, too
     norm_eps: Epsilon = 1e-6
     dim_head: Count = 32
     num_heads: Count | None = None  # None: width / dim_head
@@ -186,12 +185,12 @@ class CoAtNetCfg:
 
     @property
     def stage_types(self) -> list[PerBlock]:
-        """Block type of every block, a tuple a stage."""
+        """Block type of every block, one tuple per stage."""
         return [_per_block(entry, depth) for entry, depth in zip(self.block_types, self.depths, strict=True)]
 
     @property
     def stage_widths(self) -> list[PerBlock]:
-        """Output width of every block, a tuple a stage."""
+        """Output width of every block, one tuple per stage."""
         return [_per_block(entry, depth) for entry, depth in zip(self.embed_dim, self.depths, strict=True)]
 
 
@@ -213,7 +212,7 @@ def field_types() -> dict[str, Any]:
 
 
 def _as_tuple(value: Any, depth: int = 2) -> Any:
-    """Lists as tuples, down to a depth: a file may nest its lists deeper than Python's stack."""
+    """Convert lists to tuples, down to a depth, because a file may nest its lists deeper than Python's stack."""
     if depth and isinstance(value, (list, tuple)):
         return tuple(_as_tuple(entry, depth - 1) for entry in value)
     return value

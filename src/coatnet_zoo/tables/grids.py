@@ -8,7 +8,7 @@ def feature_sizes(img_size: tuple[int, int], num_stages: int, patch_size: int | 
         img_size: (height, width) in pixels.
         num_stages: Number of stages.
         patch_size: Stride of a stem that cuts the image into patches; the stages then keep the resolution. None: the
-            stem halves the resolution, and so does every stage.
+            stem and every stage halve the resolution.
     """
     if patch_size is not None:
         return [(-(-img_size[0] // patch_size), -(-img_size[1] // patch_size))] * num_stages

@@ -1,6 +1,6 @@
 """The implementations of CoAtNet as a table: how each differs from the paper, and where its code is.
 
-A foreign code is one row here and one file in `checkpoints/`; this package then converts the checkpoints of that code.
+A foreign code needs one row in this table and one file in `checkpoints/` to have its checkpoints converted.
 docs/implementations.md explains every difference.
 """
 
@@ -17,7 +17,7 @@ class ForeignCode:
 
     Attributes:
         title: The usual name of the code.
-        mapping: The module that reads a structure off the tensors of that code and maps the tensors; see
+        mapping: The module that reads a structure from the tensors of that code and maps the tensors; see
             `checkpoints.codes.CodeMapping`.
         suffixes: Endings of files that only the `read` of that module can read.
         interpolation: The interpolation by which the evaluation of that code resizes images.

@@ -23,7 +23,7 @@ class Request:
     Attributes:
         size: Registered name without tag.
         impl: Implementation, if the request names one.
-        tag: Tag of weights, if the name has one, or a configuration that timm's scripts pass on.
+        tag: Tag of weights, from the name or from a configuration that timm's scripts pass on.
         tag_is_explicit: Whether the tag is part of the name.
         has_config: Whether a whole pretrained configuration is given.
         pretrained: Whether weights are to be loaded.
@@ -49,9 +49,9 @@ class Choice:
 
     Attributes:
         cfg: Structure and flavour of the network.
-        keeps_config: Whether the network gets the pretrained configuration that is given.
-        tag: The tag whose pretrained configuration the network gets otherwise. None: a configuration without weights.
-        structure: The arguments that rebuild the network, to be recorded with it.
+        keeps_config: Whether the network gets the pretrained configuration of the request.
+        tag: Otherwise, the tag of the pretrained configuration. None: a configuration without weights.
+        structure: The arguments that rebuild the network, to be recorded with the network.
         arguments: The arguments that are not fields of `CoAtNetCfg`.
     """
 
@@ -66,7 +66,7 @@ def choose(request: Request) -> Choice:
     """Decide which network a request means.
 
     Raises:
-        ValueError: If `impl`, tag and weights contradict each other or do not exist, or a field of `CoAtNetCfg` is bad.
+        ValueError: If `impl`, tag and weights contradict each other or do not exist, or a `CoAtNetCfg` field is bad.
     """
     size, tags = request.size, tags_of(request.size)
     if request.impl is not None:

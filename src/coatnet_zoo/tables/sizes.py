@@ -140,7 +140,7 @@ def list_impls(size: str) -> list[str]:
 
 
 def check_impl(size: str, impl: str) -> None:
-    """Raise a `ValueError` that lists the implementations of a size, unless the size has an implementation."""
+    """Raise a `ValueError` that lists the implementations of a size if `impl` is not in the list."""
     if impl not in list_impls(size):
         raise ValueError(f'{size} has no impl={impl!r}; it has {", ".join(list_impls(size))}.')
 

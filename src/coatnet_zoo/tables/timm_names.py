@@ -2,12 +2,12 @@
 
 from typing import Any
 
-# timm's reading of the paper pools and strides in other ways than this package's.
+# timm's reading of the paper pools and strides in other ways than this package's reading.
 _PAPER = dict(conv_stride='depthwise', pool_type='avg2', shortcut_proj_always=False)
 _TEST = dict(stem_width=(16, 32), embed_dim=(32, 64, 96, 128), depths=(1, 1, 2, 1))
 
-# By timm's name: the name here, the implementation, and the arguments besides. None: timm
-# has blocks there that this package does not have.
+# By timm's name: the name in this package, the implementation, and additional arguments. None:
+# timm's network has blocks that this package does not have.
 TIMM_NAMES: dict[str, tuple[str, str, dict[str, Any]] | None] = {
     'coatnet_0_224': ('coatnet_0', 'paper', _PAPER),
     'coatnet_1_224': ('coatnet_1', 'paper', _PAPER),

@@ -1,4 +1,4 @@
-"""The published weights as a table, and the default configurations that timm's registry is given for them.
+"""The published weights as a table, and the default configurations of the weights for timm's registry.
 
 timm's checkpoints are on the Hugging Face Hub as `timm/<name>` under Apache-2.0. Their preprocessing is from timm's
 default configurations, and their accuracy on ImageNet-1k is from timm's results-imagenet.csv. The digits weights are
@@ -29,7 +29,7 @@ class Weights:
         top5: Top-5 accuracy in percent; None if no accuracy is published.
         cfg: The entries that differ from `_DEFAULT_CFG`.
         release: Path of a `.h5` file on `RELEASE_HOST`, for weights on a release page.
-        md5: Checksum of that file.
+        md5: Checksum of the `.h5` file.
     """
 
     impl: str
