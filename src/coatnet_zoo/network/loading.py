@@ -43,9 +43,13 @@ _UNSEEN = (
 )
 
 
+class Adapted(dict[str, torch.Tensor]):
+    """A state dict from `adapt_state_dict`, so that its values are not read a second time."""
+
+
 def adapt_state_dict(
     state_dict: Mapping[str, Any], model: nn.Module, img_size: tuple[int, int] | None = None
-) -> dict[str, torch.Tensor]:
+) -> Adapted:
     """Bring a checkpoint into the names, layouts and table sizes of a model.
 
     Args:
@@ -63,7 +67,7 @@ def adapt_state_dict(
             it has values that no model has.
     """
     own = model.state_dict()
-    adapted = _adapt(state_dict, own, model, img_size)
+    adapted = Adapted(_adapt(state_dict, own, model, img_size))
     check_values(adapted, own, f'The checkpoint for impl={model.cfg.impl!r}')
     return adapted
 

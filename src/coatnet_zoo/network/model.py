@@ -13,7 +13,7 @@ from ..tables import CoAtNetCfg, feature_sizes
 from .attention import Attention
 from .blocks import MBConv, TransformerBlock, get_norm_2d
 from .layers import ClassifierHead, init_conv_weights, init_transformer_weights
-from .loading import adapt_state_dict
+from .loading import Adapted, adapt_state_dict
 from .resized import check_not_in_buckets
 from .stem import PatchStem, Stem
 
@@ -174,7 +174,7 @@ class CoAtNet(nn.Module):
             CheckpointError: If the checkpoint is one of another implementation, with the call that loads it.
             RuntimeError: If tensors are missing, left over or of the wrong shape.
         """
-        if strict:
+        if strict and not isinstance(state_dict, Adapted):
             state_dict = adapt_state_dict(state_dict, self)
         if next(self.parameters()).is_meta:
             assign = True
