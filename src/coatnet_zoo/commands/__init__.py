@@ -1,6 +1,6 @@
-"""The command line, `coatnet-zoo`: one file a group of commands.
+"""The command line, `coatnet-zoo`: one file per group of commands.
 
-Commands import torch inside their functions, and only if they need it: see `coatnet_zoo_command`.
+Commands import torch inside their functions, and only commands that need torch: see `coatnet_zoo_command`.
 """
 
 import click

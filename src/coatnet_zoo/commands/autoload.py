@@ -11,7 +11,7 @@ import click
 from ..files import write_file
 
 _NAME = 'coatnet_zoo_autoload.pth'
-# Python executes such a line at every start, also when the package is gone or broken.
+# Python executes this line at every start, even if the package is missing or broken.
 _LINE = 'import sys; exec("try:\\n import coatnet_zoo_autoload\\nexcept Exception:\\n pass")\n'
 
 
@@ -51,6 +51,6 @@ def _files() -> list[Path]:
 
 
 def _folder() -> Path:
-    """The first of the folders that can be written to; the first of all if none can."""
+    """The first writable folder, or the first folder if no folder is writable."""
     folders = _folders()
     return next((folder for folder in folders if os.access(folder, os.W_OK)), folders[0])

@@ -1,4 +1,4 @@
-"""The command that draws what a model makes of an image: explain."""
+"""The command that draws how a model classifies an image, and where in the image the evidence is: explain."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Explaining what a model makes of an image: the evidence for a class, and a picture of it."""
+"""How a model classifies an image, and where in the image the evidence is; and a picture of both."""
 
 from .evidence import BiasTable as BiasTable
 from .evidence import Explanation as Explanation

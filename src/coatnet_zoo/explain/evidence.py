@@ -1,4 +1,4 @@
-"""What a model makes of one image: its classes, where the evidence for a class is, and what it learned of positions."""
+"""How a model classifies an image, where in the image the evidence is, and what the model learned about positions."""
 
 import contextlib
 import os
@@ -30,9 +30,10 @@ class BiasTable:
         stage: Number of the stage, from 1.
         block: Number of the block in the stage, from 1.
         head: Number of the head in the block, from 1.
-        num_heads: How many heads the block has.
+        num_heads: Number of heads of the block.
         values: (2 * height - 1, 2 * width - 1) for a feature map of height x width; the row dy + height - 1 and the
-            column dx + width - 1 are for a query that lies (dy, dx) after its key. Added to the logits before softmax.
+            column dx + width - 1 are for a query that lies (dy, dx) after its key. Attention
+            adds the values to its logits before softmax.
     """
 
     stage: int
@@ -53,13 +54,13 @@ class Guess:
 
 @dataclass(frozen=True)
 class Explanation:
-    """What a model makes of one image.
+    """How a model classifies an image, and where in the image the evidence is.
 
     Attributes:
-        image: What the network saw, cropped and resized: (H, W, 3), or (H, W) of one channel; in [0, 1].
-        top: The most probable classes, at most five, the first one first.
-        target: The class that `evidence` is for.
-        evidence: (h, w) of the feature map of the last stage, what each place adds to the logit of the target; see
+        image: The input of the network, cropped and resized: (H, W, 3), or (H, W) for one channel; in [0, 1].
+        top: The most probable classes, at most five, the most probable class first.
+        target: The class of `evidence`.
+        evidence: (h, w) of the feature map of the last stage: how much each place adds to the logit of the target; see
             `explain_image`.
         tables: One table of each stage that has Transformer blocks with a relative position bias.
     """
@@ -75,11 +76,11 @@ def open_image(path: str | os.PathLike) -> Image.Image:
     """Read an image file, upright as the camera recorded it.
 
     Raises:
-        ExplainError: If there is no such file, if the file is no whole image, or if its brightness has no known range.
+        ExplainError: If the file does not exist, is not a complete image, or if its brightness has no known range.
     """
     try:
         with warnings.catch_warnings(), open_regular(path) as opened, Image.open(opened) as file:
-            # Pillow warns of images that are larger than most, and raises this for images of twice that size.
+            # Pillow warns about very large images, and raises this error for images of twice that size.
             warnings.simplefilter('ignore', Image.DecompressionBombWarning)
             image = ImageOps.exif_transpose(file)
     except FileNotFoundError as e:
@@ -94,11 +95,11 @@ def open_image(path: str | os.PathLike) -> Image.Image:
 
 
 def data_config(model: CoAtNet, size: tuple[int, int]) -> dict[str, Any]:
-    """How images are prepared for a model, as `timm.data.create_transform` takes it.
+    """How images are prepared for a model, in the form that `timm.data.create_transform` takes.
 
     Args:
         model: A CoAtNet.
-        size: (height, width) in pixels to prepare images for.
+        size: (height, width) of the prepared images in pixels.
 
     Raises:
         ExplainError: If the configuration of the model has no mean and std for its channels.
@@ -109,32 +110,33 @@ def data_config(model: CoAtNet, size: tuple[int, int]) -> dict[str, Any]:
 
 
 def prepare_image(image: Image.Image, config: dict[str, Any]) -> torch.Tensor:
-    """What a model sees of an image of any mode and size, (C, H, W), for a `data_config` of one channel or three."""
+    """Prepare an image of any mode and size for a model, as (C, H, W). The `data_config` has one channel or three."""
     return create_transform(**config)(_to_channels(image, config['input_size'][0]))
 
 
 def explain_image(image: Image.Image, model: CoAtNet, target: int | None = None) -> Explanation:
-    """Say what a model makes of an image.
+    """Explain how a model classifies an image, and where in the image the evidence is.
 
-    The evidence is Grad-CAM's (Selvaraju et al., arXiv 1610.02391) over the last stage, with its negative part:
-    features weighted by the mean over all places of the gradient of the logit. Where a linear classifier follows the
-    average pooling (`chinhsuanwu`, `keras_cv`), the evidence of a place is its part of the logit, without the bias;
-    elsewhere that holds to first order. Where a norm follows the pooling (`paper`), places for and places against
-    balance. The last stage is taken instead of the final norm, because after timm's final norm empty places are as
-    large as any other. Variants that multiply gradient and features place by place (HiResCAM) are not taken, because
-    before that norm they cancel.
+    The evidence is Grad-CAM (Selvaraju et al., arXiv 1610.02391) over the last stage, including its negative part:
+    features weighted by the mean over all places of the gradient of the logit. If a linear classifier follows the
+    average pooling (`chinhsuanwu`, `keras_cv`), the evidence of a place is its part of the logit, without the bias. In
+    other networks, the evidence is that part to first order. If a norm follows the pooling (`paper`), positive and
+    negative evidence balance. The evidence is over the last stage and not over the final norm, because after timm's
+    final norm, empty places have features as large as all other places. Variants that multiply gradient and features
+    place by place (HiResCAM) do not work here, because their products cancel before the final norm.
 
     Of the position tables of a stage, the result has the table whose values differ most (largest standard deviation).
 
     Args:
-        image: Of any mode and size; prepared for `model.img_size` as the configuration of the model says. Transparency
-            becomes white.
-        model: A CoAtNet in float32 on any device, not from `optimize_for_inference`. It is put into evaluation mode.
-        target: The class whose evidence is wanted; the most probable class unless given.
+        image: An image of any mode and size. The image is prepared for `model.img_size` with the configuration of the
+            model. Transparency becomes white.
+        model: A CoAtNet in float32 on any device, not from `optimize_for_inference`. The call puts the model into
+            evaluation mode.
+        target: The class of the evidence. Default: the most probable class.
 
     Raises:
-        ExplainError: If the model is no whole CoAtNet with a classifier, takes neither one channel nor three or has no
-            mean and std for its channels, or has no class `target`.
+        ExplainError: If the model is not a complete CoAtNet with a classifier, takes neither one channel nor three, has
+            no mean and std for its channels, or has no class `target`.
     """
     _check(model, target)
     config = data_config(model, model.img_size)
@@ -156,7 +158,7 @@ def explain_image(image: Image.Image, model: CoAtNet, target: int | None = None)
 
 
 def _grad_cam(model: CoAtNet, pixels: torch.Tensor, target: int | None) -> tuple[torch.Tensor, int, torch.Tensor]:
-    """The logits, the class, and the evidence (h, w) for that class; all on the CPU."""
+    """Compute the logits, the class, and the evidence (h, w) for the class; all on the CPU."""
     device = next(model.parameters()).device
     with torch.inference_mode(False):
         with torch.no_grad():
@@ -183,7 +185,7 @@ def _check(model: CoAtNet, target: int | None) -> None:
 
 
 def _check_preprocessing(channels: int, config: Mapping[str, Any]) -> None:
-    """Refuse what timm's transforms would fail at, or would make without an end."""
+    """Refuse preprocessing for which timm's transforms would fail or not end."""
     if len(config['mean']) != channels or len(config['std']) != channels:
         raise ExplainError(
             f'The model takes {channels} channels, but its configuration has mean {short(config["mean"])} and std '
@@ -206,16 +208,16 @@ def _to_channels(image: Image.Image, channels: int) -> Image.Image:
         image = image.convert('RGBA')
         image = Image.alpha_composite(Image.new('RGBA', image.size, 'white'), image)
     if image.mode == 'LAB':
-        # Pillow converts LAB by a profile only.
+        # Pillow converts LAB only with a profile.
         profiles = (ImageCms.createProfile(space) for space in ('LAB', 'sRGB'))
         image = ImageCms.profileToProfile(image, *profiles, outputMode='RGB')
     return image.convert('L' if channels == 1 else 'RGB')
 
 
 def class_labels(model: CoAtNet) -> list[str]:
-    """The labels of the classes. 1000 classes without labels are taken for ImageNet's, as timm's scripts do."""
+    """The labels of the classes. 1000 classes without labels get the labels of ImageNet, as in timm's scripts."""
     names = model.pretrained_cfg.get('label_names') or ()
-    if isinstance(names, Mapping):  # by number, which JSON writes as text
+    if isinstance(names, Mapping):  # keys are class numbers, which JSON writes as text
         names = [names.get(str(i), names.get(i)) for i in range(model.num_classes)]
     if len(names) == model.num_classes and all(isinstance(name, str) for name in names):
         return list(names)
@@ -226,7 +228,7 @@ def class_labels(model: CoAtNet) -> list[str]:
 
 @contextlib.contextmanager
 def _recorded_sizes(model: CoAtNet) -> Iterator[dict[nn.Module, tuple[int, int]]]:
-    """The (height, width) that every relative position bias is asked for inside the `with` block."""
+    """Record the (height, width) of every call to a relative position bias inside the `with` block."""
     sizes: dict[nn.Module, tuple[int, int]] = {}
     with contextlib.ExitStack() as stack:
         for module in model.modules():
@@ -250,5 +252,5 @@ def _tables(model: CoAtNet, sizes: dict[nn.Module, tuple[int, int]]) -> tuple[Bi
 
 @torch.no_grad()
 def _table(module: nn.Module, height: int, width: int) -> np.ndarray:
-    """(heads, 2 * height - 1, 2 * width - 1)."""
+    """The table of a bias, (heads, 2 * height - 1, 2 * width - 1)."""
     return module.table(height, width).T.reshape(-1, 2 * height - 1, 2 * width - 1).cpu().numpy()

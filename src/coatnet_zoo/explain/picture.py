@@ -1,6 +1,6 @@
 """Drawing an explanation: the image, the evidence on it, the classes, and relative position tables below.
 
-Drawing needs the extra `explain` (matplotlib). No window is opened, and pyplot's state stays as it is.
+Drawing needs the extra `explain` (matplotlib). No window opens, and the state of pyplot does not change.
 """
 
 import importlib
@@ -26,7 +26,7 @@ _LONGEST_LABEL = 28
 
 
 def require_matplotlib(module: str = 'figure') -> ModuleType:
-    """A module of matplotlib, imported.
+    """Import a module of matplotlib.
 
     Raises:
         ExplainError: If matplotlib cannot be imported.
@@ -47,7 +47,8 @@ def draw_explanation(explanation: Explanation, title: str) -> 'Figure':
         title: The title of the picture.
 
     Returns:
-        A figure 12 inches wide: the image, the evidence and the classes, and below them the tables if there are any.
+        A figure 12 inches wide: the image, the evidence and the classes, and below them the tables, if
+            there are tables.
 
     Raises:
         ExplainError: If matplotlib is not installed.
@@ -73,14 +74,14 @@ def draw_explanation(explanation: Explanation, title: str) -> 'Figure':
 
 
 def check_out(out: Path, image: Path) -> None:
-    """Refuse a place where no picture can be written.
+    """Refuse a place where a picture cannot be written.
 
     Args:
         out: The file of the picture.
-        image: The file of the image that is explained.
+        image: The file of the explained image.
 
     Raises:
-        ExplainError: If `out` is no PNG file in an existing folder, or is the image itself.
+        ExplainError: If `out` is not a PNG file in an existing folder, or is the file of the image.
     """
     try:
         out.exists()
@@ -99,7 +100,7 @@ def check_out(out: Path, image: Path) -> None:
 
 
 def write_picture(figure: 'Figure', out: Path) -> None:
-    """Write a figure as a PNG file. An older file of that name is replaced once the new one is complete.
+    """Write a figure as a PNG file. The new file replaces an older file of the same name when the new file is complete.
 
     Raises:
         ExplainError: If the file cannot be written.
@@ -114,10 +115,10 @@ def _draw_evidence(axes: 'Axes', explanation: Explanation) -> None:
     colors = require_matplotlib('colors')
     height, width = explanation.image.shape[:2]
     grey = explanation.image if explanation.image.ndim == 2 else explanation.image.mean(axis=2)
-    # The grey image is pale, so that the colours on it are those of the colour bar.
+    # The grey image is pale, so that the colours on the image match the colour bar.
     axes.imshow(grey, cmap='gray', vmin=-1, vmax=1)
     axes.set_axis_off()
-    # The overlay is clear where there is no evidence, so that the image shows.
+    # The overlay is transparent where there is no evidence, so that the image is visible.
     blue, red = (0.1, 0.35, 0.8), (0.85, 0.1, 0.1)
     see_through = colors.LinearSegmentedColormap.from_list(
         'evidence', [(0, (*blue, 0.8)), (0.5, (*blue, 0)), (0.5, (*red, 0)), (1, (*red, 0.8))]
@@ -143,7 +144,7 @@ def _draw_evidence(axes: 'Axes', explanation: Explanation) -> None:
 
 def _draw_classes(axes: 'Axes', explanation: Explanation) -> None:
     guesses = explanation.top
-    # Places by number, because several classes may have the same name.
+    # The places are numbers, because several classes may have the same name.
     places = range(len(guesses))
     colours = ['tab:red' if guess == explanation.target else 'tab:gray' for guess in guesses]
     bars = axes.barh(places, [guess.probability for guess in guesses], color=colours)
@@ -176,12 +177,12 @@ def _draw_table(axes: 'Axes', table: BiasTable) -> None:
 
 
 def _add_colour_bar(axes: 'Axes', image: 'AxesImage', label: str) -> None:
-    """Add a colour bar beside the axes, as high as the axes."""
+    """Add a colour bar next to the axes, as high as the axes."""
     axes.figure.colorbar(image, cax=axes.inset_axes((1.04, 0, 0.05, 1)), label=label)
 
 
 def _short(label: str) -> str:
-    """The first of the names in a label, shortened."""
+    """Shorten the first name in a label."""
     first = shown(label.partition(',')[0])
     return first if len(first) <= _LONGEST_LABEL else first[: _LONGEST_LABEL - 1] + '…'
 

@@ -1,4 +1,4 @@
-"""Exporting a model for other runtimes: ONNX, OpenVINO and torch's AOTInductor, compared with the model itself."""
+"""Exporting a model to ONNX, OpenVINO and torch's AOTInductor, and comparing the exported file with the model."""
 
 from .export import Exported as Exported
 from .export import export_model as export_model

@@ -1,4 +1,4 @@
-"""The images that 8-bit integers are calibrated with: the files of a folder, prepared for a model."""
+"""The images for the calibration of 8-bit integers: the files of a folder, prepared for a model."""
 
 import math
 import os
@@ -11,22 +11,22 @@ from PIL import Image
 from ..errors import ExplainError, ExportError
 from ..explain import open_image, prepare_image
 
-# As many as NNCF takes by default; more change the ranges of values little.
+# The default of NNCF. More images hardly change the ranges of values.
 _MOST = 300
 
 
 def read_images(folder: str | os.PathLike, config: dict[str, Any]) -> list[np.ndarray]:
-    """Read and prepare the images of a folder and the folders in it, at most 300, spread evenly over their names.
+    """Read and prepare at most 300 images of a folder and its subfolders, spread evenly over the sorted names.
 
     Args:
-        folder: Files whose names do not end like those of images are left out.
+        folder: The folder. Files without an image extension are skipped.
         config: How images are prepared, see `explain.data_config`.
 
     Returns:
         Arrays (1, C, H, W).
 
     Raises:
-        ExportError: If there are no images, if one cannot be read, or if the model takes neither 1 nor 3 channels.
+        ExportError: If there are no images, if an image cannot be read, or if the model takes neither 1 nor 3 channels.
     """
     channels = config['input_size'][0]
     if channels not in (1, 3):

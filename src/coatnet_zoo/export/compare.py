@@ -1,4 +1,4 @@
-"""Comparing an exported model, computed by its runtime, with the model itself."""
+"""Comparing an exported model, computed by its runtime, with the original model."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -12,12 +12,12 @@ from .task import Network
 
 @dataclass(frozen=True)
 class Comparison:
-    """How the logits of a runtime compare with those of torch.
+    """How the logits of a runtime compare with the logits of torch.
 
     Attributes:
-        difference: Largest difference of a logit.
-        largest: Largest logit of torch, without its sign.
-        agreement: How many images have the same class.
+        difference: Largest absolute difference of a logit.
+        largest: Largest absolute logit of torch.
+        agreement: Number of images with the same class.
     """
 
     difference: float
@@ -27,11 +27,11 @@ class Comparison:
 
 @torch.no_grad()
 def compare(exported: Network, eager: nn.Module, batches: Iterable[np.ndarray]) -> Comparison:
-    """Compare an exported model with a model.
+    """Compare an exported model with the original model.
 
     Args:
         exported: The exported model.
-        eager: The model, in evaluation mode, on the CPU.
+        eager: The original model, in evaluation mode, on the CPU.
         batches: Arrays (B, C, H, W).
     """
     rows = [(exported(images), eager(torch.from_numpy(images)).numpy()) for images in batches]

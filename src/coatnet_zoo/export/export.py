@@ -1,4 +1,4 @@
-"""Exporting: writing a folder, and comparing the file in its runtime with the model before the folder appears."""
+"""Exporting a model: writing a folder, and comparing the file with the model before the folder appears."""
 
 import copy
 import json
@@ -25,19 +25,19 @@ from .request import check_free, check_request
 from .task import Format, Task
 
 RECORD_FILE = 'preprocessing.json'
-# Largest difference of float32 logits that rounding explains, relative to the largest logit.
+# Largest difference of float32 logits that rounding can cause, relative to the largest logit.
 _TOLERANCE = 1e-3
 
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written, and how its runtime compares with the model.
+    """The result of an export, and how the exported file compares with the model.
 
     Attributes:
-        file: The file that the runtime opens; `preprocessing.json` is beside it.
+        file: The file that the runtime opens; `preprocessing.json` is in the same folder.
         runtime: The runtime.
-        images: How many calibration images there are; 0 without 8-bit integers.
-        comparison: On the calibration images; without 8-bit integers, on noise of some sizes.
+        images: Number of calibration images; 0 without 8-bit integers.
+        comparison: The comparison on the calibration images or, without 8-bit integers, on noise of several sizes.
     """
 
     file: Path
@@ -57,28 +57,28 @@ def export_model(
     int8: str | os.PathLike | None = None,
     progress: Callable[[str], None] = lambda _: None,
 ) -> Exported:
-    """Export a model for another runtime, and compare what was written with the model.
+    """Export a model for another runtime, and compare the exported file with the model.
 
     The folder gets `model.onnx`, `model.xml` with `model.bin`, or `model.pt2`; and `preprocessing.json`, whose content
-    is in the metadata of the model, too. The folder appears whole or not at all. The runtime takes `images`, float32
+    is also in the metadata of the file. The folder appears whole or not at all. The runtime takes `images`, float32
     (B, in_chans, H, W), and gives `logits`, float32 (B, num_classes).
 
     Args:
-        model: A CoAtNet on any device and in any precision, not from `optimize_for_inference`. It stays as it is; what
-            is exported is a copy in float32 and in evaluation mode.
-        out: Folder to write; must not exist.
+        model: A CoAtNet on any device and in any precision, not from `optimize_for_inference`. The model
+            does not change: a copy in float32 and in evaluation mode is exported.
+        out: Folder to write. The folder must not exist.
         format: 'onnx', 'openvino' or 'pt2', which is a package of torch's AOTInductor for this machine's processor.
-        img_size: Height and width in pixels, or one number for both; by default the model's. With `dynamic_size`, the
-            size that `preprocessing.json` names.
-        dynamic_batch: Take any number of images at once instead of one.
+        img_size: Height and width in pixels, or one number for both. Default: the size of the model. With
+            `dynamic_size`, the size in `preprocessing.json`.
+        dynamic_batch: Take any number of images at once instead of one image.
         dynamic_size: Take images of any height and width from 33 pixels on; not for 'pt2'.
-        int8: Folder of images, a few dozen of those to come, to calibrate 8-bit integers with.
-        progress: Is told what is being done.
+        int8: Folder with a few dozen images like the later images, for the calibration of 8-bit integers.
+        progress: A function that takes a description of the current step.
 
     Raises:
         ExportError: If the format does not exist or its extra is not installed, if `out` exists or cannot be written,
             if an image or `img_size` is bad, if the model is from `optimize_for_inference`, has no classifier or does
-            not suit the format, or if the runtime computes something else than the model.
+            not suit the format, or if the runtime computes other logits than the model.
     """
     chosen = check_request(out, format, img_size, dynamic_size, int8)
     _check_model(model, dynamic_size)
@@ -101,7 +101,7 @@ def export_model(
             network.set_input_size((height, width))
     except ValueError as e:
         raise ExportError(str(e)) from e
-    # A dimension of length 1 would become a constant.
+    # torch.export would make a dimension of length 1 a constant.
     example = torch.zeros(2 if dynamic_batch else 1, model.in_chans, height, width)
     task = Task(network, example, dynamic, images, record)
     batches = images or _noise(model.in_chans, height, width, dynamic)
@@ -127,19 +127,19 @@ def _check_model(model: CoAtNet, dynamic_size: bool) -> None:
     if not model.num_classes or not model.global_pool:
         raise ExportError('The model has no classifier, so there are no logits to export; load one that has.')
     if dynamic_size and model.cfg.attn_window:
-        # A graph has no decision between one window and several.
+        # A graph cannot choose between one window and several windows.
         raise ExportError('Attention within windows cannot be had for any size; export one folder for each img_size.')
 
 
 def _record(model: CoAtNet, config: dict[str, Any], dynamic: dict[int, str]) -> dict[str, Any]:
-    """What users of an exported model need to know of it."""
+    """The facts that users of an exported model need."""
     name = '.'.join(filter(None, (model.pretrained_cfg.get('architecture'), model.pretrained_cfg.get('tag'))))
     mode = {1: 'L', 3: 'RGB'}.get(model.in_chans)  # Pillow's
     return {'model': name, 'mode': mode, **config, 'dynamic': list(dynamic.values()), 'labels': class_labels(model)}
 
 
 def _noise(channels: int, height: int, width: int, dynamic: dict[int, str]) -> list[np.ndarray]:
-    """Batches of images of some of the shapes that an exported model takes."""
+    """Make batches of noise in some of the shapes that an exported model takes."""
     random = np.random.default_rng(0)
     sizes = [(height, width), (height + 37, width + 5), (48, 80)] if 2 in dynamic else [(height, width)]
     counts = (1, 3) if 0 in dynamic else (1,)

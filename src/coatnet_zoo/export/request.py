@@ -1,4 +1,4 @@
-"""The formats, and refusing what cannot be exported whatever the model."""
+"""The formats, and refusing requests that fail for every model."""
 
 import importlib
 import os
@@ -23,7 +23,7 @@ def check_request(
     dynamic_size: bool,
     int8: str | os.PathLike | None,
 ) -> Format:
-    """Refuse what cannot be exported whatever the model, without a long wait.
+    """Refuse requests that fail for every model, before the slow steps.
 
     Raises:
         ExportError: See `export_model`.
@@ -65,10 +65,10 @@ def _check_out(out: Path) -> None:
 
 
 def check_free(out: Path) -> None:
-    """Refuse a place where something is.
+    """Refuse a place that exists.
 
     Raises:
-        ExportError: If something is there.
+        ExportError: If the place exists.
     """
     if os.path.lexists(out):
         raise ExportError(f'{shown(out)} exists already; remove it or choose another folder.')

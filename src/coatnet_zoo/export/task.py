@@ -1,4 +1,4 @@
-"""What every format is given to write: the network, an example of its images, and what is to be kept of it."""
+"""The input of every format: the network, example images, the dynamic dimensions and the metadata."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,13 +15,13 @@ Network = Callable[[np.ndarray], np.ndarray]  # (B, C, H, W) -> (B, num_classes)
 
 @dataclass(frozen=True)
 class Task:
-    """What is to be written.
+    """The input of a format.
 
     Attributes:
         network: Images (B, C, H, W) -> logits (B, num_classes), in evaluation mode, in float32, on the CPU.
         example: Images of a size that the exported network must take.
-        dynamic: Names of the dimensions that may have any size, by their number.
-        images: Prepared images (1, C, H, W) to calibrate 8-bit integers with; none for float32.
+        dynamic: Names of the dimensions that may have any size, by the number of the dimension.
+        images: Prepared images (1, C, H, W) for the calibration of 8-bit integers; empty for float32.
         record: Preprocessing and labels, as JSON, for the metadata.
     """
 
@@ -32,22 +32,22 @@ class Task:
     record: str
 
     def program(self) -> torch.export.ExportedProgram:
-        """The network as a graph of torch."""
+        """Export the network as a graph of torch."""
         shapes = dict.fromkeys(self.dynamic, torch.export.Dim.DYNAMIC)
         return torch.export.export(self.network, (self.example,), dynamic_shapes=(shapes,))
 
 
 @dataclass(frozen=True)
 class Format:
-    """A format that models are exported to.
+    """A format of exported models.
 
     Attributes:
-        file: Name of the file that its runtime opens.
-        runtime: What computes the file.
-        extra: The extra of this package that installs what the format needs; None if torch alone does.
-        modules: The modules of that extra.
-        write: Writes a file, and others beside it if need be.
-        load: Opens the file in its runtime.
+        file: Name of the file that the runtime opens.
+        runtime: Name of the runtime that computes the file.
+        extra: The extra of this package that installs the modules of the format; None if torch is enough.
+        modules: The modules of the extra.
+        write: Function that writes the file, and other files next to it if necessary.
+        load: Function that opens the file in the runtime.
         has_int8: Whether `write` quantises.
         has_dynamic_size: Whether the file can take images of any size.
     """

@@ -30,7 +30,7 @@ def _write(task: Task, file: Path) -> None:
 
 
 def _quantize(source: Path, images: Iterable[np.ndarray], file: Path) -> None:
-    """Quantise convolutions and linear layers: weights with one scale a channel, activations with one a tensor."""
+    """Quantise convolutions and linear layers. Weights have a scale per channel, activations a scale per tensor."""
     import onnx
     from onnxruntime import quantization
     from onnxruntime.quantization.shape_inference import quant_pre_process
@@ -41,7 +41,7 @@ def _quantize(source: Path, images: Iterable[np.ndarray], file: Path) -> None:
         def get_next(self) -> dict[str, np.ndarray] | None:
             return next(self.feeds, None)
 
-    # Weights beyond the 2 GB of a protobuf lie beside the file.
+    # Weights above the 2 GB limit of a protobuf are in a separate file.
     is_large = source.with_name(f'{source.name}.data').exists()
     prepared = source.with_name('prepared.onnx')
     quant_pre_process(source, prepared, skip_symbolic_shape=True, save_as_external_data=is_large)

@@ -15,7 +15,7 @@ def _write(task: Task, file: Path) -> None:
         import nncf
 
         data, kind = nncf.Dataset(task.images), nncf.ModelType.TRANSFORMER
-        with contextlib.redirect_stdout(sys.stderr):  # where progress belongs
+        with contextlib.redirect_stdout(sys.stderr):  # progress belongs on stderr
             model = nncf.quantize(model, data, subset_size=len(task.images), model_type=kind)
     model.inputs[0].get_tensor().set_names({IMAGES})
     model.outputs[0].get_tensor().set_names({LOGITS})
@@ -26,7 +26,7 @@ def _write(task: Task, file: Path) -> None:
 def _load(file: Path) -> Network:
     import openvino
 
-    # Without the hint, CPUs that can do so compute in bfloat16.
+    # Without the hint, CPUs with bfloat16 compute in bfloat16.
     compiled = openvino.compile_model(file, 'CPU', {'INFERENCE_PRECISION_HINT': 'f32'})
     return lambda images: compiled(images)[LOGITS]
 

@@ -1,4 +1,4 @@
-"""A package of torch's AOTInductor: machine code for the processor that it is made on."""
+"""A package of torch's AOTInductor: machine code for the processor of this machine."""
 
 from pathlib import Path
 
@@ -18,5 +18,5 @@ def _load(file: Path) -> Network:
     return lambda images: compiled(torch.from_numpy(images)).numpy()
 
 
-# Heights and widths that are symbols keep the compiler busy for more than five minutes for the smallest network.
+# With symbolic heights and widths, the compiler needs more than five minutes for the smallest network.
 PT2 = Format('model.pt2', 'AOTInductor', None, (), _write, _load, has_int8=False, has_dynamic_size=False)

@@ -8,10 +8,10 @@ class ExpandedRelPos(nn.Module):
     """The bias of all pairs of positions of one feature map size, for inference.
 
     Args:
-        rel_pos: Gives the bias of all pairs of positions: (height, width) -> (1, heads, N, N).
+        rel_pos: Module that gives the bias of all pairs of positions: (height, width) -> (1, heads, N, N).
         height: Rows of the feature map.
         width: Columns of the feature map.
-        otherwise: Gives the positions of every other size, in a form that the core of the attention takes.
+        otherwise: Module that gives the positions of every other size, in a form that the core of the attention takes.
     """
 
     def __init__(self, rel_pos: nn.Module, height: int, width: int, otherwise: nn.Module) -> None:
@@ -20,7 +20,7 @@ class ExpandedRelPos(nn.Module):
         self.size = (height, width)
         with torch.no_grad():
             bias = rel_pos(height, width)[0]
-        # channels_last would reorder a tensor of four dimensions, which attention would then copy at every call.
+        # channels_last would reorder a tensor of four dimensions, and attention would copy that tensor in every call.
         self.register_buffer('bias', bias, persistent=False)
 
     def forward(self, height: int, width: int) -> torch.Tensor:

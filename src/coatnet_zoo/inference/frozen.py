@@ -11,7 +11,7 @@ class Frozen(nn.Module):
     """A module that is compiled for inference, with its weights as constants.
 
     Args:
-        module: Takes and gives one tensor.
+        module: A module that takes one tensor and returns one tensor.
     """
 
     _numbers = itertools.count()
@@ -23,18 +23,18 @@ class Frozen(nn.Module):
         def call(x: torch.Tensor) -> torch.Tensor:
             return module(x)
 
-        # The compiler counts by function what it learns of sizes and how often it compiles anew. Modules of one class
-        # share a function: widths that differ from stage to stage would pass for sizes that change from call to call.
+        # For each function, the compiler records the sizes and counts how often it compiles again. Modules of one class
+        # share a function, so different widths of the stages would look like sizes that change from call to call.
         call.__code__ = call.__code__.replace(co_name=f'{type(module).__name__}_{next(self._numbers)}')
         self.compiled = torch.compile(call)
 
     def __reduce__(self) -> tuple[type['Frozen'], tuple[nn.Module]]:
-        # Compiled code cannot be copied or pickled; copies compile anew.
+        # Compiled code cannot be copied or pickled; copies compile again.
         return Frozen, (self.module,)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """As the module."""
+        """Call the module."""
         # Both halves of the compiler read this setting, and the `options` of torch.compile reach only one of them. The
-        # setting has no effect where gradients are on.
+        # setting has no effect if gradients are on.
         with torch._inductor.config.patch(freezing=True), torch.no_grad():
             return self.compiled(x)

@@ -1,6 +1,6 @@
-"""The modules that are known to compute every image by itself, without regard to the other images of a batch.
+"""The modules that are known to compute each image separately from the other images of a batch.
 
-Batches are cut into parts, and graphs are quantised, only where all modules are of this list.
+Batches are cut into parts, and graphs are quantised, only if all modules are in this list.
 """
 
 from timm.layers import GELU, DropPath, LayerNorm2d, LayerScale2d, Mlp, Sigmoid, SqueezeExcite
@@ -45,10 +45,10 @@ _KNOWN = (
 
 
 def _is_known(module: nn.Module) -> bool:
-    # Batch norms without statistics take those of the batch.
+    # Batch norms without statistics use the statistics of the batch.
     return is_exactly(module, *_KNOWN) or (is_exactly(module, *BATCH_NORMS) and module.running_mean is not None)
 
 
 def unknown_module(part: nn.Module) -> str | None:
-    """The name of the first module of a part of a model that is not known, or None; '' is the part itself."""
+    """The name of the first unknown module in a part of a model, or None; '' is the part itself."""
     return next((name for name, module in part.named_modules() if not _is_known(module)), None)

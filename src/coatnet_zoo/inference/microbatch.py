@@ -1,8 +1,8 @@
 """Computing a batch a few images at a time, because large blocks of memory are expensive on CPUs.
 
 glibc returns freed blocks of more than 32 MB to the system, and the system hands out new blocks page by page, cleared.
-That takes a quarter of the time of a batch of 8 at 224 pixels. Fewer images at once need smaller blocks, which are used
-again and fit the caches better. The results are the same.
+This work takes a quarter of the time of a batch of 8 at 224 pixels. Fewer images at once need smaller blocks. Smaller
+blocks are used again and fit the caches better. The results are the same.
 """
 
 import copy
@@ -15,13 +15,13 @@ _LARGEST = 32 << 20  # bytes: glibc's DEFAULT_MMAP_THRESHOLD_MAX
 
 
 def largest_activation(part: nn.Module, chans: int, height: int, width: int) -> float:
-    """Elements of the largest tensor that a part of a model makes, per position of its input.
+    """Count the elements of the largest tensor that a part of a model makes, per position of its input.
 
     Args:
-        part: The stem or a stage, of known modules only (see `unknown_module`): they run on the meta device.
-        chans: Channels of its input.
-        height: Rows of its input.
-        width: Columns of its input.
+        part: The stem or a stage, with known modules only (see `unknown_module`). The part runs on the meta device.
+        chans: Channels of the input of the part.
+        height: Rows of the input of the part.
+        width: Columns of the input of the part.
     """
     sizes: list[int] = []
 
@@ -37,19 +37,20 @@ def largest_activation(part: nn.Module, chans: int, height: int, width: int) -> 
 
 
 def chunk_size(batch: int, bytes_per_image: float) -> int:
-    """How many images of a batch that is not empty to compute at once, so that the parts are about equal."""
+    """The number of images to compute at once, so that all parts of a batch (not empty) have about the same size."""
     parts = math.ceil(batch / max(1, int(_LARGEST / bytes_per_image)))
     return math.ceil(batch / parts)
 
 
 class MicroBatched(nn.Module):
-    """A part of a model that takes a few images at a time.
+    """A part of a model that computes a few images at a time.
 
     Args:
         module: (B, C, H, W) -> (B, C', H', W').
-        elements: Elements of the largest tensor of the module, per position of its input; None if it must have all
-            images at a time.
-        equal: Take the same number of images every time, because another number compiles a compiled module anew.
+        elements: Elements of the largest tensor of the module, per position of its input; None if the module must
+            compute all images at once.
+        equal: Compute the same number of images every time, because another number makes a compiled module
+            compile again.
     """
 
     def __init__(self, module: nn.Module, elements: float | None, equal: bool) -> None:
@@ -59,10 +60,10 @@ class MicroBatched(nn.Module):
         self.equal = equal
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """As the module."""
+        """Call the module."""
         batch = len(x)
         if not batch:
-            # Packed and compiled layers need an image.
+            # Packed and compiled layers need at least one image.
             return self.module(x.new_zeros(1, *x.shape[1:]))[:0]
         if self.elements is None:
             return self.module(x)

@@ -1,7 +1,7 @@
 """Layers for inference on CPUs: weights are packed once, and activations are computed inside oneDNN's own loops.
 
-The operators are those that torch's compiler emits; eager mode has no other way to them. A packed layer computes what
-the layer and the activation do that it replaces. Only layers, activations and blocks that are exactly known are packed.
+The operators are those that torch's compiler emits; eager mode cannot call them otherwise. A packed layer computes the
+layer and the activation that it replaces. Only layers, activations and blocks of exactly known classes are packed.
 """
 
 from typing import Any
@@ -12,7 +12,7 @@ from torch import nn
 
 from ..network import Attention, CoAtNet, Downsample, MBConv, PatchStem, Stage, Stem, TransformerBlock, is_exactly
 
-# oneDNN's names of activations, and of the algorithms of an activation that has several.
+# oneDNN's names of activations, and of the algorithms of an activation with several algorithms.
 _ACTIVATIONS = {
     nn.Identity: ('none', ''),
     nn.SiLU: ('swish', ''),
@@ -23,7 +23,7 @@ _ACTIVATIONS = {
 
 
 def _is_packable(layer: nn.Module) -> bool:
-    """Whether a module is exactly a layer whose operator oneDNN has."""
+    """Whether a module is exactly a layer that has an operator in oneDNN."""
     if is_exactly(layer, nn.Conv2d):
         return layer.padding_mode == 'zeros' and not isinstance(layer.padding, str)
     return is_exactly(layer, nn.Linear)
@@ -35,7 +35,7 @@ def _is_activation(act: nn.Module | None) -> bool:
 
 
 def is_available(dtype: torch.dtype) -> bool:
-    """Whether this build of torch has the operators, in a precision."""
+    """Whether this build of torch has the operators for a precision."""
     if dtype not in (torch.float32, torch.bfloat16, torch.float16):
         return False
     return torch.backends.mkldnn.is_available() and all(
@@ -53,7 +53,7 @@ class _Packed(nn.Module):
         self.act, self.algorithm = _ACTIVATIONS[type(act)]
 
     def _pack(self, weight: torch.Tensor) -> torch.Tensor:
-        """The weight in the layout that oneDNN chooses."""
+        """Pack the weight in the layout that oneDNN chooses."""
         raise NotImplementedError
 
     def __getstate__(self) -> dict[str, Any]:
@@ -148,7 +148,7 @@ def pack(model: CoAtNet) -> None:
     """Replace the convolutions and linear layers of a model in place by packed ones.
 
     Args:
-        model: On the CPU, in evaluation mode, reparameterised.
+        model: A reparameterised model on the CPU, in evaluation mode.
     """
     _pack_stem(model.stem)
     for stage in model.stages:

@@ -21,8 +21,8 @@ from .quantize import check_calibration, quantize_parts
 
 _logger = logging.getLogger(__name__)
 
-# Positions of a feature map of 384 pixels, the largest published size. Expanded, the tables of coatnet_1 take 240 MB
-# there, and 16 times that at twice the size. Tables that are not expanded cost a tenth of the time.
+# Positions of a feature map of 384 pixels, the largest published size. The expanded tables of coatnet_1 take 240 MB
+# there, and 16 times that at twice the size. Without expanded tables, a call takes a tenth longer.
 _MAX_EXPANDED = 576
 
 
@@ -33,31 +33,32 @@ def optimize_for_inference(
     quantize: Literal['int8'] | None = None,
     calibration: torch.Tensor | None = None,
 ) -> OptimizedCoAtNet:
-    """A copy of a model that computes the same faster.
+    """A copy of a model that computes the same logits faster.
 
-    Batch norms and layer scales are folded into the layers beside them. Relative position tables are expanded once for
-    the `img_size` of the model if that is not large; other sizes work as before. Memory is laid out with channels last.
-    Modules that are not exactly those of this package, timm and torch, and modules with hooks, stay as they are.
+    Batch norms and layer scales are folded into the layers next to them. Relative position tables are expanded once
+    for the `img_size` of the model, if that size is not large; other sizes work as before. Tensors are
+    stored with channels last. Modules with hooks, and modules that are not exactly of a class of this package,
+    timm or torch, do not change.
 
     Args:
         model: A CoAtNet, on any device.
-        dtype: Precision that is enough, e.g. `torch.bfloat16`; that of the model unless given. CPUs that multiply
-            matrices faster in float32 compute in float32, and a line in the log says so. Logits are float32 in any
-            case, and images may be float32.
-        compile: Compile for this machine with `torch.compile`, weights frozen; the first call takes about a minute.
-        quantize: `'int8'` computes convolutions and linear layers with 8-bit integers, on CPUs. This needs torchao
-            (extra `quantize`), compiles in any case, and is for one size of images.
-        calibration: Images (B, in_chans, H, W), prepared like the images to come, from which `quantize` takes the
-            ranges of values; a few dozen will do.
+        dtype: Precision that is enough, e.g. `torch.bfloat16`. Default: the precision of the model. CPUs that multiply
+            matrices faster in float32 compute in float32, and a line in the log says so. Logits are always float32, and
+            images may be float32.
+        compile: Compile for this machine with `torch.compile` and frozen weights. The first call takes about a minute.
+        quantize: `'int8'` computes convolutions and linear layers with 8-bit integers, on CPUs. This option
+            needs torchao (extra `quantize`), always compiles, and limits the model to one size of images.
+        calibration: Images (B, in_chans, H, W), prepared like the later images. `quantize` takes the ranges of values
+            from these images; a few dozen suffice.
 
     Returns:
-        A model in evaluation mode: images (B, in_chans, H, W) -> (B, num_classes). It cannot be trained or moved, takes
-        no other weights and gives no gradients, and says so where it is asked to.
+        A model in evaluation mode: images (B, in_chans, H, W) -> (B, num_classes). The model cannot be
+        trained or moved, takes no other weights and gives no gradients. Calls that ask for these raise an error.
 
     Raises:
-        TypeError: If the model is no CoAtNet, wraps one or is optimised already.
-        ValueError: If `quantize` does not exist, or does not go with the other arguments or a module of the model. If
-            the model has a module that cannot be copied, or weights of several devices or precisions.
+        TypeError: If the model is not a CoAtNet, wraps a CoAtNet, or is optimised already.
+        ValueError: If `quantize` is unknown, or does not suit the other arguments or a module of the model; or if the
+            model has a module that cannot be copied, or weights on several devices or in several precisions.
         ImportError: If torchao is needed and not installed.
     """
     check_model(model)
@@ -86,7 +87,7 @@ def optimize_for_inference(
 
 
 def _separate(model: nn.Module) -> None:
-    """Give every place of a model a module of its own, because a layer is folded with what is beside it."""
+    """Give every place of a model a separate module, because each layer is folded with the modules next to it."""
     seen: set[nn.Module] = set()
     for path, module in list(model.named_modules(remove_duplicate=False)):
         if module in seen:
@@ -95,7 +96,7 @@ def _separate(model: nn.Module) -> None:
 
 
 def _largest_activations(model: CoAtNet, is_known: list[bool]) -> list[float | None]:
-    """Elements of the largest tensor of the stem and of each stage, per position of its input; None where unknown."""
+    """Count the elements of the largest tensor of the stem and of each stage, per input position; None if unknown."""
     parts = [model.stem, *model.stages]
     inputs = [dict(num_chs=model.in_chans, reduction=1), *model.feature_info]
     found = []
@@ -106,7 +107,7 @@ def _largest_activations(model: CoAtNet, is_known: list[bool]) -> list[float | N
 
 
 def _replace_attention(model: CoAtNet, by_rows: bool) -> None:
-    """Expand position tables, and have large feature maps computed row by row."""
+    """Expand position tables, and compute attention on large feature maps row by row."""
     from .row_attention import RowCore, TableOfSize  # defines an operator, which takes longer than all other imports
 
     sizes = feature_sizes(model.img_size, len(model.stages), model.cfg.patch_size)
@@ -126,7 +127,7 @@ def _replace_attention(model: CoAtNet, by_rows: bool) -> None:
 def _optimize_for_cpu(
     model: OptimizedCoAtNet, elements: list[float | None], compile: bool, calibration: torch.Tensor | None
 ) -> None:
-    """Quantise and compile the stem and the stages, or else pack them; and let them take a few images at a time."""
+    """Quantise and compile the stem and the stages, or pack them; and let them compute a few images at a time."""
     parts = [model.stem, *model.stages]
     compile = compile or calibration is not None
     if calibration is not None:
@@ -138,4 +139,4 @@ def _optimize_for_cpu(
     parts = [MicroBatched(part, largest, equal=compile) for part, largest in zip(parts, elements, strict=True)]
     model.stem = parts[0]
     for i, part in enumerate(parts[1:]):
-        model.stages[i] = part  # the sequence itself may be one with hooks
+        model.stages[i] = part  # the sequence itself may have hooks

@@ -1,4 +1,4 @@
-"""The model that `optimize_for_inference` makes: it gives logits and features, and says of all else that it cannot."""
+"""The model that `optimize_for_inference` makes. The model gives logits and features, and refuses all other calls."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
@@ -19,7 +19,7 @@ def _refuse(what: str) -> NoReturn:
 class OptimizedCoAtNet(CoAtNet):
     """A CoAtNet with constant weights, in evaluation mode, for one device and one precision.
 
-    Calls that would change the weights, or that need gradients or all weights, raise a RuntimeError that says so.
+    Calls that would change the weights, or that need gradients or all weights, raise a RuntimeError.
     """
 
     dtype: torch.dtype
@@ -28,11 +28,11 @@ class OptimizedCoAtNet(CoAtNet):
 
     @classmethod
     def adopt(cls, model: CoAtNet, image_shape: tuple[int, int, int] | None) -> Self:
-        """Make a CoAtNet whose parts are still to be replaced one of this class.
+        """Change a CoAtNet to this class. The parts of the CoAtNet are replaced afterwards.
 
         Args:
-            model: In evaluation mode, in its final precision.
-            image_shape: The (channels, height, width) that images must have; None if they may have any size.
+            model: A CoAtNet in evaluation mode, in its final precision.
+            image_shape: The required (channels, height, width) of images; None if images may have any size.
         """
         weight = next(model.parameters())
         model.__class__ = cls
@@ -62,17 +62,17 @@ class OptimizedCoAtNet(CoAtNet):
             return function(x, *args, **kwargs)
 
     def forward_features(self, x: torch.Tensor) -> torch.Tensor:
-        """As `CoAtNet.forward_features`."""
+        """See `CoAtNet.forward_features`."""
         self._check_images(x)
         return self._compute(super().forward_features, x)
 
     def forward_intermediates(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
-        """As `CoAtNet.forward_intermediates`."""
+        """See `CoAtNet.forward_intermediates`."""
         self._check_images(x)
         return self._compute(super().forward_intermediates, x, *args, **kwargs)
 
     def forward_head(self, x: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
-        """As `CoAtNet.forward_head`."""
+        """See `CoAtNet.forward_head`."""
         return self._compute(super().forward_head, x, pre_logits=pre_logits)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -88,7 +88,7 @@ class OptimizedCoAtNet(CoAtNet):
         return _refuse('gives no gradients') if requires_grad else super().requires_grad_(False)
 
     def state_dict(self, *_: Any, **__: Any) -> NoReturn:
-        """Refused: packed weights are in no state dict."""
+        """Refused: a state dict has no packed weights."""
         _refuse('has no state dict')
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> NoReturn:
@@ -96,7 +96,7 @@ class OptimizedCoAtNet(CoAtNet):
         _refuse('takes no other weights')
 
     def _load_from_state_dict(self, *_: Any, **__: Any) -> NoReturn:
-        # Called where this model is a part of another one.
+        # torch calls this method if this model is a part of another model.
         _refuse('takes no other weights')
 
     def init_weights(self) -> NoReturn:
@@ -108,7 +108,7 @@ class OptimizedCoAtNet(CoAtNet):
         _refuse('keeps its native size, and takes images of other sizes as they are')
 
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Self:
-        """For `to`, `half`, `cuda` and their like, which change nothing or are refused."""
+        """Accept `to`, `half`, `cuda` and similar calls that change nothing; refuse the others."""
         moved = fn(torch.zeros(1, 1, 1, 1, dtype=self.dtype, device=self.device))
         if (moved.dtype, moved.device) != (self.dtype, self.device):
             _refuse(f'stays in {self.dtype} on {self.device} (the argument dtype chooses the precision)')
@@ -122,9 +122,9 @@ def check_model(model: nn.Module) -> None:
     """Check that a module is a CoAtNet itself whose weights can be copied and folded.
 
     Raises:
-        TypeError: If the module is none, or wraps one, with the name of the one inside.
-        ValueError: If weights are missing, spread over devices or of several precisions; or if a module cannot be
-            copied or has a method of its own; with its name.
+        TypeError: If the module is not a CoAtNet, or wraps a CoAtNet (the message has the name of the inner one).
+        ValueError: If weights are missing, on several devices or in several precisions; or if a module cannot be copied
+            or has a method that an instance replaces (the message has the name of the module).
     """
     if isinstance(model, OptimizedCoAtNet):
         raise TypeError('This model is optimised already; optimise the model that it was made from.')

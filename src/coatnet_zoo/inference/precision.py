@@ -1,4 +1,4 @@
-"""Whether a lower precision is worth computing in: some CPUs have bfloat16, but multiply in float32 faster."""
+"""Whether a lower precision is faster: some CPUs have bfloat16, but multiply faster in float32."""
 
 import functools
 import time
@@ -9,7 +9,7 @@ _SIDE = 1024
 
 
 def _seconds(dtype: torch.dtype) -> float:
-    """Time of a large matrix product."""
+    """Measure the time of a large matrix product."""
     a = torch.ones(_SIDE, _SIDE, dtype=dtype)
     best = float('inf')
     for _ in range(6):
@@ -21,5 +21,5 @@ def _seconds(dtype: torch.dtype) -> float:
 
 @functools.cache
 def multiplies_faster(dtype: torch.dtype) -> bool:
-    """Whether this CPU multiplies matrices faster in a precision than in float32; measured, in a tenth of a second."""
+    """Whether this CPU multiplies matrices faster in a precision than in float32. The measurement takes 0.1 seconds."""
     return _seconds(dtype) < _seconds(torch.float32)

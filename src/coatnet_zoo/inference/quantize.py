@@ -1,7 +1,7 @@
 """Eight-bit integers for inference on CPUs: torchao's static quantisation of convolutions and linear layers.
 
 torchao (extra `quantize`) observes the activations of a few images, and rewrites the exported graph with integer
-operators. Weights have one scale a channel; activations have one scale a tensor.
+operators. Weights have one scale per channel; activations have one scale per tensor.
 """
 
 from collections.abc import Sequence
@@ -16,16 +16,16 @@ from .known import unknown_module
 def check_calibration(
     quantize: str, calibration: torch.Tensor | None, model: CoAtNet, dtype: torch.dtype | None
 ) -> torch.Tensor:
-    """Check that a model can be quantised as asked for.
+    """Check that a model can be quantised with the arguments of `optimize_for_inference`.
 
     Args:
-        quantize: The integers to compute in.
+        quantize: The type of the integers.
         calibration: Images (B, in_chans, H, W).
-        model: The model that is to be quantised.
-        dtype: Precision that was asked for.
+        model: The model to quantise.
+        dtype: The `dtype` of `optimize_for_inference`.
 
     Returns:
-        The images, two at least, in channels last.
+        The images, at least two, in the memory format channels last.
 
     Raises:
         ValueError: If the model cannot be quantised, or if images are missing or have another shape.
@@ -53,17 +53,17 @@ def check_calibration(
     except ImportError as e:
         raise ImportError("quantize='int8' needs torchao; pip install 'coatnet-zoo[quantize]' once.") from e
     if len(calibration) == 1:
-        # torch.export takes a dimension of 1 for a constant.
+        # torch.export treats a dimension of 1 as a constant.
         calibration = calibration.expand(2, -1, -1, -1)
     return calibration.to(memory_format=torch.channels_last)
 
 
 def quantize_parts(parts: Sequence[nn.Module], images: torch.Tensor) -> list[nn.Module]:
-    """Quantise modules that are called one after the other. The results are still to be compiled.
+    """Quantise modules that are called one after the other. The results must be compiled afterwards.
 
     Args:
         parts: Modules in evaluation mode, on the CPU, in float32.
-        images: Input of the first part. The quantised parts take any number of images of this size.
+        images: Images for the first part. The quantised parts take any number of images of this size.
 
     Returns:
         Graphs that simulate integers until `torch.compile` with freezing turns them into integer operators.

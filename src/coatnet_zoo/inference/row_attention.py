@@ -1,7 +1,7 @@
-"""Attention with a relative bias on large feature maps, for inference: the bias of all pairs is never written down.
+"""Attention with a relative bias on large feature maps: the bias of all pairs is never written to memory.
 
 All queries in one row of a feature map see the same offsets, moved by the column of the query. The queries in the next
-row see the same offsets again, moved by one row. So one tensor of the queries of a row and of all offsets holds the
+row see the same offsets again, moved by one row. So one tensor, of the queries of a row and of all offsets, has the
 bias of every row, as views that overlap. At 56 x 56 positions this tensor is 28 times smaller than the bias of all
 pairs, and fits the caches.
 """
@@ -23,7 +23,7 @@ def bias_by_rows(table: torch.Tensor, height: int, width: int) -> torch.Tensor:
 
     Returns:
         (height, heads, width, height * width): queries by row and column, both from the last to the first, and keys.
-        Rows share memory, so nothing must be written to the result.
+        Rows share memory, so the caller must not write to the result.
     """
     heads = table.shape[1]
     grid = table.transpose(0, 1).reshape(heads, 2 * height - 1, 2 * width - 1).flip(1, 2)
@@ -32,7 +32,7 @@ def bias_by_rows(table: torch.Tensor, height: int, width: int) -> torch.Tensor:
     return row.as_strided((height, heads, width, height * width), (width, row.stride(0), row.stride(1), 1))
 
 
-# An operator of its own, because compilers would copy the views.
+# A separate operator, because compilers would copy the views.
 @torch.library.custom_op('coatnet_zoo::row_attention', mutates_args=())
 def row_attention(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, table: torch.Tensor, height: int, width: int
@@ -41,9 +41,9 @@ def row_attention(
 
     Args:
         q: Queries, (B, heads, height * width, d).
-        k: Keys, likewise.
-        v: Values, likewise.
-        table: w, as `bias_by_rows` takes it, in the same precision.
+        k: Keys, (B, heads, height * width, d).
+        v: Values, (B, heads, height * width, d).
+        table: w, in the form that `bias_by_rows` takes, in the precision of the queries.
         height: Rows of the feature map.
         width: Columns of the feature map.
 
@@ -67,7 +67,7 @@ class TableOfSize(nn.Module):
     """Positions as a table of offsets instead of the bias of all pairs.
 
     Args:
-        rel_pos: Has `table`, see `network.RelPosBias.table`.
+        rel_pos: A module with the method `table`, see `network.RelPosBias.table`.
     """
 
     def __init__(self, rel_pos: nn.Module) -> None:
@@ -80,7 +80,7 @@ class TableOfSize(nn.Module):
 
 
 class RowCore(nn.Module):
-    """A core of attention that takes the queries of a feature map row by row, on CPUs.
+    """A core of attention that computes the queries of a feature map row by row, on CPUs.
 
     Args:
         num_heads: Attention heads.

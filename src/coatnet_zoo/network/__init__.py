@@ -1,4 +1,4 @@
-"""The network: relative positions, attention, blocks, stem and head; folding it, and fitting weights to it."""
+"""The network: relative positions, attention, blocks, stem and head; folding layers, and loading weights."""
 
 from .attention import Attention as Attention
 from .attention_core import GlobalCore as GlobalCore

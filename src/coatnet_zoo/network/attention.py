@@ -1,4 +1,4 @@
-"""Self-attention of Transformer blocks: projections, relative positions, and a core between them."""
+"""Self-attention of Transformer blocks: projections, relative positions, and a core between the projections."""
 
 import torch
 from torch import nn
@@ -11,14 +11,14 @@ from .rel_pos import NoRelPos, RelPosBias, RelPosMlp
 class Attention(nn.Module):
     """Self-attention, CoAtNet paper section 2.1.
 
-    `core` does everything between the projections. `rel_pos` gives the bias of positions, for the grid that `core` asks
-    for.
+    `core` computes everything between the projections. `rel_pos` gives the position bias for the grid of
+    `core`.
 
     Args:
         cfg: Flavour of the block.
         dim: Input channels.
         dim_out: Output channels.
-        feat_size: (height, width) of the feature map that learned position tables are for.
+        feat_size: (height, width) of the feature map that learned position tables are built for.
         attn_drop: Dropout of attention weights.
         proj_drop: Dropout of the output.
     """
@@ -52,7 +52,7 @@ class Attention(nn.Module):
         self.proj_drop = nn.Dropout(proj_drop)
 
     def set_feat_size(self, feat_size: tuple[int, int]) -> None:
-        """Make position tables those of another feature map size.
+        """Resize the position tables for another feature map size.
 
         Args:
             feat_size: (height, width).
@@ -61,7 +61,7 @@ class Attention(nn.Module):
             self.rel_pos.set_window_size(self.core.grid(*feat_size))
 
     def attend(self, qkv: torch.Tensor, height: int, width: int) -> torch.Tensor:
-        """Everything between the projections.
+        """Compute everything between the projections.
 
         Args:
             qkv: (B, N, heads * 3 * d), ordered (head, q|k|v, d), of N = height * width positions.

@@ -1,9 +1,9 @@
-"""The cores of self-attention: everything between its projections, without parameters, so that one can replace another.
+"""The cores of self-attention: everything between the projections. A core has no parameters, so any core fits a block.
 
-A core maps queries, keys and values, and the bias of all pairs of positions, to the sums of values. Three forms say
-what is summed (`SoftmaxAttention`, `PostBiasAttention`, `LinearAttention`). Two cores say over which positions:
-`GlobalCore`, and `WindowCore` of windows.py. `create_core(cfg)` puts a form into a core. docs/design-space.md has the
-formulas.
+A core maps queries, keys and values, and the bias of all pairs of positions, to the sums of values. Three forms define
+what is summed: `SoftmaxAttention`, `PostBiasAttention` and `LinearAttention`. Two cores define which positions are
+summed: `GlobalCore`, and `WindowCore` of windows.py. `create_core(cfg)` puts a form into a core. docs/design-space.md
+has the formulas.
 """
 
 import torch
@@ -31,7 +31,7 @@ def merge_heads(x: torch.Tensor) -> torch.Tensor:
     x = x.transpose(1, 2)
     # TorchScript compiles every condition except this one.
     if not torch.jit.is_scripting():  # noqa: SIM102
-        # ONNX decomposes attention whose bias needs gradients, and its output then has other strides than the graph was
+        # ONNX decomposes attention whose bias needs gradients. The output then has other strides than the graph was
         # made with.
         if torch.compiler.is_exporting():
             x = x.clone(memory_format=torch.contiguous_format)
@@ -63,11 +63,11 @@ def linear_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch
 
     Args:
         q: Queries, (B, heads, N, d).
-        k: Keys, likewise.
-        v: Values, likewise.
+        k: Keys, (B, heads, N, d).
+        v: Values, (B, heads, N, d).
 
     Returns:
-        (B, heads, N, d), in the values' precision.
+        (B, heads, N, d), in the precision of the values.
     """
     dtype = torch.promote_types(q.dtype, torch.float32)
     q = F.elu(q.to(dtype)) + 1
@@ -85,7 +85,7 @@ def linear_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch
 def fused_attention(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None, dropout: float
 ) -> torch.Tensor:
-    """`scaled_dot_product_attention`, also inside of the transforms of torch.
+    """`scaled_dot_product_attention`, also inside the transforms of torch.
 
     Args:
         q: Queries, (B, heads, N, d).
@@ -109,7 +109,7 @@ def fused_attention(
 class SoftmaxAttention(nn.Module):
     """y_i = sum_j softmax_j(q_i.k_j / sqrt(d) + w_{i-j}) v_j, the form that CoAtNet paper section 2.1 chooses.
 
-    After `timm.layers.set_fused_attn(False)`, the weights are computed step by step, for those who want to see them.
+    After `timm.layers.set_fused_attn(False)`, the weights are computed step by step, so that hooks can read them.
 
     Args:
         attn_drop: Dropout of the weights that the softmax gives.
@@ -123,14 +123,14 @@ class SoftmaxAttention(nn.Module):
     def forward(
         self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bias: torch.Tensor | None, padding: torch.Tensor | None
     ) -> torch.Tensor:
-        """The sum of values for every position.
+        """Compute the sum of values for every position.
 
         Args:
             q: Queries, (B, windows * heads, N, d).
-            k: Keys, likewise.
-            v: Values, likewise; zeros outside of the feature map.
+            k: Keys, (B, windows * heads, N, d).
+            v: Values, (B, windows * heads, N, d); zeros outside the feature map.
             bias: w, (1, heads, N, N), or None.
-            padding: (windows, 1, 1, N), minus infinity outside of the feature map; None if no window reaches there.
+            padding: (windows, 1, 1, N), minus infinity outside the feature map; None if every window is inside the map.
 
         Returns:
             (B, windows * heads, N, d).
@@ -151,7 +151,7 @@ class SoftmaxAttention(nn.Module):
 class PostBiasAttention(nn.Module):
     """y_i = sum_j (softmax_j(q_i.k_j / sqrt(d)) + w_{i-j}) v_j, the other form of CoAtNet paper section 2.1.
 
-    Two sums, so that the weights of the softmax need not be kept.
+    The two terms are summed separately, so the weights of the softmax need not be kept.
 
     Args:
         attn_drop: Dropout of the weights that the softmax gives.
@@ -188,7 +188,7 @@ class GlobalCore(nn.Module):
 
     Args:
         num_heads: Attention heads.
-        attn: The form, which says what is summed: (q, k, v, bias, padding) -> (B, heads, N, d).
+        attn: The form, which defines what is summed: (q, k, v, bias, padding) -> (B, heads, N, d).
     """
 
     def __init__(self, num_heads: int, attn: nn.Module) -> None:
@@ -197,11 +197,11 @@ class GlobalCore(nn.Module):
         self.attn = attn
 
     def grid(self, height: int, width: int) -> tuple[int, int]:
-        """The grid of positions that the bias is for on a feature map, (height, width): the whole map."""
+        """The grid of positions that needs a bias, (height, width): the whole feature map."""
         return height, width
 
     def forward(self, qkv: torch.Tensor, bias: torch.Tensor | None, height: int, width: int) -> torch.Tensor:
-        """Everything between the projections.
+        """Compute everything between the projections.
 
         Args:
             qkv: (B, N, heads * 3 * d), ordered (head, q|k|v, d), of N = height * width positions.
@@ -217,7 +217,7 @@ class GlobalCore(nn.Module):
 
 
 def create_core(cfg: CoAtNetCfg, num_heads: int, attn_drop: float = 0.0) -> nn.Module:
-    """The core of the attention that a configuration asks for.
+    """Create the attention core of a configuration.
 
     Args:
         cfg: Flavour of the block.

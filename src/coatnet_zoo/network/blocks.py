@@ -1,7 +1,7 @@
 """The two blocks of CoAtNet, MBConv and Transformer, in the flavour of every implementation.
 
-The flavour is data (`CoAtNetCfg`). A detail that a flavour lacks is an `nn.Identity`, so that `forward` has no branches
-and parameter names stay those of timm's MaxxVit.
+The flavour is data (`CoAtNetCfg`). An `nn.Identity` replaces each layer that a flavour lacks. So `forward` has no
+branches, and the parameters have the same names as in timm's MaxxVit.
 """
 
 from collections import OrderedDict
@@ -29,7 +29,7 @@ from .layers import Downsample, create_pool, init_conv_weights, init_transformer
 
 
 def get_norm_2d(cfg: CoAtNetCfg) -> Callable[..., nn.Module]:
-    """The norm of Transformer blocks and of the end of the network, over the channels of (B, C, H, W)."""
+    """The norm of Transformer blocks and at the end of the network, over the channels of (B, C, H, W)."""
     norm_layer = {'layernorm2d': LayerNorm2d, 'batchnorm2d': nn.BatchNorm2d}[cfg.norm_layer]
     return partial(norm_layer, eps=cfg.norm_eps)
 
@@ -74,7 +74,7 @@ class MBConv(nn.Module):
         else:
             self.shortcut = nn.Identity()
         self.pre_norm = norm_act(dim, apply_act=cfg.pre_norm_act)
-        # timm's 'pool' stride averages, also where the shortcut pools in another way.
+        # timm's 'pool' stride uses average pooling, even where the shortcut pools in another way.
         self.down = create_pool('avg2') if stride_if('pool') == 2 else nn.Identity()
         self.conv1_1x1 = nn.Conv2d(dim, mid, 1, stride=stride_if('expand'), bias=False, **dd)
         self.norm1 = norm_act(mid)
@@ -97,7 +97,7 @@ class MBConv(nn.Module):
 
     @torch.jit.ignore
     def reparameterize(self) -> None:
-        """Fold the batch norms into the convolutions, for inference: the outputs stay the same."""
+        """Fold the batch norms into the convolutions, for inference. The outputs stay the same."""
         if not is_exactly(self, MBConv):
             return
         self.pre_norm = fold_before(self.pre_norm, self.conv1_1x1, between=self.down)
@@ -169,7 +169,7 @@ class TransformerBlock(nn.Module):
 
     @torch.jit.ignore
     def reparameterize(self) -> None:
-        """Fold batch norms and layer scales into the linear layers, for inference: the outputs stay the same."""
+        """Fold batch norms and layer scales into the linear layers, for inference. The outputs stay the same."""
         if not is_exactly(self, TransformerBlock):
             return
         if is_exactly(self.attn, Attention):

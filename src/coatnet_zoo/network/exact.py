@@ -1,4 +1,4 @@
-"""Whether a module computes exactly what its class says, which is asked before anything is folded or replaced."""
+"""Checking that a module computes exactly what its class defines, before the module is folded or replaced."""
 
 from torch import nn
 
@@ -6,10 +6,10 @@ _HOOKS = ('_forward_hooks', '_forward_pre_hooks')
 
 
 def is_exactly(module: nn.Module | None, *types: type[nn.Module]) -> bool:
-    """Whether a module is of one of some classes, and nothing changes what it computes.
+    """Whether a module is an instance of one of the classes, and nothing changes what the module computes.
 
     Subclasses (LoRA layers, parametrizations), hooks, methods that an instance replaces (`module.forward = ...`) and
-    parameters of tensor subclasses may change that.
+    parameters of tensor subclasses may change what a module computes.
     """
     return (
         type(module) in types

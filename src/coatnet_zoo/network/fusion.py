@@ -1,7 +1,8 @@
-"""Folding batch norms and layer scales into the layers beside them, exactly, for inference.
+"""Folding batch norms and layer scales into the layers next to them, exactly, for inference.
 
-Blocks use these in `reparameterize()`, which timm's `reparameterize_model` (and its scripts' `--reparam`) calls. Only
-modules that are exactly known are folded (`is_exactly`), and only where all modules between them are exactly known.
+Blocks call these functions in `reparameterize()`. timm's `reparameterize_model` (and the option `--reparam` of timm's
+scripts) calls `reparameterize()`. Modules are folded only if their exact classes are known (`is_exactly`), and only if
+the exact classes of all modules between them are known.
 """
 
 import torch
@@ -18,7 +19,7 @@ BATCH_NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm, FrozenBatchNorm2d, *_NORMS_WITH
 
 
 def _is_foldable(norm: nn.Module) -> bool:
-    """Whether a module is exactly a batch norm that has statistics, and an activation at most after it."""
+    """Whether a module is exactly a batch norm with statistics, with or without an activation after the norm."""
     return (
         is_exactly(norm, *BATCH_NORMS)
         and norm.running_mean is not None
@@ -28,21 +29,21 @@ def _is_foldable(norm: nn.Module) -> bool:
 
 
 def _is_pointwise(layer: nn.Module) -> bool:
-    """Whether a module is exactly a linear layer of every position by itself."""
+    """Whether a module is exactly a linear layer that computes each position separately."""
     if is_exactly(layer, nn.Conv2d):
         return layer.kernel_size == (1, 1) and layer.padding == (0, 0) and layer.groups == 1
     return is_exactly(layer, nn.Linear)
 
 
 def _keeps_constants(module: nn.Module) -> bool:
-    """Whether a module is exactly one through which `x * scale + shift` passes unchanged: an average, or nothing."""
+    """Whether a module keeps `x * scale + shift` unchanged: exactly an average pooling, or an identity."""
     if is_exactly(module, nn.AvgPool2d, AvgPool2x2):
         return module.divisor_override is None and module.padding in (0, (0, 0))
     return is_exactly(module, nn.Identity, nn.Dropout)
 
 
 def _scale_and_shift(norm: nn.Module) -> tuple[torch.Tensor, torch.Tensor]:
-    """A batch norm in evaluation as `x * scale + shift`, in float64, each (channels,)."""
+    """Write a batch norm in evaluation mode as `x * scale + shift`: both in float64, both (channels,)."""
     var = norm.running_var.double() + norm.eps
     scale = var.rsqrt() if norm.weight is None else norm.weight.double() / var.sqrt()
     shift = norm.running_mean.double() * scale
@@ -78,7 +79,7 @@ def fold_after(layer: Linear, norm: nn.Module) -> nn.Module:
     """Fold a batch norm into the layer before it.
 
     Returns:
-        The module for the place of the norm: the activation of the norm; or `norm` itself if it cannot be folded.
+        The module that replaces the norm: the activation of the norm; or `norm` itself if the norm cannot be folded.
     """
     if not _is_foldable(norm) or not is_exactly(layer, nn.Conv2d, nn.Linear):
         return norm
@@ -95,10 +96,11 @@ def fold_before(norm: nn.Module, layer: Linear, between: nn.Module | None = None
     Args:
         norm: The batch norm.
         layer: The layer.
-        between: What lies between them.
+        between: The modules between the two.
 
     Returns:
-        The module for the place of the norm: an identity; or `norm` itself if it cannot be folded or has an activation.
+        The module that replaces the norm: an identity; or `norm` itself if the norm cannot be folded or has an
+        activation.
     """
     if not _is_foldable(norm) or not is_exactly(_activation(norm), nn.Identity) or not _is_pointwise(layer):
         return norm
@@ -122,10 +124,10 @@ def fold_layer_scale(layer: Linear, layer_scale: nn.Module, between: nn.Module) 
     Args:
         layer: The layer.
         layer_scale: The layer scale.
-        between: What lies between them.
+        between: The modules between the two.
 
     Returns:
-        The module for the place of the layer scale: an identity; or `layer_scale` itself if it cannot be folded.
+        The module that replaces the layer scale: an identity; or `layer_scale` itself if it cannot be folded.
     """
     if not is_exactly(layer_scale, LayerScale2d) or not is_exactly(layer, nn.Linear) or not _keeps_constants(between):
         return layer_scale
@@ -134,7 +136,7 @@ def fold_layer_scale(layer: Linear, layer_scale: nn.Module, between: nn.Module) 
 
 
 class BiasAct(nn.Module):
-    """Add a bias per channel, then activate: the rest of a batch norm whose scale is folded across squeeze-excite.
+    """Add a bias per channel, then activate. This is the rest of a batch norm after `fold_across_se`.
 
     Args:
         bias: (C,).
@@ -153,7 +155,7 @@ class BiasAct(nn.Module):
 
 @torch.no_grad()
 def fold_across_se(conv: nn.Conv2d, se: nn.Module, norm: nn.Module) -> nn.Module:
-    """Fold the scale of a batch norm into the convolution before it although squeeze-excite lies between them.
+    """Fold the scale of a batch norm into the convolution before it, across the squeeze-excite between them.
 
     Squeeze-excite computes a gate from its input and multiplies the input by the gate. If the input is scaled by s, and
     the weights of the first layer of squeeze-excite are divided by s, the gate stays the same and the output is scaled
@@ -165,8 +167,8 @@ def fold_across_se(conv: nn.Conv2d, se: nn.Module, norm: nn.Module) -> nn.Module
         norm: The batch norm.
 
     Returns:
-        The module for the place of the norm; or `norm` itself if it cannot be folded, or if its scale is too close to
-        zero to divide by.
+        The module that replaces the norm; or `norm` itself if the norm cannot be folded, or if its scale is too close
+        to zero to divide by.
     """
     if is_exactly(se, nn.Identity):
         return fold_after(conv, norm)

@@ -1,6 +1,6 @@
-"""The small modules of CoAtNet: pooling, shortcut, classifier head; and how weights are initialised.
+"""The small modules of CoAtNet: pooling, shortcut, classifier head, and the initialisation of weights.
 
-Everything that timm has (norms, squeeze-excite, layer scale, drop path, MLP) comes from `timm.layers`.
+All modules that timm has (norms, squeeze-excite, layer scale, drop path, MLP) comes from `timm.layers`.
 """
 
 import math
@@ -12,31 +12,37 @@ from torch import nn
 
 
 def _is_symbolic(x: torch.Tensor) -> bool:
-    """Whether a graph for any height and width is being made."""
+    """Whether torch is making a graph for any height and width."""
     return isinstance(x.shape[-2], torch.SymInt) or isinstance(x.shape[-1], torch.SymInt)
 
 
 class MaxPool2x2(nn.MaxPool2d):
-    """The maximum of 2x2 positions, stride 2. At an odd edge there are fewer: (B, C, H, W) -> (B, C, H/2, W/2), up."""
+    """The maximum of 2x2 positions, stride 2: (B, C, H, W) -> (B, C, ceil(H/2), ceil(W/2)).
+
+    Windows at an odd edge have fewer positions.
+    """
 
     def __init__(self) -> None:
         super().__init__(2, ceil_mode=True)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """As `nn.MaxPool2d`; torch.export takes `ceil_mode` for a promise of even sizes."""
+        """Pool. Symbolic graphs pad instead of `ceil_mode`, for which torch.export would assume even sizes."""
         if not torch.jit.is_scripting() and _is_symbolic(x):
             return F.max_pool2d(F.pad(x, (0, 1, 0, 1), value=-float('inf')), 2)
         return F.max_pool2d(x, 2, ceil_mode=True)
 
 
 class AvgPool2x2(nn.AvgPool2d):
-    """The average of 2x2 positions, stride 2. At an odd edge there are fewer: (B, C, H, W) -> (B, C, H/2, W/2), up."""
+    """The average of 2x2 positions, stride 2: (B, C, H, W) -> (B, C, ceil(H/2), ceil(W/2)).
+
+    Windows at an odd edge have fewer positions.
+    """
 
     def __init__(self) -> None:
         super().__init__(2, ceil_mode=True, count_include_pad=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """As `nn.AvgPool2d`; torch.export takes `ceil_mode` for a promise of even sizes."""
+        """Pool. Symbolic graphs pad instead of `ceil_mode`, for which torch.export would assume even sizes."""
         if not torch.jit.is_scripting() and _is_symbolic(x):
             return F.avg_pool2d(F.pad(x, (0, 1, 0, 1), mode='replicate'), 2)
         return F.avg_pool2d(x, 2, ceil_mode=True, count_include_pad=False)
@@ -64,10 +70,10 @@ class Downsample(nn.Module):
     Args:
         dim: Input channels.
         dim_out: Output channels.
-        stride: 1 leaves out the pooling.
+        stride: 1 or 2; no pooling for 1.
         pool_type: See `create_pool`.
         bias: Whether the projection has a bias.
-        proj_always: Project even where the width stays the same, as all implementations except timm's do.
+        proj_always: Project even if the width stays the same, as in all implementations except timm's.
     """
 
     def __init__(
@@ -92,7 +98,7 @@ class Downsample(nn.Module):
 
 
 class ClassifierHead(TimmClassifierHead):
-    """timm's pool-and-classify head with a classifier bias that can be left out, as chinhsuanwu's code does.
+    """timm's pool-and-classify head, with or without a bias of the classifier (chinhsuanwu's code has no bias).
 
     Args:
         in_features: Channels of the last stage.
@@ -121,7 +127,7 @@ class ClassifierHead(TimmClassifierHead):
             self.fc.register_parameter('bias', None)
 
     def reset(self, num_classes: int, pool_type: str | None = None, **kwargs) -> None:
-        """Replace the classifier, see `timm.layers.ClassifierHead.reset`."""
+        """Replace the classifier. See `timm.layers.ClassifierHead.reset`."""
         super().reset(num_classes, pool_type, **kwargs)
         self._drop_unwanted_bias()
 

@@ -1,6 +1,8 @@
-"""Fitting a state dict to a model: whose names it has, whether it belongs to this model, and resizing tables.
+"""Fitting a state dict to a model.
 
-`adapt_state_dict` works on raw checkpoints of this package, of timm and of foreign codes alike. Both
+The steps are recognising names, checking that the state dict belongs to the model, and resizing tables.
+
+`adapt_state_dict` takes raw checkpoints of this package, of timm and of foreign codes. Both
 `CoAtNet.load_state_dict` and timm's loading of pretrained weights call it.
 """
 
@@ -30,7 +32,7 @@ from .attention import Attention
 from .rel_pos import RelPosBias, crop_rel_pos_table
 
 _TABLE = 'relative_position_bias_table'
-# What a network computes that no name or shape of a tensor tells.
+# Fields that change what a network computes, but no name or shape of a tensor.
 _UNSEEN = (
     'conv_act',
     'conv_norm_eps',
@@ -50,21 +52,21 @@ class Adapted(dict[str, torch.Tensor]):
 def adapt_state_dict(
     state_dict: Mapping[str, Any], model: nn.Module, img_size: tuple[int, int] | None = None
 ) -> Adapted:
-    """Bring a checkpoint into the names, layouts and table sizes of a model.
+    """Convert a checkpoint to the names, layouts and table sizes of a model.
 
     Args:
         state_dict: A checkpoint of this package, of timm's CoAtNets or of a foreign code, wrapped or not.
         model: The `CoAtNet` that the checkpoint is to be loaded into.
-        img_size: Native input size of the checkpoint, where that is known. Otherwise images are taken to be square, or
-            to have the size of the model if the tables have the same length.
+        img_size: Native input size of the checkpoint, if known. Default: a square, or the input size of the model
+            if the tables have the same length.
 
     Returns:
-        A state dict for `model.load_state_dict`. Tensors that do not fit the model, in a checkpoint of the same
-        implementation, are left for `load_state_dict` to report.
+        A state dict for `model.load_state_dict`. In a checkpoint of the same implementation, tensors that do not fit
+        the model stay unchanged, and `load_state_dict` reports them.
 
     Raises:
-        CheckpointError: If the checkpoint is one of another implementation or size, with the call that loads it; or if
-            it has values that no model has.
+        CheckpointError: If the checkpoint is of another implementation or size (the message has the call that loads the
+            checkpoint), or if the checkpoint has values that no model has.
     """
     own = model.state_dict()
     adapted = Adapted(_adapt(state_dict, own, model, img_size))
@@ -102,12 +104,12 @@ def _has_shapes(state_dict: Mapping[str, Any], own: Mapping[str, torch.Tensor]) 
 
 
 def check_structure(translation: Translation, cfg: CoAtNetCfg) -> None:
-    """Refuse the checkpoint of a foreign code whose structure a configuration does not have.
+    """Refuse the checkpoint of a foreign code if its structure is not that of the configuration.
 
-    torch reports other classes and channels, and timm adapts to them; both are left alone here.
+    This function accepts other numbers of classes and channels, because torch reports them and timm adapts them.
 
     Raises:
-        CheckpointError: With the call that loads the checkpoint.
+        CheckpointError: If the structures differ. The message has the call that loads the checkpoint.
     """
     impl, structure = translation.impl, translation.structure
     if cfg.impl == impl and not structure.differences(cfg):

@@ -1,4 +1,4 @@
-"""CoAtNet itself: stem, four stages of MBConv or Transformer blocks, head; with the methods timm expects of a model."""
+"""The CoAtNet: stem, four stages of MBConv or Transformer blocks, head, and the methods that timm expects."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -23,7 +23,7 @@ class Stage(nn.Module):
 
     Args:
         cfg: Flavour of the blocks.
-        index: Which of the stages of `cfg`.
+        index: Index of the stage in `cfg`.
         dim: Input channels.
         feat_size: (height, width) of the stage's output at the native input size.
         drop_path: Stochastic depth rate of every block.
@@ -65,17 +65,17 @@ class Stage(nn.Module):
 
 
 class CoAtNet(nn.Module):
-    """CoAtNet (arXiv 2106.04803) in the flavour that its configuration says.
+    """CoAtNet (arXiv 2106.04803) in the flavour of its configuration.
 
-    Usually made by `timm.create_model('coatnet_1', impl=...)`, which records the arguments that rebuild it.
+    `timm.create_model('coatnet_1', impl=...)` makes a CoAtNet and records the arguments that rebuild the model.
 
     Args:
         cfg: Structure and flavour.
-        img_size: Native height and width in pixels, or one number for both: the size that learned position tables are
-            for. Images of any other size from 32 pixels up work as well; tables are then resized on the fly.
+        img_size: Native height and width in pixels, or one number for both. Learned position tables have this size.
+            Images of any other size from 32 pixels up work as well; tables are then resized in every call.
         in_chans: Channels of the image.
-        num_classes: Classes; 0 leaves out the classifier.
-        global_pool: timm's global pooling type; '' leaves out the pooling.
+        num_classes: Number of classes; 0 for no classifier.
+        global_pool: timm's global pooling type; '' for no pooling.
         drop_rate: Dropout before the classifier.
         drop_path_rate: Stochastic depth rate of the last block; the rate grows linearly from 0, stage by stage.
         attn_drop_rate: Dropout of attention weights.
@@ -137,7 +137,7 @@ class CoAtNet(nn.Module):
 
     @torch.jit.ignore
     def _feature_sizes(self, img_size: tuple[int, int]) -> list[tuple[int, int]]:
-        """(height, width) after every stage. Raises a ValueError if no feature map is larger than a window."""
+        """Compute (height, width) after every stage. Raise a ValueError if no feature map is larger than a window."""
         cfg = self.cfg
         sizes = feature_sizes(img_size, len(cfg.depths), cfg.patch_size)
         if cfg.attn_window is not None:
@@ -151,7 +151,7 @@ class CoAtNet(nn.Module):
 
     @torch.jit.ignore
     def init_weights(self) -> None:
-        """Initialise parameters and statistics afresh: for models made on the meta device, after `to_empty`."""
+        """Initialise parameters and statistics again: for models made on the meta device, after `to_empty`."""
         for module in self.modules():
             if hasattr(module, 'reset_parameters'):
                 module.reset_parameters()
@@ -167,11 +167,11 @@ class CoAtNet(nn.Module):
         """Load a checkpoint of this package, of timm's CoAtNets or of a foreign code that can be converted.
 
         Arguments are those of `torch.nn.Module.load_state_dict`. Names and layouts are mapped, and relative position
-        tables are resized to the `img_size` of this model. A model on the meta device takes the tensors themselves, in
-        the precision of the model.
+        tables are resized to the `img_size` of this model. A model on the meta device takes the tensors
+        without a copy, in the precision of the model.
 
         Raises:
-            CheckpointError: If the checkpoint is one of another implementation, with the call that loads it.
+            CheckpointError: If the checkpoint is of another implementation. The message has the call that loads it.
             RuntimeError: If tensors are missing, left over or of the wrong shape.
         """
         if strict and not isinstance(state_dict, Adapted):
@@ -188,9 +188,9 @@ class CoAtNet(nn.Module):
         return {k for k, _ in self.named_parameters() if 'rel_pos.' in k}
 
     def set_input_size(self, img_size: int | tuple[int, int]) -> None:
-        """Change the native input size: learned position tables are resized, once and for all.
+        """Change the native input size, and resize the learned position tables permanently.
 
-        Parameters stay the same objects, so optimisers go on training them, and forget what they remember of tables
+        Parameters stay the same objects, so optimisers continue to train them. Optimisers drop their state of tables
         whose shape has changed.
 
         Args:
@@ -213,10 +213,10 @@ class CoAtNet(nn.Module):
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """Regular expressions that group parameters by depth, for timm's layer decay: the stem, then the stages.
 
-        The groups are those of timm's CoAtNets, so that the same `layer_decay` means the same.
+        The groups are those of timm's CoAtNets, so that a `layer_decay` has the same effect.
 
         Args:
-            coarse: No difference here.
+            coarse: Has no effect.
         """
         return dict(stem=r'^stem', blocks=[(r'^stages\.(\d+)', None), (r'^norm', (99999,))])
 
@@ -236,9 +236,9 @@ class CoAtNet(nn.Module):
         """Replace the classifier by a new one.
 
         Args:
-            num_classes: Classes; 0 leaves out the classifier.
-            global_pool: New global pooling type; None keeps the present one.
-            reset_other: Drop the head's norm and hidden layer, too (where `impl='paper'` has them).
+            num_classes: Number of classes; 0 for no classifier.
+            global_pool: New global pooling type; None keeps the present type.
+            reset_other: Also drop the norm and the hidden layer of the head (in `impl='paper'`).
         """
         self.num_classes = num_classes
         if global_pool is not None:
@@ -256,19 +256,19 @@ class CoAtNet(nn.Module):
         output_fmt: str = 'NCHW',
         intermediates_only: bool = False,
     ) -> list[torch.Tensor] | tuple[torch.Tensor, list[torch.Tensor]]:
-        """Forward features, with the outputs of the stem (index 0) and the stages (1 to 4) on the way.
+        """Compute the features, and the outputs of the stem (index 0) and of the stages (1 to 4).
 
         Args:
             x: Images, (B, in_chans, H, W).
-            indices: Which outputs: the last n if a number, these if a list, all if None.
+            indices: Which outputs: a number n for the last n, a list of indices, or None for all.
             norm: Apply the final norm to the output of the last stage.
-            stop_early: Compute no stage after the last one that is asked for.
-            output_fmt: 'NCHW', the only format there is.
-            intermediates_only: Return only the list.
+            stop_early: Compute no stage after the last stage of `indices`.
+            output_fmt: 'NCHW', the only format.
+            intermediates_only: Return only the list of intermediates.
 
         Returns:
             The final features and the list of intermediates, each (B, C, H, W) over its reduction in `feature_info`,
-            rounded up; or only the list.
+            rounded up; or only the list of intermediates.
         """
         if output_fmt != 'NCHW':
             raise ValueError(f"output_fmt={output_fmt!r} does not exist; the features of CoAtNet are 'NCHW'.")

@@ -1,9 +1,9 @@
 """The relative position bias w_{i-j} of CoAtNet paper section 2.1, for any feature map size.
 
-A table has one row for each relative offset and one column for each head. A learned table belongs to the size that a
-model was built for. `resize_rel_pos_table` follows `timm.layers.resize_rel_pos_bias_table`, which keeps near offsets
-where they are and stretches the distances between far offsets. timm's function does not trace and is not
-differentiable; here it is two weighted gathers.
+A table has one row for each relative offset and one column for each head. A learned table belongs to the input
+size of its model. `resize_rel_pos_table` follows `timm.layers.resize_rel_pos_bias_table`, which keeps near offsets
+where they are and stretches the distances between far offsets. timm's function cannot be traced or
+differentiated; this function is two weighted gathers.
 """
 
 import functools
@@ -19,19 +19,20 @@ from .resized import replace_values
 def _lerp_offsets(
     src: int, dst: int, device: torch.device, same: torch.Tensor | None = None
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Where the offsets of a resized axis lie between the learned ones.
+    """Where the offsets of a resized axis lie between the learned offsets.
 
     Args:
         src: Number of learned offsets, 2 * size - 1.
         dst: Number of offsets to interpolate for.
-        device: Where to compute.
-        same: Whether the table keeps its size, where only the graph knows that.
+        device: Device to compute on.
+        same: Whether the table keeps its size, as a tensor if only the graph knows the size.
 
     Returns:
-        Index of the learned offset to the left, to the right, and the weight of the right one; each (dst,).
+        Index of the learned offset to the left, index of the learned offset to the right, and the weight of the right
+        offset; each (dst,).
     """
     # timm looks for the ratio q of a geometric sequence whose sum spans the new axis, and halves the interval from 1.01
-    # to 1.5 down to 1e-6. Two passes over 512 steps each find the same q; compilers choke on a chain of 19 decisions.
+    # to 1.5 down to 1e-6. Two passes over 512 steps each find the same q; compilers fail on a chain of 19 decisions.
     wanted = torch.arange(dst, device=device, dtype=torch.float32) - dst // 2
     steps = torch.arange(1, 512, device=device, dtype=torch.float64)
     exponents = torch.arange(src // 2, device=device, dtype=torch.float64)
@@ -41,17 +42,17 @@ def _lerp_offsets(
         width = width / 512
         candidates = q + width * steps
         sums = (1 - candidates ** (src // 2)) / (1 - candidates)
-        # A comparison with a number would make a compiled graph one for this size only.
+        # A comparison with a number would limit a compiled graph to this size.
         q = q + width * (sums <= wanted[-1]).sum()
     q = q + width / 2
     distances = (q**exponents).cumsum(0)
     learned = torch.cat([-distances.flip(0), distances.new_zeros(1), distances]).float()
     if same is not None:
-        # Every offset then meets a learned one, whose weight is 1.
+        # Every offset then equals a learned offset, whose weight is 1.
         learned = torch.where(same, torch.arange(src, device=device, dtype=torch.float32) - src // 2, learned)
     hi = torch.bucketize(wanted, learned).clamp(max=src - 1)
     lo = (hi - 1).clamp(min=0)
-    # The clamp at zero makes offsets beyond either end take the value of that end.
+    # The clamp at zero gives offsets beyond either end the value at that end.
     to_lo = (wanted - learned[lo]).clamp(min=0)
     to_hi = (learned[hi] - wanted).clamp(min=0)
     span = to_lo + to_hi
@@ -87,22 +88,22 @@ def resize_rel_pos_table(table: torch.Tensor, src_size: tuple[int, int], height:
 
     Args:
         table: ((2 * src_size[0] - 1) * (2 * src_size[1] - 1), heads).
-        src_size: (height, width) that the table is for.
-        height: Rows of the grid that a table is wanted for.
-        width: Columns of that grid.
+        src_size: (height, width) of the feature map of the table.
+        height: Rows of the grid of the result.
+        width: Columns of the grid of the result.
 
     Returns:
-        ((2 * height - 1) * (2 * width - 1), heads); the table itself where the size is the same.
+        ((2 * height - 1) * (2 * width - 1), heads); the table itself if the size is the same.
     """
     same: torch.Tensor | None = None
     if not torch.jit.is_scripting() and isinstance(height + width, torch.SymInt):
-        # A comparison of sizes would make an exported graph one for this size, or for all others.
+        # A comparison of sizes would limit an exported graph to this size, or to all other sizes.
         rows, cols = torch.arange(height, device=table.device), torch.arange(width, device=table.device)
         same = (rows[-1] == src_size[0] - 1) & (cols[-1] == src_size[1] - 1)
     elif height == src_size[0] and width == src_size[1]:
         return table
     heads = table.shape[1]
-    # timm respaces both axes even where only one axis changes, and so does this function.
+    # timm respaces both axes even if only one axis changes. This function does the same.
     grid = table.reshape(2 * src_size[0] - 1, 2 * src_size[1] - 1, heads)
     grid = _resize_axis(grid, 0, 2 * height - 1, same)
     grid = _resize_axis(grid, 1, 2 * width - 1, same)
@@ -114,7 +115,7 @@ def crop_rel_pos_table(table: torch.Tensor, src_size: tuple[int, int], size: tup
 
     Args:
         table: ((2 * src_size[0] - 1) * (2 * src_size[1] - 1), heads).
-        src_size: (height, width) that the table is for.
+        src_size: (height, width) of the feature map of the table.
         size: (height, width) of the smaller grid.
 
     Returns:
@@ -145,7 +146,7 @@ def expand_rel_pos_table(table: torch.Tensor, height: int, width: int) -> torch.
     xs = torch.arange(width, device=table.device)
     dy = (ys[:, None] - ys[None, :] + (height - 1)).reshape(-1)
     dx = (xs[:, None] - xs[None, :] + (width - 1)).reshape(-1)
-    # Two gathers over the two axes need H^2 + W^2 indices, one gather over the flat table needs (H W)^2.
+    # Two gathers over the two axes need H^2 + W^2 indices; one gather over the flat table needs (H W)^2 indices.
     bias = table.transpose(0, 1).reshape(heads, 2 * height - 1, 2 * width - 1)
     bias = bias.index_select(1, dy).index_select(2, dx)
     bias = bias.reshape(heads, height, height, width, width).permute(0, 1, 3, 2, 4)
@@ -159,7 +160,7 @@ def log_offsets(height: int, width: int, like: torch.Tensor) -> torch.Tensor:
     Args:
         height: Rows of the grid.
         width: Columns of the grid.
-        like: A tensor whose device and dtype to take.
+        like: A tensor with the device and dtype of the result.
 
     Returns:
         ((2 * height - 1) * (2 * width - 1), 2), vertical before horizontal.
@@ -174,7 +175,7 @@ class RelPosBias(nn.Module):
     """A learned scalar per head and relative offset.
 
     Args:
-        window_size: (height, width) of the feature map that the table is for.
+        window_size: (height, width) of the feature map of the table.
         num_heads: Attention heads.
     """
 
@@ -199,13 +200,13 @@ class RelPosBias(nn.Module):
         return expand_rel_pos_table(self.table(height, width), height, width)
 
     def set_window_size(self, window_size: tuple[int, int]) -> None:
-        """Make the table one for another feature map size. The parameter stays the same object.
+        """Resize the table for another feature map size. The parameter stays the same object.
 
         Args:
             window_size: (height, width).
 
         Raises:
-            RuntimeError: If the table is no parameter of its own, as inside FSDP.
+            RuntimeError: If the table is not a separate parameter, as inside FSDP.
         """
         table = self.relative_position_bias_table
         if type(table) is not nn.Parameter:

@@ -1,6 +1,7 @@
-"""Parameters whose shape has changed: optimisers drop what they remember of them at their next step.
+"""Parameters whose shape has changed: at their next step, optimisers drop the state of these parameters.
 
-Means of gradients in the old shape would raise errors of torch, and its fused optimisers would write beyond them.
+With averages of gradients in the old shape, torch would raise errors, and its fused optimisers would write beyond the
+end of the averages.
 """
 
 import functools
@@ -34,15 +35,15 @@ def _watch_optimizers() -> None:
 
 
 def _is_in_buckets(model: nn.Module, holder: object) -> bool:
-    # The class of a proxy is asked for by type(), as isinstance() would load what the proxy stands for.
+    # type() gives the class of a proxy; isinstance() would load the object behind the proxy.
     return issubclass(type(holder), DistributedDataParallel) and any(m is model for m in holder.modules())
 
 
 def check_not_in_buckets(model: nn.Module) -> None:
-    """Check that no DistributedDataParallel holds a model, whose buckets of gradients have sizes that stay.
+    """Check that no DistributedDataParallel holds the model, because its buckets of gradients cannot be resized.
 
     Raises:
-        RuntimeError: If one does.
+        RuntimeError: If a DistributedDataParallel holds the model.
     """
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         return
@@ -55,7 +56,7 @@ def check_not_in_buckets(model: nn.Module) -> None:
 
 
 def replace_values(parameter: nn.Parameter, values: torch.Tensor) -> None:
-    """Give a parameter values of another shape. It stays the same object, so optimisers go on training it."""
+    """Give a parameter values of another shape. The parameter stays the same object, so optimisers still train it."""
     parameter.grad = None
     # torch expects gradients of the old shape as long as an old loss is alive, until the precision changes.
     parameter.data = values.new_empty(0, dtype=torch.float32 if values.dtype == torch.float64 else torch.float64)

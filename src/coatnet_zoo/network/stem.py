@@ -1,4 +1,4 @@
-"""Stems: the convolutions that images pass first, or the one convolution that cuts images into patches, as in ViTs."""
+"""Stems: the first convolutions of a network, or the convolution that cuts images into patches, as in ViTs."""
 
 import itertools
 
@@ -15,7 +15,7 @@ from .layers import init_conv_weights
 
 def check_size(x: torch.Tensor) -> None:
     """Refuse images (B, C, H, W) that are too small."""
-    # Python's assertion would break tracing, and tracing has no `and`.
+    # An `assert` would break tracing, and tracing does not support `and`.
     torch._assert(x.shape[-2] >= 32, 'CoAtNet needs images of at least 32x32 pixels; resize them.')
     torch._assert(x.shape[-1] >= 32, 'CoAtNet needs images of at least 32x32 pixels; resize them.')
 
@@ -24,7 +24,7 @@ class Stem(nn.Module):
     """S0: 3x3 convolutions, the first with stride 2, with batch norm and activation between them.
 
     Args:
-        cfg: `stem_width` says how many convolutions there are and how wide they are; `stem_norm_last` adds norm and
+        cfg: `stem_width` gives the number and the widths of the convolutions; `stem_norm_last` adds norm and
             activation at the end.
         in_chans: Channels of the image.
     """
@@ -53,7 +53,7 @@ class Stem(nn.Module):
 
     @torch.jit.ignore
     def reparameterize(self) -> None:
-        """Fold the batch norms into the convolutions, for inference: the outputs stay the same."""
+        """Fold the batch norms into the convolutions, for inference. The outputs stay the same."""
         if not is_exactly(self, Stem):
             return
         for (_, layer), (name, norm) in itertools.pairwise(list(self.named_children())):
@@ -61,10 +61,10 @@ class Stem(nn.Module):
 
 
 class PatchStem(nn.Module):
-    """A stem that makes every patch of the image one position: ViT_REL of CoAtNet paper section 2.2.
+    """A stem that turns every patch of the image into one position: ViT_REL of CoAtNet paper section 2.2.
 
     Args:
-        cfg: `patch_size` says how large patches are, and `stem_width` how many channels a position has.
+        cfg: `patch_size` is the side of a patch, and `stem_width` the number of channels of a position.
         in_chans: Channels of the image.
     """
 

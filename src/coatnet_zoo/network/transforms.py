@@ -5,5 +5,5 @@ from torch.autograd import forward_ad
 
 
 def is_transformed(x: torch.Tensor) -> bool:
-    """Whether `torch.func` or forward-mode differentiation follows what is computed from a tensor."""
+    """Whether `torch.func` or forward-mode differentiation tracks the tensor."""
     return torch._C._functorch.is_functorch_wrapped_tensor(x) or forward_ad.unpack_dual(x).tangent is not None

@@ -1,4 +1,4 @@
-"""Attention within windows: cutting a feature map into windows that do not overlap, and putting it together again."""
+"""Attention within windows: cutting a feature map into windows that do not overlap, and joining the windows again."""
 
 import torch
 import torch.nn.functional as F
@@ -6,8 +6,8 @@ from torch import nn
 
 
 def _windows(side: int, window: int) -> tuple[int, int]:
-    """How many windows there are along a side of a feature map, and how long a window is: at most the side."""
-    # The symbolic sizes that min() makes take compilers minutes.
+    """The number of windows along a side, and their length, which is at most the side."""
+    # Compilers need minutes for the symbolic sizes that min() makes.
     if side <= window:
         return 1, side
     return (side + window - 1) // window, window
@@ -55,13 +55,13 @@ def from_windows(x: torch.Tensor, height: int, width: int, window: int, num_head
 
 @torch.fx.wrap
 def padding_mask(height: int, width: int, window: int, like: torch.Tensor) -> torch.Tensor:
-    """The mask that keeps attention from the zeros of `to_windows`: 0 for positions of the map, else minus infinity.
+    """The mask that excludes the zeros of `to_windows` from attention: 0 inside the feature map, else minus infinity.
 
     Args:
         height: Rows of the feature map.
         width: Columns of the feature map.
         window: Side of a window.
-        like: A tensor whose device and dtype to take.
+        like: A tensor with the device and dtype of the result.
 
     Returns:
         (windows, 1, 1, positions of a window).
@@ -80,7 +80,7 @@ class WindowCore(nn.Module):
 
     Args:
         num_heads: Attention heads.
-        attn: The form, which says what is summed: (q, k, v, bias, padding) -> (B, windows * heads, N, d).
+        attn: The form, which defines what is summed: (q, k, v, bias, padding) -> (B, windows * heads, N, d).
         window: Side of a window in positions.
     """
 
@@ -91,11 +91,11 @@ class WindowCore(nn.Module):
         self.window = window
 
     def grid(self, height: int, width: int) -> tuple[int, int]:
-        """The grid of positions that the bias is for on a feature map, (height, width): a window."""
+        """The grid of positions that needs a bias, (height, width): a window."""
         return window_side(height, self.window), window_side(width, self.window)
 
     def forward(self, qkv: torch.Tensor, bias: torch.Tensor | None, height: int, width: int) -> torch.Tensor:
-        """See `attention_core.GlobalCore.forward`; the bias is that of the N positions of a window."""
+        """See `attention_core.GlobalCore.forward`; the bias is for the N positions of a window."""
         q, k, v = to_windows(qkv, height, width, self.window, self.num_heads).chunk(3, dim=-1)
         padding = padding_mask(height, width, self.window, q)
         return from_windows(self.attn(q, k, v, bias, padding), height, width, self.window, self.num_heads)

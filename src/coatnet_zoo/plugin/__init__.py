@@ -1,4 +1,4 @@
-"""The plugin for timm: importing this room registers the models; it builds them, loads weights and converts."""
+"""The plugin for timm: importing it registers the models. The plugin builds models, loads weights and converts."""
 
 from . import coatnet as coatnet
 from .convert import Conversion as Conversion

@@ -1,4 +1,4 @@
-"""Building a registered model: the choice of the rules on names, the file of its weights, and timm's builder."""
+"""Building a registered model: choosing the implementation and the weights by name, then calling timm's builder."""
 
 import dataclasses
 from pathlib import Path
@@ -19,7 +19,7 @@ from .config_json import check_config_json
 from .fit import check_fit, check_size, check_without_weights
 from .pretrained import adapt_checked, localize, materialize
 
-# The fields of a pretrained configuration that say where weights are.
+# The fields of a pretrained configuration that name the place of the weights.
 _SOURCES = ('file', 'url', 'state_dict', 'hf_hub_id')
 
 save_without_classes(CoAtNet)
@@ -36,12 +36,12 @@ def build(
     cache_dir: str | None = None,
     **kwargs: Any,
 ) -> nn.Module:
-    """Build a registered CoAtNet as `timm.create_model` asks for it.
+    """Build a registered CoAtNet for `timm.create_model`.
 
     Args:
         size: Registered name without tag.
         pretrained: Load the weights of the tag.
-        impl: Implementation; by default the one that the tag needs, or the size's first.
+        impl: Implementation. Default: the implementation of the tag, or the first of the size.
         pretrained_cfg: A tag, or a whole pretrained configuration.
         pretrained_cfg_overlay: Fields that replace those of the configuration.
         pretrained_model_args: The arguments recorded with the weights of `local-dir:` and `hf-hub:` models.
@@ -49,9 +49,9 @@ def build(
         **kwargs: Fields of `CoAtNetCfg`, and arguments of `CoAtNet` and of `timm.models.build_model_with_cfg`.
 
     Raises:
-        ValueError: If `impl`, tag and weights contradict each other or do not exist, or an argument is bad.
+        ValueError: If `impl`, tag and weights contradict each other or do not exist, or if an argument is bad.
         TypeError: If an argument is unknown.
-        HubError: If the weights cannot be had from the Hub or a release page.
+        HubError: If the weights cannot be fetched from the Hub or a release page.
         CheckpointError: If the weights do not fit, or a `config.json` does not describe a network.
     """
     tag = pretrained_cfg if isinstance(pretrained_cfg, str) else None
@@ -96,13 +96,13 @@ def _build(
     arguments = dict(choice.arguments)
     public_cfg = load_cfg.to_dict()
     if arguments.get('in_chans') is not None:
-        # timm's scripts prepare images for the channels that the configuration says.
+        # timm's scripts prepare images for the channels in the configuration.
         public_cfg['input_size'] = (arguments['in_chans'], *load_cfg.input_size[1:])
     if pretrained:
         load_cfg = localize(load_cfg, size, choice.cfg, cache_dir)
     if described:
         _check_described(*described, recorded, load_cfg, pretrained)
-    # Random weights that the file replaces would take longer to draw than the file to read.
+    # Drawing random weights, which the file replaces, would take longer than reading the file.
     from_file = pretrained and load_cfg.state_dict is None
     if from_file:
         device = arguments.pop('device', None) or torch.get_default_device()
@@ -134,11 +134,11 @@ def _build(
         ) from e
     if from_file:
         materialize(model, device)
-    # The user sees the Hub repository or the address, not the file in the cache that the weights were loaded from.
+    # The user sees the Hub repository or the address of the weights, not the file in the cache.
     features_only = not isinstance(model, CoAtNet)
     model.pretrained_cfg = pretrained_cfg_for_features(public_cfg) if features_only else public_cfg
     model.default_cfg = model.pretrained_cfg
-    # Any size works. But a size that was asked for is the one to prepare images for, whatever size the weights have.
+    # Any size works. But images are prepared for the size that the user asked for, not for the size of the weights.
     set_fixed_input_size(model, 'img_size' in choice.arguments)
     update_model_args(model, **choice.structure)
     return model
@@ -147,7 +147,7 @@ def _build(
 def _check_described(
     where: str, cfg: CoAtNetCfg, recorded: dict[str, Any], load_cfg: PretrainedCfg, pretrained: bool
 ) -> None:
-    """Refuse a config.json that describes a larger network than its weights are, before that network is made."""
+    """Refuse a config.json if its network is larger than its weights, before that network is made."""
     folder = load_cfg.file if load_cfg.source == 'local-dir' else None
     file = Path(folder, SAFETENSORS) if folder else Path(load_cfg.file) if load_cfg.file else None
     if file is not None and not file.is_file():

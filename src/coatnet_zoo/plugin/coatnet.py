@@ -1,4 +1,4 @@
-"""timm's entrypoints for the CoAtNet family. The network itself is in `coatnet_zoo.network`.
+"""timm's entrypoints for the CoAtNet family. The network is in `coatnet_zoo.network`.
 
 timm shows the name of this file as the module of the models: `timm.list_models(module='coatnet')`.
 """

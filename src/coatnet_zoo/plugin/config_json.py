@@ -1,6 +1,6 @@
-"""Checking what a `config.json` says of a network, before anything is built from it.
+"""Checking how a `config.json` describes a network, before anything is built from the file.
 
-timm reads the `config.json` of `local-dir:` and `hf-hub:` models and hands on its content.
+timm reads the `config.json` of `local-dir:` and `hf-hub:` models and passes on the content.
 """
 
 import dataclasses
@@ -55,7 +55,7 @@ _PRETRAINED_FIELDS = {
     'first_conv': Literal['stem.conv1'] | None,
     'classifier': Literal['head.fc'] | None,
 }
-# The arguments of the model whose values a type hint of Python cannot limit, and those that timm's builder takes.
+# The model arguments whose values a Python type hint cannot limit, and the arguments of timm's builder.
 _ARGUMENTS = {
     'impl': str,
     'img_size': Side | tuple[Side, Side],
@@ -79,10 +79,10 @@ def check_config_json(
         arguments: The arguments of the model that timm read.
 
     Returns:
-        What to call the file in messages, and the structure that the file describes.
+        The name of the file in messages, and the structure that the file describes.
 
     Raises:
-        CheckpointError: With the place of the file and the field that does not fit.
+        CheckpointError: If a field does not fit. The message has the place of the file and the field.
     """
     is_folder = pretrained_cfg['source'] == 'local-dir'
     where = f'the config.json of {shown(pretrained_cfg["file" if is_folder else "hf_hub_id"])}'

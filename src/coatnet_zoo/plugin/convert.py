@@ -32,14 +32,14 @@ from .said import check_said, data_config
 
 @dataclass(frozen=True)
 class Conversion:
-    """What a conversion read and wrote.
+    """The result of a conversion.
 
     Attributes:
         folder: The folder that `timm.create_model('local-dir:...')` takes.
         size: Registered name that the configuration builds on.
-        structure: What was read off the tensors.
+        structure: The structure of the network, read from the tensors.
         num_params: Parameters of the model.
-        assumed: Preprocessing that nobody said and that the file does not hold, by name.
+        assumed: Preprocessing that is neither an argument nor in the file, by name.
     """
 
     folder: Path
@@ -65,28 +65,28 @@ def convert_checkpoint(
 ) -> Conversion:
     """Convert a checkpoint of chinhsuanwu/coatnet-pytorch or keras_cv_attention_models into a folder for timm.
 
-    The structure is read off the tensors. The folder gets `model.safetensors`, `config.json` and `README.md`.
+    The structure is read from the tensors. The folder gets `model.safetensors`, `config.json` and `README.md`.
     Afterwards `timm.create_model('local-dir:DST', pretrained=True)` gives the logits of the original code, and so does
     `hf-hub:` once the folder is pushed to the Hub. The folder appears whole or not at all.
 
     Args:
         src: A `.pth`, `.pt`, `.bin` or `.safetensors` file with the state dict, wrapped or not; or a `.h5` file of
             Keras, the whole model or weights only.
-        dst: Folder to write; must not exist unless `overwrite`. Missing parents are made.
-        ema: Take the moving average that the checkpoint has beside the weights.
-        img_size: Height and width in pixels; only for networks without attention, whose file does not say the size.
-        mean: Mean of the training images per channel, in [0, 1]; ImageNet's unless given.
-        std: Standard deviation of the training images per channel, in [0.001, 1]; ImageNet's unless given.
-        interpolation: How images were resized, one of `INTERPOLATIONS`; bicubic unless given.
-        crop_pct: Share of the resized image that evaluation crops, in [0.1, 1]; unless given, 0.875 for chinhsuanwu,
-            and 0.95 for keras_cv_attention_models, whose evaluation crops that share.
-        labels: Names of the classes, one a class.
+        dst: Folder to write. Without `overwrite`, the folder must not exist. Missing parents are made.
+        ema: Take the moving average that the checkpoint has in addition to the weights.
+        img_size: Height and width in pixels; only for networks without attention, because their files have no size.
+        mean: Mean of the training images per channel, in [0, 1]. Default: ImageNet's mean.
+        std: Standard deviation of the training images per channel, in [0.001, 1]. Default: ImageNet's.
+        interpolation: How images were resized, one of `INTERPOLATIONS`. Default: bicubic.
+        crop_pct: Share of the resized image that evaluation crops, in [0.1, 1]. Default: 0.875 for chinhsuanwu, and
+            0.95 for keras_cv_attention_models, whose evaluation crops that share.
+        labels: Names of the classes, one per class.
         name: Name of the weights, recorded as the configuration's tag.
         overwrite: Replace `dst` if it is the folder of an earlier conversion, and has not been changed since.
 
     Raises:
-        CheckpointError: If the checkpoint is damaged, pickled, not one of these codes', or incomplete, if an argument
-            does not fit it, if the folder cannot be written, or if h5py is missing for a `.h5` file.
+        CheckpointError: If the checkpoint is damaged, pickled, incomplete, or of another code; if an argument does not
+            fit the checkpoint; if the folder cannot be written; or if h5py is missing for a `.h5` file.
     """
     dst = Path(dst)
     check_dst = partial(check_destination, Path(src), overwrite=overwrite)
@@ -140,7 +140,7 @@ def _input_size(structure: Structure, img_size: int | None) -> tuple[int, int]:
 
 
 def _fill(model: torch.nn.Module, translation: Translation, src: str) -> None:
-    """Give a model on the meta device its tensors, in the precision of the model and none in the memory of another."""
+    """Give a model on the meta device its tensors, in the precision of the model. No two tensors share memory."""
     _check_shapes(translation, model)
     own = model.state_dict()
     check_values(translation.tensors, own, src, translation.foreign_names)

@@ -1,7 +1,7 @@
-"""Whether a conversion may write to a place: the mark that conversions leave, and what must not be replaced.
+"""Whether a conversion may write to a place: the mark of a conversion, and the folders that must not be replaced.
 
 The mark is a field of config.json: a checksum of all files. timm ignores that field, and saves models without it.
-Whoever changes a file of the folder breaks the mark.
+A change to a file of the folder breaks the mark.
 """
 
 import contextlib
@@ -16,14 +16,14 @@ from ..errors import CheckpointError, shown
 from ..files import CARD, CONFIG, SAFETENSORS
 
 _MARK = 'coatnet_zoo_conversion'
-# Bytes. A config.json with labels of 100,000 classes has some 5 MB.
+# Bytes. A config.json with labels of 100,000 classes has about 5 MB.
 _LARGEST_CONFIG = 1 << 25
 # Bytes that one thread reads of a file, and reads at a time.
 _PART, _CHUNK = 1 << 26, 1 << 20
 
 
 def check_destination(src: Path, dst: Path, overwrite: bool) -> None:
-    """Refuse a place that no conversion may write to.
+    """Refuse a place if a conversion may not write to it.
 
     Args:
         src: The checkpoint.
@@ -31,7 +31,8 @@ def check_destination(src: Path, dst: Path, overwrite: bool) -> None:
         overwrite: Whether the folder of an earlier conversion may be replaced.
 
     Raises:
-        CheckpointError: If `dst` names no new folder, exists and may not be replaced, contains `src` or cannot exist.
+        CheckpointError: If `dst` is not the name of a folder, exists and may not be replaced, contains
+            `src`, or cannot exist.
     """
     if dst.name in ('', '..'):
         raise CheckpointError(f"'{shown(dst)}' does not name a folder that can be made; give the new folder a name.")
@@ -77,7 +78,7 @@ def _check_replaceable(dst: Path) -> None:
 
 
 def mark(folder: Path) -> None:
-    """Mark a folder with model.safetensors, config.json and README.md as the work of a conversion."""
+    """Mark a folder with model.safetensors, config.json and README.md as the result of a conversion."""
     config = json.loads((folder / CONFIG).read_text(encoding='utf-8'))
     config[_MARK] = _checksum(folder, config)
     (folder / CONFIG).write_text(json.dumps(config, indent=2, allow_nan=False), encoding='utf-8')
@@ -94,7 +95,7 @@ def _is_marked(folder: Path) -> bool:
 
 
 def _checksum(folder: Path, config: dict[str, Any]) -> str:
-    """CRC-32 of configuration, card and weights: against accidents, and cheap compared with writing the weights."""
+    """The CRC-32 of configuration, card and weights: finds accidental changes, and is much faster than writing."""
     parts = [(folder / name, start) for name in (CARD, SAFETENSORS) for start in _starts(folder / name)]
     with ThreadPoolExecutor(os.cpu_count()) as threads:
         sums = list(threads.map(_crc_of_part, parts))

@@ -1,7 +1,7 @@
-"""Whether the weights of a file are those of the network that a configuration describes.
+"""Whether the weights of a file belong to the network that a configuration describes.
 
-First the names and shapes in the file are compared with a config.json, which may name numbers of any size: nothing is
-made that the file is too small for. Then the tensors are compared with the model.
+First the names and shapes in the file are compared with the config.json, whose numbers may have any size: no network is
+made that is larger than the file. Then the tensors are compared with the model.
 """
 
 import math
@@ -22,23 +22,23 @@ from ..tables import CoAtNetCfg, attention_grids, num_offsets
 
 _Shapes = Mapping[str, tuple[int, ...]]
 
-# More than the largest CoAtNet has; the limit for a config.json without weights.
+# The limit for a config.json without weights, above the number of the largest CoAtNet.
 _MOST_PARAMETERS = 4_000_000_000
 _TABLE = re.compile(r'stages\.(\d{1,4})\.blocks\.\d+\.[\w.]*rel_pos\.relative_position_bias_table')
 
 
 def check_size(where: str, cfg: CoAtNetCfg, arguments: Mapping[str, Any], img_size: Any, file: Path) -> None:
-    """Refuse a config.json whose numbers the file of its weights is too small for.
+    """Refuse a config.json if its numbers are too large for the file of its weights.
 
     Args:
-        where: What to call the config.json.
-        cfg: The structure that it describes.
-        arguments: The arguments of the model that it records.
-        img_size: Height and width of the images that it is for, unless an argument says them.
+        where: The name of the config.json in messages.
+        cfg: The structure that the config.json describes.
+        arguments: The arguments of the model in the config.json.
+        img_size: Height and width of the images in the config.json; an `img_size` in `arguments` replaces them.
         file: The safetensors file of the weights.
 
     Raises:
-        CheckpointError: With the number that is too large, or the table that is for another size of images.
+        CheckpointError: If a number is too large, or if a table is for another size of images; the message names it.
     """
     shapes = _shapes(file)
     layers = len(cfg.stem_width) + sum(cfg.depths)
@@ -70,15 +70,15 @@ def check_size(where: str, cfg: CoAtNetCfg, arguments: Mapping[str, Any], img_si
 
 
 def check_without_weights(where: str, model: nn.Module, file: Path | None) -> None:
-    """Refuse a config.json whose network is too large to be made without its weights.
+    """Refuse a config.json if its network is too large to be made without weights.
 
     Args:
-        where: What to call the config.json.
-        model: Its network, on the meta device.
-        file: The safetensors file of its weights, if there is one.
+        where: The name of the config.json in messages.
+        model: The network of the config.json, on the meta device.
+        file: The safetensors file of the weights, or None.
 
     Raises:
-        CheckpointError: If the network has more parameters than the file, or without a file, than any CoAtNet.
+        CheckpointError: If the network has more parameters than the file or, without a file, than any CoAtNet.
     """
     most = sum(map(math.prod, _shapes(file).values())) if file else _MOST_PARAMETERS
     if num_params(model) > most:
@@ -89,18 +89,18 @@ def check_without_weights(where: str, model: nn.Module, file: Path | None) -> No
 
 
 def check_fit(tensors: Mapping[str, torch.Tensor], model: CoAtNet, cfg: PretrainedCfg, what: str) -> None:
-    """Refuse tensors that are not those of a model, apart from the layers that timm adapts to other images and classes.
+    """Refuse tensors that do not belong to a model, except layers that timm adapts to other images and classes.
 
-    torch would list everything that does not fit, and timm would leave what is missing to chance.
+    torch would list all tensors that do not fit, and timm would leave missing tensors at random values.
 
     Args:
-        tensors: By the names of the model.
-        model: The model that they are for.
-        cfg: The configuration of the tensors: how many channels and classes they are for, and in which layers.
-        what: What to call the file of the tensors.
+        tensors: Tensors by the names of the model.
+        model: The model for the tensors.
+        cfg: The configuration of the tensors: their numbers of channels and classes, and the layers with these numbers.
+        what: The name of the file of the tensors in messages.
 
     Raises:
-        CheckpointError: With the name of a tensor that is missing, left over, or of another shape.
+        CheckpointError: If a tensor is missing, left over, or of another shape. The message names the tensor.
     """
     own = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     first, last = f'{cfg.first_conv}.weight', f'{cfg.classifier}.'

@@ -1,4 +1,4 @@
-"""Loading whatever a user calls a model: a name, a tag, a folder, a repository on the Hub, or a checkpoint file."""
+"""Loading a model from any source: a name, a tag, a folder, a repository on the Hub, or a checkpoint file."""
 
 import tempfile
 from pathlib import Path
@@ -15,18 +15,18 @@ from .pretrained import adapt_checked
 
 
 def load_model(source: str) -> CoAtNet:
-    """A model with weights, in evaluation mode.
+    """Load a model with weights, in evaluation mode.
 
     Args:
         source: A registered name, with a tag or without; a folder, with `local-dir:` before it or without;
             `hf-hub:ORG/NAME`; or a checkpoint file of a registered network, or one that `convert_checkpoint` takes. A
-            checkpoint says nothing of mean, std and labels; they are those of the registered network, or those that
+            checkpoint has no mean, std and labels; the model gets those of the registered network, or those that
             `convert_checkpoint` assumes.
 
     Raises:
         CheckpointError: If there is no such model, if the model is not one of this package, or if the weights cannot be
             read or do not fit.
-        HubError: If the weights cannot be had from the Hub or a release page.
+        HubError: If the weights cannot be fetched from the Hub or a release page.
     """
     path = Path(source)
     try:
@@ -42,7 +42,7 @@ def load_model(source: str) -> CoAtNet:
         return timm.create_model(name, pretrained=True).eval()
     except (HubError, CheckpointError):
         raise
-    except Exception as e:  # whatever timm makes of a name or of a bad configuration
+    except Exception as e:  # timm raises many kinds for a bad name or configuration
         raise CheckpointError(
             f"The model '{shown(source)}' cannot be loaded ({shown(sentence(e))}); give a name of `coatnet-zoo list`, "
             'a folder, a checkpoint file or hf-hub:ORG/NAME.'

@@ -1,4 +1,4 @@
-"""Which file the weights of a configuration are in, and how the tensors of that file get into a model."""
+"""The file of the weights of a configuration, and loading its tensors into a model."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -18,14 +18,14 @@ from ..tables import WEIGHTS, CoAtNetCfg
 
 
 def localize(cfg: PretrainedCfg, size: str, model_cfg: CoAtNetCfg, cache_dir: str | None) -> PretrainedCfg:
-    """A configuration that names a file on this machine, which is downloaded if need be.
+    """Change a configuration so that it names a file on this machine. The file is downloaded if necessary.
 
-    timm itself falls back to pickles, and believes what a `config.json` says of other places for its weights.
+    timm itself falls back to pickles, and trusts a `config.json` that names other places for the weights.
 
     Args:
-        cfg: As timm resolves it.
+        cfg: The configuration that timm resolves.
         size: Registered name without tag.
-        model_cfg: Structure of the model that the weights are for.
+        model_cfg: Structure of the model of the weights.
         cache_dir: Cache of huggingface_hub; see `hub.release_file` for weights of a release page.
 
     Returns:
@@ -33,7 +33,7 @@ def localize(cfg: PretrainedCfg, size: str, model_cfg: CoAtNetCfg, cache_dir: st
         `url` of a user, or a torch file.
 
     Raises:
-        HubError: If the file cannot be had.
+        HubError: If the file cannot be fetched.
         CheckpointError: If a local folder has no safetensors file, or if a torch file or the file of a foreign code is
             damaged or does not fit.
     """
@@ -55,7 +55,7 @@ def localize(cfg: PretrainedCfg, size: str, model_cfg: CoAtNetCfg, cache_dir: st
         file = require_regular(cfg.file)
     else:
         if cfg.file:
-            read_checkpoint(cfg.file, ema=None)  # timm reads the file again, but does not look for damage
+            read_checkpoint(cfg.file, ema=None)  # timm reads the file again, but does not check for damage
         return cfg
     return dataclasses.replace(cfg, file=str(file), source=None, url=None, state_dict=None, custom_load=False)
 
@@ -71,9 +71,9 @@ def _read_foreign(file: str, model_cfg: CoAtNetCfg) -> dict[str, torch.Tensor]:
 def adapt_checked(
     state_dict: Mapping[str, Any], model: nn.Module, img_size: tuple[int, int] | None
 ) -> dict[str, torch.Tensor]:
-    """`adapt_state_dict`, then a check that no batch norm lacks its statistics.
+    """Call `adapt_state_dict`, then check that no batch norm lacks its statistics.
 
-    Where a classifier is new, torch lets other tensors be missing, too.
+    If a classifier is new, torch also accepts other missing tensors.
     """
     state_dict = adapt_state_dict(state_dict, model, img_size)
     for key in model.state_dict():

@@ -1,4 +1,4 @@
-"""What a person says of a checkpoint, because the checkpoint does not: preprocessing, labels and a name; checked."""
+"""Checking the facts that a user gives, because a checkpoint has none of them: preprocessing, labels and a name."""
 
 import os
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from ..errors import CheckpointError, shown
 from ..files import open_regular
 from ..tables import INTERPOLATIONS, ForeignCode, Side, check, short
 
-# Bytes: some 100 for each of 100,000 classes.
+# Bytes: about 100 for each of 100,000 classes.
 _LARGEST_LABELS = 10_000_000
 _LONGEST_NAME = 200
 # Evaluation enlarges an image by the inverse, and crops it afterwards.
@@ -18,13 +18,15 @@ _SMALLEST_CROP = 0.1
 
 
 def read_labels(file: str | os.PathLike) -> list[str]:
-    """The lines of a text file: one label a class. Lines end with a line feed, or a carriage return and a line feed.
+    """Read the lines of a text file: one label per class.
+
+    Lines end with a line feed, or a carriage return and a line feed.
 
     Args:
-        file: In UTF-8, with a byte order mark or without. Empty lines at its end do not count.
+        file: A text file in UTF-8, with or without a byte order mark. Empty lines at the end do not count.
 
     Raises:
-        CheckpointError: If it is no regular file, is larger than 10 MB, cannot be read, or is not UTF-8.
+        CheckpointError: If the file is not a regular file, is larger than 10 MB, cannot be read, or is not UTF-8.
     """
     try:
         with open_regular(file) as opened:
@@ -51,7 +53,7 @@ def check_said(
     labels: Sequence[str] | None,
     name: str | None,
 ) -> None:
-    """Raise a `CheckpointError` for a value that no checkpoint can have. For the arguments see `convert_checkpoint`."""
+    """Raise a `CheckpointError` for a value that no checkpoint can have. See `convert_checkpoint`."""
     said = dict(
         mean=(mean, tuple[float, ...]),
         std=(std, tuple[float, ...]),
@@ -104,14 +106,14 @@ def data_config(
     interpolation: str | None,
     crop_pct: float | None,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """timm's data_config from values that `check_said` has passed, and the part of it that had to be assumed.
+    """Make timm's data_config from values that `check_said` accepts. Also return the part that had to be assumed.
 
     Raises:
-        CheckpointError: If there are neither one value nor one a channel.
+        CheckpointError: If the number of values is neither one nor the number of channels.
     """
 
     def imagenet(values: Sequence[float]) -> tuple[float, ...]:
-        # timm also takes the average where an image does not have three channels.
+        # timm also takes the average if an image does not have three channels.
         return tuple(values) if in_chans == 3 else (round(sum(values) / 3, 3),) * in_chans
 
     for what, values in (('mean', mean), ('std', std)):
