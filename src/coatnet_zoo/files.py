@@ -200,7 +200,7 @@ def _finish(staging: Path) -> None:
                 try:
                     os.rename(moved, place)
                 except OSError as e:
-                    raise OSError(e.errno, f'{e.strerror}, so that what was there lies in {moved}', str(place)) from e
+                    raise OSError(e.errno, f'{e.strerror}; the old content is in {moved}', str(place)) from e
         # Content that is only partly removed must never be restored.
         os.rename(old, staging / _TRASH)
     shutil.rmtree(staging, ignore_errors=True)

@@ -115,11 +115,11 @@ BAD = [
     (dict(format='coreml'), "There is no format 'coreml'; there are onnx, openvino, pt2, fake."),
     (dict(out='there'), 'there exists already'),
     (dict(out='file/out'), 'out cannot be written'),
-    (dict(out='model.onnx'), 'is to be a folder'),
+    (dict(out='model.onnx'), 'must be a folder'),
     (dict(img_size='31'), 'Images must have 32 pixels at least on each side, not 31.'),
     (dict(img_size='-5'), 'Images must have 32 pixels at least on each side, not -5.'),
-    (dict(format='pt2', int8='good'), 'pt2 cannot be had in 8-bit integers; export to onnx'),
-    (dict(format='pt2', dynamic_size=''), 'pt2 cannot be had for any size; export to onnx'),
+    (dict(format='pt2', int8='good'), 'pt2 has no 8-bit integers here; export to onnx'),
+    (dict(format='pt2', dynamic_size=''), 'pt2 has one size here; export to onnx'),
     (dict(int8='nowhere'), 'nowhere cannot be read: No such file or directory.'),
     (dict(int8='empty'), 'empty has no images'),
     (dict(int8='bad'), 'broken.png is not an image that can be read'),
@@ -161,7 +161,7 @@ def test_a_missing_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 def test_windows_have_one_size(tmp_path: Path, fake: Callable) -> None:
     model = small(impl='paper', attn_window=4)
     assert export_model(model, tmp_path / 'out', 'fake').comparison.difference < 1e-4
-    with pytest.raises(ExportError, match='windows cannot be had for any size'):
+    with pytest.raises(ExportError, match='windows is exported for one size'):
         export_model(model, tmp_path / 'any', 'fake', dynamic_size=True)
 
 

@@ -155,7 +155,10 @@ def test_lower_precision_is_left_out_where_it_is_slower(
     monkeypatch.setattr('coatnet_zoo.inference.optimize.multiplies_faster', lambda dtype: False)
     rounded = create('coatnet_1', 'timm').to(dtype).float()
     models = [optimize_for_inference(rounded, dtype), optimize_for_inference(copy.deepcopy(rounded).to(dtype))]
-    assert caplog.messages == [f'This CPU multiplies matrices faster in float32 than in {dtype}, so float32 it is.'] * 2
+    assert (
+        caplog.messages
+        == [f'This CPU multiplies matrices faster in float32 than in {dtype}; the model computes in float32.'] * 2
+    )
     x = random_images(2, 3, 64)
     for optimized in models:
         torch.testing.assert_close(optimized(x), rounded(x), rtol=0, atol=1e-4)

@@ -287,7 +287,7 @@ def test_descriptions_that_end_with_a_sentence(case: str, served: HubServer, fre
 
 
 def test_a_part_is_kept_when_the_server_says_it_has_less(served: HubServer, fresh_cache: Path) -> None:
-    """Then the download starts anew, once."""
+    """Then the download starts again, once."""
     served.faults.extend(
         Fault(raw=raw)
         for raw in (

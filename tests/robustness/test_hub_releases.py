@@ -42,7 +42,7 @@ def page(fresh_cache: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Release
 
 
 def fetch() -> str | None:
-    """The sentence if the file cannot be had."""
+    """The sentence if the file cannot be fetched."""
     try:
         file = fetch_release(RELEASE, MD5)
     except HubError as e:

@@ -140,7 +140,7 @@ def test_refused(optimized: nn.Module, call: Callable[[nn.Module], Any], message
     before = optimized(X)
     with pytest.raises((RuntimeError, OSError), match=message) as e:
         call(optimized)
-    assert e.type is not RuntimeError or str(e.value).endswith('from, then optimise that one.')
+    assert e.type is not RuntimeError or str(e.value).endswith('then optimise the original model again.')
     assert torch.equal(optimized(X), before) and not any(m.training for m in optimized.modules())
 
 

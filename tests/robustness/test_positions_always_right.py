@@ -180,7 +180,7 @@ def test_optimisers_train_tables_of_a_new_size(
             assert before.grad.shape == before.shape
             optimizer.step()
             assert not torch.equal(before, values)
-        said = [m for m in caplog.messages if 'starts anew with 2 position tables' in m]
+        said = [m for m in caplog.messages if 'starts again with 2 position tables' in m]
         assert len(said) == (trained and bool(optimizer.state))
     with torch.no_grad():
         x = images()

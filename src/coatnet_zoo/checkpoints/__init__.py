@@ -9,6 +9,7 @@ from .codes import translate as translate
 from .files import require_regular as require_regular
 from .keras_h5 import require_h5py as require_h5py
 from .reading import read_checkpoint as read_checkpoint
+from .reading import read_translated as read_translated
 from .recognition import Known as Known
 from .recognition import create_call as create_call
 from .recognition import fingerprint as fingerprint

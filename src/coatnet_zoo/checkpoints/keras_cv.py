@@ -155,8 +155,8 @@ def _img_size(stated: tuple[int, int] | None, offsets: list[tuple[int, int]]) ->
         if num_offsets(grid) != count:
             where = 'square' if stated is None else f'{size[0]}x{size[1]}'
             raise CheckpointError(
-                f'The {_IMPL} checkpoint has a position table of {count} offsets in stage {stage}, which is none of '
-                f'{where} images; only networks built for square images can be converted.'
+                f'The {_IMPL} checkpoint has a position table of {count} offsets in stage {stage}, which does not '
+                f'belong to {where} images; only networks built for square images can be converted.'
             )
         if height != width and min(height, width) > 1:
             raise CheckpointError(

@@ -83,7 +83,7 @@ def check_layers(
         if name in expected:
             _check_layer(name, layer, expected[name], layers)
         elif _NAMED.match(name) and not _is_dropout(layer):
-            raise _unlike(name, layer, 'which is none of a CoAtNet of this package')
+            raise _unlike(name, layer, 'which is not a layer of a CoAtNet of this package')
     missing = next((name for name in expected if name not in layers), None)
     if missing is not None:
         raise CheckpointError(f'The {_IMPL} checkpoint lacks the layer {missing}.')

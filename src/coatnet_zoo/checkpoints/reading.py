@@ -13,7 +13,7 @@ import torch
 
 from ..errors import CheckpointError, first_line, shown
 from .checkpoint import Checkpoint
-from .codes import find_reader
+from .codes import Translation, find_reader, translate
 from .files import require_regular
 from .state_dicts import check_plain, find_state_dict
 from .torch_legacy import read_legacy
@@ -57,6 +57,18 @@ def read_checkpoint(path: str | os.PathLike, ema: bool | None = False) -> Checkp
     tensors = find_state_dict(content, ema, name=name)
     check_plain(tensors, name)
     return Checkpoint(tensors, layers)
+
+
+def read_translated(path: str | os.PathLike) -> Translation:
+    """Read the checkpoint of a foreign code, and translate the checkpoint into the names and layouts of this package.
+
+    Raises:
+        CheckpointError: See `read_checkpoint` and `translate`; and if no foreign code wrote the file.
+    """
+    translation = translate(read_checkpoint(path))
+    if translation is None:
+        raise CheckpointError(f'{shown(path)} is not a checkpoint of a CoAtNet.')
+    return translation
 
 
 def _read_safetensors(path: Path, name: str) -> dict[str, torch.Tensor]:

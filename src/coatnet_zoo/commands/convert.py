@@ -28,10 +28,10 @@ class Numbers(click.ParamType):
 @click.argument('dst', type=click.Path(path_type=Path))
 @click.option('--ema', is_flag=True, help='Take the moving average of the weights.')
 @click.option(
-    '--img-size', type=int, help='Input size of a network without attention, whose file does not say the size.'
+    '--img-size', type=int, help='Input size in pixels; only for a network without attention, whose file has no size.'
 )
 @click.option('--mean', type=Numbers(), help="Mean of the training images, in [0, 1]. Default: ImageNet's.")
-@click.option('--std', type=Numbers(), help="Their standard deviation. Default: ImageNet's.")
+@click.option('--std', type=Numbers(), help="Standard deviation of the training images. Default: ImageNet's.")
 @click.option('--interpolation', type=click.Choice(INTERPOLATIONS), help='How images were resized. Default: bicubic.')
 @click.option(
     '--crop-pct', type=float, help='Share of an image that evaluation crops. Default: 0.875, for keras_cv 0.95.'

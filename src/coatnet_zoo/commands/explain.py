@@ -17,7 +17,7 @@ from ..errors import CheckpointError, ExplainError, HubError, shown
 @click.option('--out', required=True, type=click.Path(path_type=Path), help='PNG file to write.')
 @click.option('--target', type=int, metavar='CLASS', help='Number of the class. Default: the most probable one.')
 def explain(image: Path, name: str, out: Path, target: int | None) -> None:
-    """Draw what a model makes of IMAGE, and where in it the evidence is.
+    """Draw how a model classifies IMAGE, and where in IMAGE the evidence is.
 
     The picture has the image, a class activation map, the most probable classes, and of each stage with attention the
     learned relative position bias of a head. Needs the extra: pip install 'coatnet-zoo[explain]'.

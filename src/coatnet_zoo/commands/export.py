@@ -21,7 +21,7 @@ from ..errors import CheckpointError, ExportError, HubError
     '--int8',
     type=click.Path(path_type=Path),
     metavar='FOLDER',
-    help='Compute with 8-bit integers, calibrated with the images in FOLDER; a few dozen of those to come.',
+    help='Compute with 8-bit integers, calibrated with the images in FOLDER; a few dozen suffice.',
 )
 def export(
     model: str,

@@ -13,9 +13,9 @@ from ..errors import CheckpointError, HubError
 @click.argument('folder', type=click.Path(path_type=Path, exists=True, file_okay=False), metavar='DIR')
 @click.argument('repo_id', metavar='ORG/NAME')
 @click.option('--private', is_flag=True, help='Create a private repository.')
-@click.option('--dry-run', is_flag=True, help='Only check the folder and show what would go.')
-@click.option('--license', help='Identifier of the licence, e.g. apache-2.0. Default: what config.json says.')
-@click.option('--data', help='For the card: what it was trained on.')
+@click.option('--dry-run', is_flag=True, help='Check the folder and show the files; publish nothing.')
+@click.option('--license', help='Identifier of the licence, e.g. apache-2.0. Default: the licence in config.json.')
+@click.option('--data', help='For the card: the training data.')
 @click.option('--accuracy', type=float, help='For the card: top-1 in percent.')
 @click.option('--source', help='For the card: where the weights come from.')
 def push(folder: Path, repo_id: str, private: bool, dry_run: bool, **facts) -> None:

@@ -30,7 +30,7 @@ def _weights_argument(required: bool):
 
 @click.command('list')
 @click.option('--pretrained', is_flag=True, help='Leave out networks without weights.')
-@click.option('--impl', help='Only those of this implementation.')
+@click.option('--impl', help='List only this implementation.')
 @click.option('--json', 'as_json', is_flag=True, help='Machine-readable: a list of objects, see docs/hub.md.')
 def list_command(pretrained: bool, impl: str | None, as_json: bool) -> None:
     """List every name with its costs and the place of its weights; offline."""
@@ -107,7 +107,7 @@ def _facts(entry: Entry) -> dict[str, str]:
 @click.option('--all', 'everything', is_flag=True, help='All published weights.')
 @click.option('--dest', type=click.Path(), metavar='DEST', help='Also make a folder for local-dir:, one for each name.')
 def pull_command(names: list[str], everything: bool, dest: str | None) -> None:
-    """Download weights into the cache; files that are there already are checked.
+    """Download weights into the cache; files that exist are checked.
 
     An interrupted download resumes where it ended. With --dest, DEST (or DEST/NAME, for several names) becomes a folder
     that timm.create_model('local-dir:DEST', pretrained=True) loads on a machine without a network.

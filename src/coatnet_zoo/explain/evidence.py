@@ -189,7 +189,7 @@ def _check_preprocessing(channels: int, config: Mapping[str, Any]) -> None:
     if len(config['mean']) != channels or len(config['std']) != channels:
         raise ExplainError(
             f'The model takes {channels} channels, but its configuration has mean {short(config["mean"])} and std '
-            f'{short(config["std"])}; put those of its training there (pretrained_cfg in config.json).'
+            f'{short(config["std"])}; put the mean and std of the training there (pretrained_cfg in config.json).'
         )
     try:
         check('mean', config['mean'], tuple[float, ...])

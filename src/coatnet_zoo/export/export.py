@@ -125,10 +125,10 @@ def _check_model(model: CoAtNet, dynamic_size: bool) -> None:
             'that it was made from.'
         )
     if not model.num_classes or not model.global_pool:
-        raise ExportError('The model has no classifier, so there are no logits to export; load one that has.')
+        raise ExportError('The model has no classifier and so no logits to export; load a model with a classifier.')
     if dynamic_size and model.cfg.attn_window:
         # A graph cannot choose between one window and several windows.
-        raise ExportError('Attention within windows cannot be had for any size; export one folder for each img_size.')
+        raise ExportError('Attention within windows is exported for one size; export one folder for each img_size.')
 
 
 def _record(model: CoAtNet, config: dict[str, Any], dynamic: dict[int, str]) -> dict[str, Any]:

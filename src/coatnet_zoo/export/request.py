@@ -34,12 +34,12 @@ def check_request(
     if int8 is not None and not chosen.has_int8:
         able = ' or '.join(name for name, f in FORMATS.items() if f.has_int8)
         raise ExportError(
-            f'{format} cannot be had in 8-bit integers; export to {able}, or use '
+            f'{format} has no 8-bit integers here; export to {able}, or use '
             "coatnet_zoo.optimize_for_inference(model, quantize='int8', calibration=images) in torch."
         )
     if dynamic_size and not chosen.has_dynamic_size:
         able = ' or '.join(name for name, f in FORMATS.items() if f.has_dynamic_size)
-        raise ExportError(f'{format} cannot be had for any size; export to {able}, or one folder for each img_size.')
+        raise ExportError(f'{format} has one size here; export to {able}, or one folder for each img_size.')
     if img_size is not None and min(to_2tuple(img_size)) < _SMALLEST:
         raise ExportError(f'Images must have {_SMALLEST} pixels at least on each side, not {min(to_2tuple(img_size))}.')
     for module in chosen.modules:
@@ -55,13 +55,11 @@ def check_request(
 
 def _check_out(out: Path) -> None:
     if out.suffix in {Path(f.file).suffix for f in FORMATS.values()}:
-        raise ExportError(
-            f'{shown(out)} is to be a folder, which gets the model and what is beside it; leave out {out.suffix}.'
-        )
+        raise ExportError(f'{shown(out)} must be a folder for the model and its other files; leave out {out.suffix}.')
     check_free(out)
     parent = next(parent for parent in out.absolute().parents if os.path.lexists(parent))
     if not parent.is_dir() or not os.access(parent, os.W_OK):
-        raise ExportError(f'{shown(out)} cannot be written: {parent} is no folder that can be written to.')
+        raise ExportError(f'{shown(out)} cannot be written: {parent} is not a folder that can be written to.')
 
 
 def check_free(out: Path) -> None:

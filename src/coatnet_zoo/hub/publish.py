@@ -95,7 +95,7 @@ def prepare(
     if card is None or is_folder_card(card):
         license = config['pretrained_cfg'].get('license') if license is None else license
         if not isinstance(license, str) or not license.strip():
-            raise CheckpointError(f'{folder} does not say its licence; say it by --license, e.g. --license apache-2.0.')
+            raise CheckpointError(f'{folder} has no licence; give one by --license, e.g. --license apache-2.0.')
         card = make_card(repo_id, model, Facts(license, data, accuracy, source))
     _check_card(folder, card)
     return Publication(repo_id, files, card)

@@ -141,11 +141,9 @@ def _declared_size(url: str, folder: Path) -> int | None:
 def _convert(source: Path, file: Path) -> None:
     from safetensors.torch import save_file
 
-    from ..checkpoints import read_checkpoint, translate
+    from ..checkpoints import read_translated
 
-    translation = translate(read_checkpoint(source))
-    if translation is None:
-        raise CheckpointError(f'{source} is not a checkpoint of a CoAtNet.')
+    translation = read_translated(source)
 
     def save(partial: Path) -> None:
         save_file(translation.tensors, partial, metadata={'format': 'pt'})

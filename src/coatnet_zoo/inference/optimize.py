@@ -67,7 +67,9 @@ def optimize_for_inference(
     images = None if quantize is None else check_calibration(quantize, calibration, model, dtype)
     dtype = dtype or weight.dtype
     if on_cpu and dtype in (torch.bfloat16, torch.float16) and not multiplies_faster(dtype):
-        _logger.warning('This CPU multiplies matrices faster in float32 than in %s, so float32 it is.', dtype)
+        _logger.warning(
+            'This CPU multiplies matrices faster in float32 than in %s; the model computes in float32.', dtype
+        )
         dtype = torch.float32
     model = copy.deepcopy(model).eval().to(torch.promote_types(weight.dtype, torch.float32))
     _separate(model)

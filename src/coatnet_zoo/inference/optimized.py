@@ -12,7 +12,8 @@ from ..network import CoAtNet, is_transformed
 
 def _refuse(what: str) -> NoReturn:
     raise RuntimeError(
-        f'A model from optimize_for_inference {what}; do that with the model it was made from, then optimise that one.'
+        f'A model from optimize_for_inference {what}; do that with the original model, then optimise the original '
+        'model again.'
     )
 
 

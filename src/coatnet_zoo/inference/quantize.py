@@ -45,7 +45,7 @@ def check_calibration(
     if calibration is None or calibration.ndim != 4 or calibration.shape[1] != model.in_chans or not len(calibration):
         has = 'nothing' if calibration is None else tuple(calibration.shape)
         raise ValueError(
-            f"quantize='int8' needs calibration=images, a few dozen of those to come, of shape "
+            f"quantize='int8' needs calibration=images, a few dozen images of shape "
             f'(B, {model.in_chans}, H, W); got {has}.'
         )
     try:

@@ -229,7 +229,7 @@ def create_core(cfg: CoAtNetCfg, num_heads: int, attn_drop: float = 0.0) -> nn.M
     """
     if cfg.attn_type == 'linear' and attn_drop:
         raise ValueError(
-            f"attn_drop_rate={attn_drop} cannot be had with attn_type='linear', which has no attention weights to "
+            f"attn_drop_rate={attn_drop} does not work with attn_type='linear', which has no attention weights to "
             'drop; use proj_drop_rate or leave it out.'
         )
     if cfg.attn_type == 'linear':

@@ -25,7 +25,7 @@ def _forget(optimizer: torch.optim.Optimizer, *_: Any) -> None:
     params = [p for group in optimizer.param_groups for p in group['params'] if _resized.pop(p, False)]
     if any([optimizer.state.pop(p, None) for p in params]):
         _logger.warning(
-            '%s starts anew with %d position tables, whose shape has changed.', type(optimizer).__name__, len(params)
+            '%s starts again with %d position tables, whose shape has changed.', type(optimizer).__name__, len(params)
         )
 
 
@@ -50,8 +50,8 @@ def check_not_in_buckets(model: nn.Module) -> None:
     gc.collect()
     if any(_is_in_buckets(model, holder) for holder in gc.get_objects()):
         raise RuntimeError(
-            'The input size cannot change inside DistributedDataParallel; call set_input_size before that is made, or '
-            'delete it and make it anew afterwards.'
+            'The input size cannot change inside DistributedDataParallel; call set_input_size before you make '
+            'DistributedDataParallel, or delete DistributedDataParallel and make it again afterwards.'
         )
 
 

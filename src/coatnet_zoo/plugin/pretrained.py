@@ -9,7 +9,7 @@ import torch
 from timm.models import PretrainedCfg
 from torch import nn
 
-from ..checkpoints import find_reader, read_checkpoint, require_regular, translate
+from ..checkpoints import find_reader, read_checkpoint, read_translated, require_regular
 from ..errors import CheckpointError
 from ..files import SAFETENSORS
 from ..hub import fetch_release, fetch_weights
@@ -61,9 +61,7 @@ def localize(cfg: PretrainedCfg, size: str, model_cfg: CoAtNetCfg, cache_dir: st
 
 
 def _read_foreign(file: str, model_cfg: CoAtNetCfg) -> dict[str, torch.Tensor]:
-    translation = translate(read_checkpoint(file))
-    if translation is None:
-        raise CheckpointError(f'{file} is not a checkpoint of a CoAtNet.')
+    translation = read_translated(file)
     check_structure(translation, model_cfg)
     return translation.tensors
 
