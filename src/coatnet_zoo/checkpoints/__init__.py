@@ -8,9 +8,9 @@ from .codes import foreign_codes as foreign_codes
 from .codes import translate as translate
 from .files import require_regular as require_regular
 from .keras_h5 import require_h5py as require_h5py
+from .reading import not_whole as not_whole
 from .reading import read_checkpoint as read_checkpoint
 from .reading import read_translated as read_translated
-from .recognition import Known as Known
 from .recognition import create_call as create_call
 from .recognition import fingerprint as fingerprint
 from .recognition import identify as identify

@@ -2,7 +2,6 @@
 
 import os
 from pathlib import Path
-from stat import S_ISREG
 
 from ..errors import CheckpointError, shown
 
@@ -13,11 +12,7 @@ def require_regular(path: str | os.PathLike) -> Path:
     Raises:
         CheckpointError: If the path does not exist, or is not a regular file.
     """
-    path = Path(path)
-    try:
-        is_regular = S_ISREG(path.stat().st_mode)
-    except (OSError, ValueError) as e:
-        raise CheckpointError(f'There is no file {shown(path, 500)}.') from e
-    if not is_regular:
-        raise CheckpointError(f'There is no file {shown(path, 500)}, but a folder, pipe or device of that name.')
-    return path
+    if not os.path.isfile(path):
+        instead = ', but a folder, pipe or device of that name' if os.path.exists(path) else ''
+        raise CheckpointError(f'There is no file {shown(path, 500)}{instead}.')
+    return Path(path)

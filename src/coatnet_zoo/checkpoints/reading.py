@@ -51,7 +51,7 @@ def read_checkpoint(path: str | os.PathLike, ema: bool | None = False) -> Checkp
         checkpoint = reader.read(path)
         content, layers = checkpoint.tensors, checkpoint.layers
     elif path.suffix == '.safetensors':
-        content = _read_safetensors(path, name)
+        content = _read_safetensors(path)
     else:
         content = _read_torch(path, name)
     tensors = find_state_dict(content, ema, name=name)
@@ -71,13 +71,22 @@ def read_translated(path: str | os.PathLike) -> Translation:
     return translation
 
 
-def _read_safetensors(path: Path, name: str) -> dict[str, torch.Tensor]:
+def not_whole(path: str | os.PathLike, error: Exception) -> CheckpointError:
+    """The error for a damaged safetensors file.
+
+    Args:
+        path: The file.
+        error: The error of safetensors.
+    """
+    reason = shown(first_line(error))
+    return CheckpointError(f'{shown(path, 500)} is not a whole safetensors file ({reason}); fetch or save it again.')
+
+
+def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
     try:
         return safetensors.torch.load_file(path)
     except Exception as e:  # safetensors also raises its own exceptions, and KeyError for types that torch lacks
-        raise CheckpointError(
-            f'{name} is not a whole safetensors file ({shown(first_line(e))}); fetch or save it again.'
-        ) from e
+        raise not_whole(path, e) from e
 
 
 def _read_torch(path: Path, name: str) -> Any:

@@ -9,7 +9,7 @@ from timm.models import checkpoint_seq
 from torch import nn
 
 from .._timm import feature_take_indices, update_model_input_size
-from ..tables import CoAtNetCfg, feature_sizes
+from ..tables import CoAtNetCfg, check_window, feature_sizes
 from .attention import Attention
 from .blocks import MBConv, TransformerBlock, get_norm_2d
 from .layers import ClassifierHead, init_conv_weights, init_transformer_weights
@@ -138,16 +138,8 @@ class CoAtNet(nn.Module):
     @torch.jit.ignore
     def _feature_sizes(self, img_size: tuple[int, int]) -> list[tuple[int, int]]:
         """Compute (height, width) after every stage. Raise a ValueError if no feature map is larger than a window."""
-        cfg = self.cfg
-        sizes = feature_sizes(img_size, len(cfg.depths), cfg.patch_size)
-        if cfg.attn_window is not None:
-            seen = [size for size, types in zip(sizes, cfg.stage_types, strict=True) if 'T' in types]
-            if cfg.attn_window > max(map(max, seen)):
-                raise ValueError(
-                    f'attn_window={cfg.attn_window} has no effect at img_size={img_size}, where Transformer blocks see '
-                    f'at most {seen[0][0]}x{seen[0][1]} positions; choose a smaller window or a larger image.'
-                )
-        return sizes
+        check_window(self.cfg, img_size)
+        return feature_sizes(img_size, len(self.cfg.depths), self.cfg.patch_size)
 
     @torch.jit.ignore
     def init_weights(self) -> None:

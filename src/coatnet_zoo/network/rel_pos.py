@@ -71,11 +71,10 @@ def _resize_axis(table: torch.Tensor, dim: int, dst: int, same: torch.Tensor | N
     src = table.shape[dim]
     if torch.jit.is_scripting():
         lo, hi, weight = _lerp_offsets(src, dst, table.device)
+    elif torch.compiler.is_compiling():
+        lo, hi, weight = _lerp_offsets(src, dst, table.device, same)
     else:
-        if torch.compiler.is_compiling():
-            lo, hi, weight = _lerp_offsets(src, dst, table.device, same)
-        else:
-            lo, hi, weight = _cached_lerp_offsets(src, dst, table.device)
+        lo, hi, weight = _cached_lerp_offsets(src, dst, table.device)
     shape = [1, 1, 1]
     shape[dim] = dst
     weight = weight.view(shape)

@@ -11,7 +11,8 @@ from timm.models import PretrainedCfg, build_model_with_cfg, get_pretrained_cfg,
 from torch import nn
 
 from .._timm import pretrained_cfg_for_features, save_without_classes, set_fixed_input_size, update_model_args
-from ..errors import CheckpointError, shown
+from ..checkpoints import not_whole
+from ..errors import shown
 from ..files import SAFETENSORS
 from ..network import CoAtNet
 from ..tables import Choice, CoAtNetCfg, Request, choose, untrained_cfg
@@ -129,9 +130,7 @@ def _build(
             **arguments,
         )
     except SafetensorError as e:
-        raise CheckpointError(
-            f'{shown(load_cfg.file)} is not a whole safetensors file ({e}); fetch or save it again.'
-        ) from e
+        raise not_whole(load_cfg.file, e) from e
     if from_file:
         materialize(model, device)
     # The user sees the Hub repository or the address of the weights, not the file in the cache.

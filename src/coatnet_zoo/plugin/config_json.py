@@ -19,8 +19,8 @@ from ..tables import (
     Positive,
     Share,
     Side,
-    attention_grids,
     check,
+    check_window,
     field_types,
     list_impls,
     resolve_cfg,
@@ -115,8 +115,7 @@ def _check_agreement(pretrained_cfg: Mapping[str, Any], arguments: Mapping[str, 
             f'out_indices={short(indices)} must lie between 0 and {outputs - 1}, and needs features_only to be true.'
         )
     size = arguments.get('img_size', pretrained_cfg.get('input_size', PretrainedCfg.input_size)[-2:])
-    if cfg.attn_window and cfg.attn_window > max(max(grid) for grid in attention_grids(cfg, to_2tuple(size)).values()):
-        raise ValueError(f'attn_window={cfg.attn_window} has no effect at img_size={size}; correct one of them.')
+    check_window(cfg, to_2tuple(size))
 
 
 def _check_fields(what: str, values: Mapping[str, Any], types: Mapping[str, Any], known: set[str]) -> None:

@@ -178,7 +178,7 @@ def _write(
         config = json.loads((folder / CONFIG).read_text(encoding='utf-8'))
         card = make_folder_card(shown(dst.name), config, num_params(model))
         (folder / CARD).write_text(card, encoding='utf-8')
-        mark(folder)
+        mark(folder, config)
 
     try:
         write_folder(dst, save, check_dst)

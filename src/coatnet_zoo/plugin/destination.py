@@ -77,11 +77,15 @@ def _check_replaceable(dst: Path) -> None:
         )
 
 
-def mark(folder: Path) -> None:
-    """Mark a folder with model.safetensors, config.json and README.md as the result of a conversion."""
-    config = json.loads((folder / CONFIG).read_text(encoding='utf-8'))
-    config[_MARK] = _checksum(folder, config)
-    (folder / CONFIG).write_text(json.dumps(config, indent=2, allow_nan=False), encoding='utf-8')
+def mark(folder: Path, config: dict[str, Any]) -> None:
+    """Mark a folder with model.safetensors, config.json and README.md as the result of a conversion.
+
+    Args:
+        folder: The folder.
+        config: Content of config.json, which is written again with the mark.
+    """
+    marked = {**config, _MARK: _checksum(folder, config)}
+    (folder / CONFIG).write_text(json.dumps(marked, indent=2, allow_nan=False), encoding='utf-8')
 
 
 def _is_marked(folder: Path) -> bool:

@@ -16,6 +16,7 @@ from timm.layers import to_2tuple
 from timm.models import PretrainedCfg
 from torch import nn
 
+from ..checkpoints import not_whole
 from ..errors import CheckpointError, shown
 from ..network import CoAtNet, num_params
 from ..tables import CoAtNetCfg, attention_grids, num_offsets
@@ -134,4 +135,4 @@ def _shapes(file: Path) -> _Shapes:
             names = opened.keys()
             return {name: tuple(opened.get_slice(name).get_shape()) for name in names}
     except (SafetensorError, OSError) as e:
-        raise CheckpointError(f'{shown(file)} is not a whole safetensors file ({e}); fetch or save it again.') from e
+        raise not_whole(file, e) from e

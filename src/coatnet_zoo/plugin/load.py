@@ -6,7 +6,7 @@ from pathlib import Path
 import timm
 from timm.models import is_model, is_model_in_modules, resolve_model_input_args
 
-from ..checkpoints import identify, read_checkpoint, translate
+from ..checkpoints import identify, read_checkpoint
 from ..errors import CheckpointError, HubError, shown
 from ..hub import sentence
 from ..network import CoAtNet
@@ -51,7 +51,7 @@ def load_model(source: str) -> CoAtNet:
 
 def _load_checkpoint(file: Path) -> CoAtNet:
     checkpoint = read_checkpoint(file)
-    known = None if translate(checkpoint) else identify(checkpoint.tensors)
+    known = identify(checkpoint.tensors)
     if known is None:
         with tempfile.TemporaryDirectory(prefix='coatnet-zoo-') as parent:
             folder = Path(parent) / 'converted'

@@ -11,6 +11,7 @@ from .checks import short as short
 from .configs import CoAtNetCfg as CoAtNetCfg
 from .configs import PerBlock as PerBlock
 from .configs import attention_grids as attention_grids
+from .configs import check_window as check_window
 from .configs import field_types as field_types
 from .costs import COSTS as COSTS
 from .fingerprints import FINGERPRINTS as FINGERPRINTS

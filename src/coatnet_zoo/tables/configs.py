@@ -205,6 +205,26 @@ def attention_grids(cfg: CoAtNetCfg, img_size: tuple[int, int]) -> dict[int, tup
     return {s: sizes[s] for s, types in enumerate(cfg.stage_types) if 'T' in types}
 
 
+def check_window(cfg: CoAtNetCfg, img_size: tuple[int, int]) -> None:
+    """Refuse windows that are too large for every feature map.
+
+    Args:
+        cfg: The structure.
+        img_size: (height, width) in pixels.
+
+    Raises:
+        ValueError: If no feature map is larger than a window.
+    """
+    if cfg.attn_window is None:
+        return
+    seen = list(attention_grids(cfg, img_size).values())
+    if cfg.attn_window > max(map(max, seen)):
+        raise ValueError(
+            f'attn_window={cfg.attn_window} has no effect at img_size={img_size}, where Transformer blocks see at most '
+            f'{seen[0][0]}x{seen[0][1]} positions; choose a smaller window or a larger image.'
+        )
+
+
 @functools.cache
 def field_types() -> dict[str, Any]:
     """The type hint of every field of `CoAtNetCfg`, by name."""
