@@ -12,13 +12,13 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-import matplotlib.pyplot as plt
 import torch
 
 from .attention import attention
 from .core import Row, write
 from .inference import TOLERANCES, growth, inference, load_peer, matmul_peak, operations, precision_of
 from .loading import converting, importing, loading
+from .picture import draw
 from .training import training
 
 # By device: the parts that are measured, and the default batch sizes.
@@ -67,29 +67,6 @@ def table(rows: list[Row], peaks: dict[str, float]) -> str:
             f'{row.profile or ""} |'
         )
     return '\n'.join(lines)
-
-
-def draw(rows: list[Row], file: Path) -> None:
-    """Draw one panel for each part and setting. A bar is the speed of a candidate, relative to the first candidate."""
-    groups: dict[tuple[str, str], list[Row]] = {}
-    for row in rows:
-        groups.setdefault((row.part, row.setting), []).append(row)
-    heights = [len(group) + 1.5 for group in groups.values()]
-    figure, axes = plt.subplots(
-        len(groups), 1, figsize=(8, 0.28 * sum(heights)), height_ratios=heights, squeeze=False, layout='constrained'
-    )
-    for axis, ((part, setting), group) in zip(axes[:, 0], groups.items(), strict=True):
-        ours = [r.candidate.startswith('ours') or r.candidate in ('coatnet_5', 'converting') for r in group]
-        colours = ['tab:blue' if own else 'tab:gray' for own in ours]
-        bars = axis.barh([r.candidate for r in group], [r.speed for r in group], color=colours)
-        axis.bar_label(bars, [f'{r.speed:.2f}' for r in group], padding=3, fontsize=8)
-        axis.invert_yaxis()
-        axis.axvline(1, color='black', linewidth=0.8)
-        axis.set_title(f'{part}, {setting}: speed against {group[0].candidate}', fontsize=9, loc='left')
-        axis.tick_params(labelsize=8)
-        axis.spines[['top', 'right']].set_visible(False)
-        axis.margins(x=0.1)
-    figure.savefig(file, dpi=120)
 
 
 def main() -> None:

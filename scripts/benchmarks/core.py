@@ -125,6 +125,16 @@ def write(rows: list[Row], file: Path) -> None:
         writer.writerows(dataclasses.asdict(row) for row in rows)
 
 
+def read(file: Path) -> list[Row]:
+    """The rows of a CSV file that `write` has written."""
+    numbers = {'seconds', 'spread', 'ratio', 'speed', 'difference', 'memory'}
+    with file.open(newline='') as f:
+        return [
+            Row(**{k: (float(v) if k in numbers else v) if v else None for k, v in row.items()})
+            for row in csv.DictReader(f)
+        ]
+
+
 def in_child(function: Callable[..., dict], **arguments: Any) -> dict:
     """Call a function in a new process.
 
