@@ -19,6 +19,7 @@ import safetensors.torch
 import timm
 import torch
 from children import result_of, start_fetch
+from empty_weights import empty_weights
 from hub_server import HubServer
 from huggingface_hub import constants
 from peers import assert_close, random_images, timm_peer
@@ -52,6 +53,15 @@ OTHERS = {
     'coatnet_2.rmlp_sw_in12k': 'coatnet_rmlp_2_rw_224.sw_in12k',
     'coatnet_2.rmlp_sw_in12k_ft_in1k': 'coatnet_rmlp_2_rw_224.sw_in12k_ft_in1k',
     'coatnet_2.rmlp_sw_in12k_ft_in1k_384': 'coatnet_rmlp_2_rw_384.sw_in12k_ft_in1k',
+}
+# One of each implementation, the other size, and the default of most.
+LOGITS = {
+    'coatnet_nano',
+    'coatnet_nano.rmlp_sw_in1k',
+    'coatnet_0.bn_sw_in1k',
+    'coatnet_1',
+    'coatnet_1.rmlp2_sw_in12k_ft_in1k',
+    'coatnet_2.rmlp_sw_in12k_ft_in1k_384',
 }
 NANO = DEFAULTS['coatnet_nano']
 NANO_REPO = f'timm/{NANO}'
@@ -108,7 +118,7 @@ def nano_hub(hub: HubServer, nano_file: Path) -> HubServer:
     return hub
 
 
-@pytest.mark.parametrize('name', [*DEFAULTS, *OTHERS])
+@pytest.mark.parametrize('name', LOGITS)
 @torch.inference_mode()
 def test_logits_are_those_of_timm(name: str, hub: HubServer, fresh_cache: Path) -> None:
     timm_name = {**DEFAULTS, **OTHERS}[name]
@@ -123,6 +133,19 @@ def test_logits_are_those_of_timm(name: str, hub: HubServer, fresh_cache: Path) 
         gc.collect()
         ours = timm.create_model(name, pretrained=True, cache_dir=fresh_cache).eval()
     assert_close(ours(images), expected, REL)
+    assert_only_safetensors(hub, f'timm/{timm_name}')
+
+
+@pytest.mark.parametrize('name', sorted({*DEFAULTS, *OTHERS} - LOGITS))
+def test_every_other_file_of_timms_is_taken_whole(name: str, hub: HubServer, fresh_cache: Path, tmp_path: Path) -> None:
+    """Logits of these networks are compared in tests/network, so zeros in timm's shapes are enough here."""
+    timm_name = {**DEFAULTS, **OTHERS}[name]
+    hub.add_repo(f'timm/{timm_name}', {SAFE: empty_weights(timm_name, tmp_path), BIN: b'not to be fetched'})
+    ours = timm.create_model(name, pretrained=True, cache_dir=fresh_cache)
+    assert not any(tensor.any() for tensor in ours.state_dict().values())
+    theirs = timm.get_pretrained_cfg(timm_name)
+    for key in ('num_classes', 'input_size', 'mean', 'std', 'crop_pct', 'interpolation'):
+        assert ours.pretrained_cfg[key] == getattr(theirs, key), key
     assert_only_safetensors(hub, f'timm/{timm_name}')
 
 

@@ -1,0 +1,62 @@
+"""The README's table of eight models to choose from, and its picture. `docs/models.csv` has the measured speeds."""
+
+import csv
+from pathlib import Path
+
+from coatnet_zoo.tables import COSTS, WEIGHTS, weights_cfg
+
+SPEEDS = Path(__file__).parents[1] / 'docs' / 'models.csv'
+# The models, with the reason to choose each.
+CHOICE = {
+    'coatnet_nano.rmlp_sw_in1k': 'the smallest; laptops, trying things out',
+    'coatnet_0.sw_in1k': 'more throughput than its size suggests; fine-tuning on one GPU',
+    'coatnet_0.kecam_in1k': 'the network of keras_cv_attention_models',
+    'coatnet_1.sw_in1k': 'trained on ImageNet-1k alone',
+    'coatnet_1.rmlp2_sw_in12k_ft_in1k': '**start here**: accuracy for its cost',
+    'coatnet_2.sw_in12k_ft_in1k': 'accuracy at 224 pixels',
+    'coatnet_2.rmlp_sw_in12k_ft_in1k_384': 'the most accurate',
+    'coatnet_3.sw_in12k': 'a large backbone; 11,821 classes, so fine-tune it',
+}
+
+
+CHOICE_HEAD = ['model', 'px', 'top-1', 'M', 'G', 'CPU img/s', 'GPU img/s', 'choose it for']
+
+
+def _speeds() -> dict[str, dict[str, str]]:
+    with SPEEDS.open(newline='') as f:
+        return {row['name']: row for row in csv.DictReader(f)}
+
+
+def choice_rows() -> list[list[str]]:
+    """The cells of the table, by `CHOICE_HEAD`: millions of parameters, billions of multiply-adds, images a second."""
+    speeds, rows = _speeds(), []
+    for name, reason in CHOICE.items():
+        params, gmacs = COSTS[name, WEIGHTS[name].impl]
+        top1, pixels = WEIGHTS[name].top1, weights_cfg(name)['input_size'][-1]
+        cpu, gpu = speeds[name]['cpu_images_per_second'], speeds[name]['gpu_images_per_second']
+        accuracy = '' if top1 is None else f'{top1:.1f}'
+        rows.append([f'`{name}`', f'{pixels}', accuracy, f'{params / 1e6:.0f}', f'{gmacs:.1f}', cpu, gpu, reason])
+    return rows
+
+
+def draw_choice(file: Path) -> None:
+    """Draw accuracy over images a second on the CPU; the area of a dot is proportional to the parameters."""
+    import matplotlib.pyplot as plt
+
+    figure, axis = plt.subplots(figsize=(7.5, 4), layout='constrained')
+    for name, row in _speeds().items():
+        top1, speed = WEIGHTS[name].top1, float(row['cpu_images_per_second'])
+        if top1 is None:
+            continue
+        params = COSTS[name, WEIGHTS[name].impl][0] / 1e6
+        axis.scatter(speed, top1, 6 * params, color='#1f5fa8', alpha=0.75)
+        axis.annotate(name, (speed, top1), (0, 9 + params / 12), textcoords='offset points', ha='center', fontsize=8)
+    axis.set(xscale='log', xlabel='images a second on two CPU cores', ylabel='ImageNet-1k top-1, %')
+    axis.xaxis.set_major_formatter(lambda value, _: f'{value:g}')
+    axis.set_xticks([0.5, 1, 2, 5, 10, 20, 50], minor=False)
+    axis.minorticks_off()
+    axis.margins(x=0.2, y=0.15)
+    axis.spines[['top', 'right']].set_visible(False)
+    axis.grid(alpha=0.25)
+    figure.savefig(file, dpi=110)
+    plt.close(figure)

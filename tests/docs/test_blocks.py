@@ -1,0 +1,75 @@
+"""Every block of Python and shell of the README and the docs is run as it is printed, page by page, in order.
+
+The word after the language says what a block needs; GitHub does not show the word.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from empty_weights import empty_weights
+from hub_server import HubServer
+from pages import Block, blocks, lay_out, run
+from paths import ROOT
+
+from coatnet_zoo.tables import WEIGHTS
+
+PAGES = ['README.md', *sorted(f'docs/{p.name}' for p in (ROOT / 'docs').glob('*.md')), 'CONTRIBUTING.md']
+# These pages have tests of their own, which need other software, or more than to run a block.
+ELSEWHERE = {
+    'CONTRIBUTING.md': 'test_contributing.py',
+    'docs/ecosystem.md': '../clients/test_page.py',
+    'docs/export.md': '../export/test_page.py',
+    'docs/training.md': 'test_walkthrough.py',
+}
+NOT_RUN = {
+    'install': 'installs from the package index',
+    'long': 'takes more than a minute; tests/scripts runs the same program on less',
+    'cluster': 'needs eight GPUs',
+}
+TEXT = {'text', 'json', 'bibtex', 'csv', 'console'}
+BLOCKS = [b for page in PAGES if page not in ELSEWHERE for b in blocks(page) if b.language not in TEXT]
+
+
+@pytest.fixture(scope='module')
+def folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Path]]:
+    """By page: the folder in which the reader of the page works."""
+    yield {page: lay_out(tmp_path_factory.mktemp('page')) for page in {b.page for b in BLOCKS}}
+
+
+def serve(hub: HubServer, code: str, folder: Path) -> None:
+    """Publish the weights of every name that a block has."""
+    for name in set(re.findall(r'coatnet_\w+(?:\.\w+)?', code)):
+        full = name if name in WEIGHTS else next((n for n in WEIGHTS if n.startswith(f'{name}.')), None)
+        if full and WEIGHTS[full].hf_hub_id:
+            hub.add_repo(WEIGHTS[full].hf_hub_id, {'model.safetensors': empty_weights(full, folder)})
+
+
+@pytest.mark.parametrize('block', BLOCKS, ids=str)
+def test_a_block_runs_as_it_is_printed(block: Block, folders: dict[str, Path], hub: HubServer, tmp_path: Path) -> None:
+    for word in block.words:
+        if word in NOT_RUN:
+            pytest.skip(NOT_RUN[word])
+        if word == 'hub':
+            serve(hub, block.code, tmp_path)
+        else:
+            pytest.importorskip(word.removeprefix('needs='), reason=f'needs {word.removeprefix("needs=")}')
+    run(block, folders[block.page])
+
+
+def test_every_block_says_what_it_is() -> None:
+    for page in PAGES:
+        for block in blocks(page):
+            assert block.language in {'python', 'sh'} | TEXT, f'{block} has no language'
+    words = Counter(word for block in BLOCKS for word in block.words if '=' not in word)
+    assert set(words) <= {'hub'} | set(NOT_RUN)
+    assert len(BLOCKS) - sum(words[word] for word in NOT_RUN) > 20
+
+
+def test_the_readme_is_short() -> None:
+    text = (ROOT / 'README.md').read_text(encoding='utf-8')
+    assert len(text.splitlines()) <= 150
+    first = next(b for b in blocks('README.md') if b.language == 'python')
+    assert len([line for line in first.code.splitlines() if line.strip()]) <= 10

@@ -1,0 +1,92 @@
+"""The blocks of code of the README and the docs, and running one of them as a reader would: in a clean process."""
+
+import contextlib
+import os
+import re
+import subprocess
+import sys
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+
+from paths import ROOT
+
+# What a reader of a clone has beside a page.
+BESIDE = ('docs', 'scripts', 'tests', 'weights')
+_SECONDS = 120
+# The server starts at the first block, imports timm, and forks for every block, so that a block need not wait for it.
+_processes = get_context('forkserver')
+_processes.set_forkserver_preload(['timm'])
+
+
+@dataclass(frozen=True)
+class Block:
+    """A block of a page.
+
+    Attributes:
+        page: The path of the page, relative to the repository.
+        line: The line of the page at which the block begins.
+        language: The first word after the fence; '' if there is none.
+        words: The other words, which GitHub does not show.
+        code: The text.
+    """
+
+    page: str
+    line: int
+    language: str
+    words: tuple[str, ...]
+    code: str
+
+    def __str__(self) -> str:
+        return f'{self.page}:{self.line}'
+
+
+def blocks(page: str) -> list[Block]:
+    """The blocks of a page in their order."""
+    text = (ROOT / page).read_text(encoding='utf-8')
+    found = re.finditer(r'^```([^\n`]*)\n(.*?)^```$', text, flags=re.MULTILINE | re.DOTALL)
+    result = []
+    for match in found:
+        language, *words = match[1].split() or ['']
+        result.append(Block(page, text.count('\n', 0, match.start()) + 1, language, tuple(words), match[2]))
+    return result
+
+
+def lay_out(folder: Path) -> Path:
+    """Make a folder that has what a clone has."""
+    for name in BESIDE:
+        (folder / name).symlink_to(ROOT / name)
+    return folder
+
+
+def run(block: Block, folder: Path) -> str:
+    """Run a block in a folder. Its output, standard error included, comes back; an error fails the test."""
+    log = folder / 'log.txt'
+    if block.language == 'sh':
+        script = f'set -e -o pipefail\n{block.code}'
+        path = f'{Path(sys.executable).parent}{os.pathsep}{os.environ["PATH"]}'
+        env = {**os.environ, 'PATH': path, 'OMP_NUM_THREADS': '1'}
+        with log.open('wb') as f:
+            done = subprocess.run(['bash', '-c', script], cwd=folder, env=env, stdout=f, stderr=f, timeout=_SECONDS)
+        code = done.returncode
+    else:
+        process = _processes.Process(target=_run_python, args=(block.code, folder, log))
+        process.start()
+        process.join(_SECONDS)
+        code = process.exitcode
+        process.kill()
+    said = log.read_text(encoding='utf-8', errors='replace')
+    assert code == 0, f'{block} ended with {code}:\n{said[-3000:]}'
+    return said
+
+
+def _run_python(code: str, folder: Path, log: Path) -> None:
+    os.chdir(folder)
+    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+    sys.path[:] = ['', *(p for p in sys.path if not p.startswith(str(ROOT / 'tests')))]
+    assert 'coatnet_zoo' not in sys.modules, 'the process is not clean'
+    with contextlib.suppress(SystemExit):
+        exec(compile(code, 'block.py', 'exec'), {'__name__': '__main__'})
+    sys.stdout.flush()
