@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from ..hub import Entry
 
 _GAP = '  '
-_LEGEND = '* the default of its size    - no weights are published: the model is untrained'
+_DEFAULT_LEGEND = '* the default of its size'
+_DOWNLOAD_LEGEND = '- under ~MB: no weights are published, so the model is untrained'
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,7 @@ def _yes(value: bool | None) -> str:
 _NAME = _Column('name', lambda entry: entry.name)
 _MARKED = _Column('name', lambda entry: f'{entry.name} *' if entry.default else entry.name)
 _DEFAULT = _Column('default', lambda entry: _yes(entry.default))
+_DOWNLOAD = _Column('~MB', lambda entry: '-' if entry.download is None else f'{entry.download / 1e6:.0f}', 4, True)
 _COLUMNS = (
     _Column('impl', lambda entry: entry.impl, 1),
     _Column('M params', lambda entry: f'{entry.params / 1e6:.2f}', 2, True),
@@ -45,7 +47,7 @@ _COLUMNS = (
     _Column('licence', lambda entry: entry.license or '-', 9),
     _Column('source', lambda entry: entry.source or '-', 10),
     _Column('cached', lambda entry: _yes(entry.cached), 7),
-    _Column('~MB', lambda entry: '-' if entry.download is None else f'{entry.download / 1e6:.0f}', 4, True),
+    _DOWNLOAD,
 )
 
 
@@ -61,7 +63,7 @@ def table(entries: Sequence[Entry]) -> str:
     while len(columns) > 1 and max(map(len, text.splitlines())) > width:
         columns.remove(max(columns, key=lambda column: column.left_out))
         text = _layout(entries, columns)
-    return f'{text}\n\n{_LEGEND}'
+    return '\n'.join([text, '', _DEFAULT_LEGEND, *([_DOWNLOAD_LEGEND] if _DOWNLOAD in columns else [])])
 
 
 def _layout(entries: Sequence[Entry], columns: Sequence[_Column]) -> str:

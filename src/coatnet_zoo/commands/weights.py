@@ -39,8 +39,8 @@ def _weights_argument(required: bool):
 def list_command(names: tuple[str, ...], pretrained: bool, impl: str | None, as_json: bool) -> None:
     """List every name with its costs and the place of its weights; offline.
 
-    NAME leaves out all others: a size, a name with a tag, timm's name of the same weights, or a pattern such as '*in1k'.
-    A terminal gets the columns that fit; a pipe or a file gets all of them.
+    NAME leaves out all others: a size, a name with a tag, timm's name of the same weights, or a pattern such as
+    '*in1k'. A terminal gets the columns that fit; a pipe or a file gets all of them.
     """
     try:
         wanted = {entry.name for name in names for entry in _matching(name)}
