@@ -8,7 +8,7 @@ from timm.models import is_model, is_model_in_modules, resolve_model_input_args
 
 from ..checkpoints import identify, read_checkpoint
 from ..errors import CheckpointError, HubError, shown
-from ..hub import require_config, sentence
+from ..hub import offline_folder, sentence
 from ..network import CoAtNet
 from ..tables import did_you_mean, our_name
 from .convert import convert_checkpoint
@@ -36,8 +36,8 @@ def load_model(source: str) -> CoAtNet:
         if not is_model(source) and path.is_file():
             return _load_checkpoint(path)
         name = f'local-dir:{source}' if not is_model(source) and path.is_dir() else our_name(source)
-        if name.startswith(_HUB):
-            require_config(name.removeprefix(_HUB))
+        if name.startswith(_HUB) and (folder := offline_folder(name.removeprefix(_HUB))):
+            name = f'local-dir:{folder}'
         architecture = resolve_model_input_args(name)['model_name']
         if not is_model_in_modules(architecture, 'coatnet'):
             raise CheckpointError(
