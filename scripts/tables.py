@@ -18,7 +18,17 @@ from tqdm import tqdm
 from coatnet_zoo import CoAtNet, list_impls, resolve_cfg
 from coatnet_zoo.checkpoints import fingerprint
 from coatnet_zoo.network import multiply_adds, num_params
-from coatnet_zoo.tables import IMPLS, RELEASE_HOST, SIZES, TIMM_NAMES, WEIGHTS, tags_of, weights_cfg
+from coatnet_zoo.tables import (
+    IMPLS,
+    RELEASE_HOST,
+    SIZES,
+    TIMM_NAMES,
+    WEIGHTS,
+    call_of,
+    tags_of,
+    timm_tags,
+    weights_cfg,
+)
 
 ROOT = Path(__file__).parents[1]
 TABLES = ROOT / 'src' / 'coatnet_zoo' / 'tables'
@@ -139,11 +149,27 @@ def variants_table() -> str:
     return _table(head, rows, right={7, 8})
 
 
+def timm_names_table() -> str:
+    """docs/implementations.md: what timm's names are here, as `tables.our_name` understands them."""
+    rows = []
+    for theirs, row in TIMM_NAMES.items():
+        tags = timm_tags(theirs)
+        rows += [[f'`{theirs}.{tag}`', f'`{ours}`'] for tag, ours in tags.items()]
+        if row is None:
+            rows.append([f'`{theirs}`', 'not here: other blocks'])
+        elif not tags:
+            rows.append([f'`{theirs}`', f'`{call_of(theirs)}`, untrained'])
+    return _table(["timm's name", 'here'], rows)
+
+
 def documents(costs: Costs) -> dict[Path, str]:
     """The documents with new tables, by path."""
     tables = {
         ROOT / 'README.md': {'sizes': sizes_table(), 'weights': weights_table(costs)},
-        ROOT / 'docs' / 'implementations.md': {"timm's variants": variants_table()},
+        ROOT / 'docs' / 'implementations.md': {
+            "timm's variants": variants_table(),
+            "timm's names": timm_names_table(),
+        },
     }
     texts = {}
     for file, by_name in tables.items():

@@ -8,14 +8,15 @@ import importlib
 import sys
 from collections.abc import Callable
 
-# Whether `import coatnet_zoo` leaves out the registration of the models and the public names.
-without_models = False
+# Whether `import coatnet_zoo` leaves out the registration of the models and the public names. `python -m coatnet_zoo`
+# imports the package before its `__main__`; until then `sys.argv` begins with '-m', in place of the module's name.
+without_models = sys.argv[:1] == ['-m'] and sys.orig_argv[-len(sys.argv)] == 'coatnet_zoo'
 # The function to call after the command line: it runs the script of `coatnet-zoo run` outside the error handling.
 afterwards: Callable[[], None] | None = None
 
 
 def main() -> None:
-    """Entry point of the console script."""
+    """Entry point of the console script and of `python -m coatnet_zoo`."""
     global without_models
     without_models = True
     from coatnet_zoo.commands import main

@@ -2,6 +2,8 @@
 
 import coatnet_zoo_command
 
+from .version import __version__ as __version__
+
 # The command imports only the parts of the package that the command needs. Most commands need no torch.
 if not coatnet_zoo_command.without_models:
     from .errors import CheckpointError, ExplainError, ExportError, HubError

@@ -31,6 +31,7 @@ ON_THE_HUB = [name for name, weights in WEIGHTS.items() if weights.hf_hub_id]
 RELEASED = [name for name, weights in WEIGHTS.items() if weights.release]
 FIELDS = {
     'name', 'tag', 'impl', 'params', 'gmacs', 'img_size', 'num_classes', 'top1', 'license', 'source', 'cached',
+    'default', 'download', 'in_chans',
 }  # fmt: skip
 
 
@@ -108,7 +109,7 @@ def test_list_for_reading() -> None:
     (row,) = (r.split() for r in rows if r.startswith('coatnet_2.rmlp_sw_in12k_ft_in1k_384 '))
     assert row[1:] == [
         'timm_rmlp', '73.88', '47.49', '384', '1000', '87.388', 'apache-2.0',
-        'timm/coatnet_rmlp_2_rw_384.sw_in12k_ft_in1k', 'no',
+        'timm/coatnet_rmlp_2_rw_384.sw_in12k_ft_in1k', 'no', '296', 'no',
     ]  # fmt: skip
 
 
@@ -121,7 +122,7 @@ def test_info() -> None:
     )
     assert 'none published' in output_of('info', 'coatnet_7')
     message = refusal('info', 'coatnet_8')
-    assert "'coatnet_8'" in message and 'coatnet_7' in message and 'coatnet_3.sw_in12k' in message
+    assert "'coatnet_8'" in message and 'coatnet_7' in message
 
 
 @pytest.mark.parametrize('args', [['list', '--json'], ['info', 'coatnet_0'], ['verify', 'coatnet_0']])
@@ -229,11 +230,14 @@ def test_pull_shows_progress(served: HubServer, cache: Path) -> None:
     assert done.returncode == 0 and '100%' in done.stderr, done.stderr
 
 
-@pytest.mark.parametrize('names', [['coatnet_8'], ['coatnet_5'], ['coatnet_0', 'coatnet_1.sw']])
-def test_unknown_names(names: list[str], hub: HubServer) -> None:
+@pytest.mark.parametrize(
+    'names, known',
+    [(['coatnet_8'], 'coatnet_7'), (['coatnet_5'], 'coatnet_3'), (['coatnet_0', 'coatnet_1.sw'], 'coatnet_1.sw_in1k')],
+)
+def test_unknown_names(names: list[str], known: str, hub: HubServer) -> None:
     for what in ('pull', 'verify'):
         message = refusal(what, *names)
-        assert repr(names[-1]) in message and 'coatnet_3.sw_in12k' in message
+        assert names[-1] in message and known in message
     assert hub.requests == []
 
 

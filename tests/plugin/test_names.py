@@ -11,7 +11,7 @@ from peers import randomize_
 from safetensors.torch import save_file
 from timm.models import get_pretrained_cfg, save_for_hf
 
-from coatnet_zoo import list_impls
+from coatnet_zoo import list_impls, resolve_cfg
 from coatnet_zoo.tables import SIZES, WEIGHTS
 
 STAGES = dict(stem_width=(16, 24), embed_dim=(16, 32, 64, 96), depths=(1, 2, 2, 1))
@@ -116,9 +116,39 @@ def test_unknown_implementation_lists_what_exists(size: str, impl: str) -> None:
     assert message.endswith(f'it has {", ".join(list_impls(size))}.')
 
 
-def test_unknown_tag_is_refused() -> None:
-    with pytest.raises(RuntimeError, match=r'Invalid pretrained tag \(sw_in22k\) for coatnet_1'):
-        timm.create_model('coatnet_1.sw_in22k')
+@pytest.mark.parametrize('arguments', [dict(model_name='coatnet_1.sw_in22k'),
+                                       dict(model_name='coatnet_1', pretrained_cfg='sw_in22k')], ids=str)  # fmt: skip
+def test_unknown_tag_is_refused(arguments: dict[str, str]) -> None:
+    with pytest.raises(RuntimeError, match=r'Invalid pretrained tag \(sw_in22k\) for coatnet_1') as e:
+        timm.create_model(**arguments)
+    assert 'Did you mean coatnet_1.sw_in1k, coatnet_1.rmlp_sw_in1k, ' in str(e.value)
+    assert 'coatnet_2' not in str(e.value)
+
+
+def test_tags_of_a_size_without_weights() -> None:
+    assert timm.create_model('coatnet_5.untrained', device='meta').cfg.impl == 'paper'
+    with pytest.raises(RuntimeError, match=r'Invalid pretrained tag \(sw_in1k\) for coatnet_5\.$'):
+        timm.create_model('coatnet_5.sw_in1k')
+
+
+def test_case_of_letters_in_the_implementation() -> None:
+    model = timm.create_model('coatnet_1', impl='ChinHsuanWu', device='meta')
+    assert model.cfg.impl == 'chinhsuanwu'
+    assert timm.create_model('coatnet_1.rmlp_sw_in1k', impl='TIMM_RMLP', device='meta').cfg.impl == 'timm_rmlp'
+    assert resolve_cfg('coatnet_1', 'Paper') == resolve_cfg('coatnet_1', 'paper')
+    with pytest.raises(ValueError, match="has no impl='Google'; it has timm, "):
+        timm.create_model('coatnet_1', impl='Google')
+
+
+def test_saved_implementation_in_capital_letters(tmp_path: Path) -> None:
+    save_for_hf(timm.create_model('coatnet_1', impl='PAPER', **STAGES), tmp_path, safe_serialization=True)
+    assert '"impl": "PAPER"' in (tmp_path / 'config.json').read_text()
+    assert timm.create_model(f'local-dir:{tmp_path}', pretrained=True).cfg.impl == 'paper'
+
+
+def test_a_name_alone_is_what_its_default_tag_says() -> None:
+    model = timm.create_model('coatnet_atto')
+    assert (model.in_chans, model.num_classes, model.img_size) == (1, 10, (64, 64))
 
 
 def test_weights_can_be_handed_over_as_a_state_dict() -> None:

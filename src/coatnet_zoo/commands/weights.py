@@ -1,6 +1,7 @@
 """The commands for published weights: list, info, pull, verify."""
 
 import dataclasses
+import fnmatch
 import json
 import os
 from pathlib import Path
@@ -11,9 +12,11 @@ import coatnet_zoo_command
 
 from ..errors import CheckpointError, HubError
 from ..hub import Entry, entries, entries_of, full_names, local_file, pull, verify
-from ..tables import WEIGHTS, weights_cfg
+from ..tables import WEIGHTS, short, weights_cfg
+from .columns import table
 
-_HEADER = ('name', 'impl', 'M params', 'G MACs', 'px', 'classes', 'top-1', 'licence', 'source', 'cached')
+# What the README's table of sizes counts: classes, channels and pixels.
+_USUAL = (1000, 3, 224)
 
 
 def _names(ctx: click.Context, param: click.Parameter, names: tuple[str, ...]) -> list[str]:
@@ -29,43 +32,41 @@ def _weights_argument(required: bool):
 
 
 @click.command('list')
+@click.argument('names', nargs=-1, metavar='[NAME]...')
 @click.option('--pretrained', is_flag=True, help='Leave out networks without weights.')
 @click.option('--impl', help='List only this implementation.')
 @click.option('--json', 'as_json', is_flag=True, help='Machine-readable: a list of objects, see docs/hub.md.')
-def list_command(pretrained: bool, impl: str | None, as_json: bool) -> None:
-    """List every name with its costs and the place of its weights; offline."""
+def list_command(names: tuple[str, ...], pretrained: bool, impl: str | None, as_json: bool) -> None:
+    """List every name with its costs and the place of its weights; offline.
+
+    NAME leaves out all others: a size, a name with a tag, timm's name of the same weights, or a pattern such as
+    '*in1k'. A terminal gets the columns that fit; a pipe or a file gets all of them.
+    """
     try:
-        found = entries(pretrained, impl)
+        wanted = {entry.name for name in names for entry in _matching(name)}
+        found = [entry for entry in entries(pretrained, impl) if not names or entry.name in wanted]
     except ValueError as e:
         raise click.ClickException(str(e)) from e
-    if as_json:
-        click.echo(json.dumps([dataclasses.asdict(entry) for entry in found], indent=1))
-        return
-    rows = [_HEADER, *(_cells(entry) for entry in found)]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        click.echo('  '.join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    click.echo(json.dumps([dataclasses.asdict(entry) for entry in found], indent=1) if as_json else table(found))
 
 
-def _cells(entry: Entry) -> tuple[str, ...]:
-    return (
-        entry.name,
-        entry.impl,
-        f'{entry.params / 1e6:.2f}',
-        f'{entry.gmacs:.2f}',
-        str(entry.img_size),
-        str(entry.num_classes),
-        '-' if entry.top1 is None else f'{entry.top1:.3f}',
-        entry.license or '-',
-        entry.source or '-',
-        {True: 'yes', False: 'no', None: '-'}[entry.cached],
-    )
+def _matching(name: str) -> list[Entry]:
+    """The entries of a name or of a pattern."""
+    if not set(name) & set('*?['):
+        return entries_of(name)
+    found = [entry for entry in entries() if fnmatch.fnmatch(entry.name, name)]
+    if not found:
+        raise ValueError(f'No name matches {short(name)}; `coatnet-zoo list` shows every name.')
+    return found
 
 
 @click.command()
 @click.argument('name')
 def info(name: str) -> None:
-    """Show everything that is known about NAME, with or without a tag; offline."""
+    """Show everything that is known about NAME, with or without a tag; offline.
+
+    NAME may be timm's name of the same weights.
+    """
     try:
         found = entries_of(name)
     except ValueError as e:
@@ -77,14 +78,14 @@ def _facts(entry: Entry) -> dict[str, str]:
     facts = {
         'name': entry.name,
         'implementation': entry.impl,
-        'parameters': f'{entry.params:,}',
+        'parameters': _parameters(entry),
         'multiply-adds': f'{entry.gmacs:g} G for one image',
-        'image size': f'{entry.img_size} pixels',
+        'images': f'{entry.in_chans} {"channel" if entry.in_chans == 1 else "channels"}, {entry.img_size} pixels',
         'classes': str(entry.num_classes),
     }
     if entry.tag is None:
         return facts | {
-            'weights': 'none published',
+            'weights': 'none published: the model is untrained',
             'load': f'timm.create_model({entry.name!r}, impl={entry.impl!r})',
         }
     weights, cfg = WEIGHTS[entry.name], weights_cfg(entry.name)
@@ -97,9 +98,17 @@ def _facts(entry: Entry) -> dict[str, str]:
         'preprocessing': f'mean {cfg["mean"]}, std {cfg["std"]}, {cfg["interpolation"]}, crop {cfg["crop_pct"]}',
         'licence': str(entry.license),
         'source': str(entry.source),
+        'download': f'about {entry.download / 1e6:.0f} MB' if entry.download else 'none: the weights are shipped',
         'file': str(local_file(entry.name) or f'not on this machine; `coatnet-zoo pull {entry.name}` gets it'),
         'load': f'timm.create_model({entry.name!r}, pretrained=True)',
     }
+
+
+def _parameters(entry: Entry) -> str:
+    classes, channels, pixels = _USUAL
+    if (entry.num_classes, entry.in_chans, entry.img_size) == _USUAL:
+        return f'{entry.params:,}'
+    return f'{entry.params:,}; the table of sizes counts {classes} classes, {channels} channels and {pixels} pixels'
 
 
 @click.command('pull')

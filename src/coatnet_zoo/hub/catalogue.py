@@ -5,19 +5,34 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..tables import COSTS, IMPLS, RELEASE_HOST, SIZES, WEIGHTS, list_impls, shipped_file, short, tags_of, weights_cfg
+from ..tables import (
+    COSTS,
+    IMPLS,
+    RELEASE_HOST,
+    SIZES,
+    WEIGHTS,
+    list_impls,
+    no_such,
+    our_name,
+    shipped_file,
+    short,
+    tags_of,
+    untrained_cfg,
+    weights_cfg,
+)
 from .fetch import cached_weights, fetch_weights, stored_weights
 from .integrity import Stored
 from .releases import fetch_release, release_file, stored_release
 
 SHIPPED = 'shipped'
+_BYTES = 4  # for each parameter
 
 
 @dataclass(frozen=True)
 class Entry:
     """One set of weights, or one network that has no published weights.
 
-    Without weights, the tag, accuracy, licence, source and `cached` are None.
+    Without weights, the tag, accuracy, licence, source, `cached` and `download` are None.
 
     Attributes:
         name: The name for `timm.create_model`. A network without weights also needs `impl`.
@@ -31,6 +46,9 @@ class Entry:
         license: Identifier of the licence, as on the Hub.
         source: Repository on the Hub, URL, or 'shipped'.
         cached: Whether the file is on this machine.
+        default: Whether `timm.create_model` with the size alone means this entry.
+        download: Bytes of the file to download, within about 1 %; 0 if the file is shipped.
+        in_chans: Channels of the images.
     """
 
     name: str
@@ -44,6 +62,9 @@ class Entry:
     license: str | None
     source: str | None
     cached: bool | None
+    default: bool
+    download: int | None
+    in_chans: int
 
 
 def entries(pretrained: bool = False, impl: str | None = None) -> list[Entry]:
@@ -51,12 +72,13 @@ def entries(pretrained: bool = False, impl: str | None = None) -> list[Entry]:
 
     Args:
         pretrained: Leave out networks that have no weights.
-        impl: Leave out the other implementations.
+        impl: Leave out the other implementations. The case of letters does not matter.
 
     Raises:
         ValueError: If no network has this implementation.
     """
-    if impl is not None and impl not in IMPLS:
+    known = impl and impl.lower()
+    if known is not None and known not in IMPLS:
         raise ValueError(f'There is no impl={short(impl)}; there are {", ".join(IMPLS)}.')
     found: list[Entry] = []
     for size in SIZES:
@@ -64,7 +86,7 @@ def entries(pretrained: bool = False, impl: str | None = None) -> list[Entry]:
         found += [_with_weights(f'{size}.{tag}') for tag in tags]
         if not pretrained:
             found += [_without_weights(size, i) for i in list_impls(size) if i not in tags.values()]
-    return [entry for entry in found if impl in (None, entry.impl)]
+    return [entry for entry in found if known in (None, entry.impl)]
 
 
 def _with_weights(name: str) -> Entry:
@@ -82,36 +104,65 @@ def _with_weights(name: str) -> Entry:
         license=cfg['license'],
         source=weights.hf_hub_id or (f'{RELEASE_HOST}/{weights.release}' if weights.release else SHIPPED),
         cached=local_file(name) is not None,
+        default=name.partition('.')[2] == next(iter(tags_of(name.partition('.')[0]))),
+        download=_BYTES * params if weights.hf_hub_id or weights.release else 0,
+        in_chans=cfg['input_size'][0],
     )
 
 
 def _without_weights(size: str, impl: str) -> Entry:
-    params, gmacs = COSTS[size, impl]
-    return Entry(size, None, impl, params, gmacs, 224, 1000, None, None, None, None)
+    (params, gmacs), cfg = COSTS[size, impl], untrained_cfg(size)
+    return Entry(
+        name=size,
+        tag=None,
+        impl=impl,
+        params=params,
+        gmacs=gmacs,
+        img_size=cfg['input_size'][-1],
+        num_classes=cfg['num_classes'],
+        top1=None,
+        license=None,
+        source=None,
+        cached=None,
+        default=not tags_of(size) and impl == list_impls(size)[0],
+        download=None,
+        in_chans=cfg['input_size'][0],
+    )
 
 
 def entries_of(name: str) -> list[Entry]:
     """The entries of a name: one entry for a name with a tag, all entries of a size for a name without a tag.
 
+    Args:
+        name: A name of this package, or timm's name of weights that this package has.
+
     Raises:
         ValueError: If the name does not exist.
     """
-    found = [entry for entry in entries() if name in (entry.name, entry.name.partition('.')[0])]
+    ours = our_name(name)
+    found = [entry for entry in entries() if ours in (entry.name, entry.name.partition('.')[0])]
     if not found:
-        raise ValueError(f'There is no {short(name)}; there are {", ".join([*SIZES, *WEIGHTS])}.')
+        raise ValueError(no_such(name))
     return found
 
 
 def full_names(names: Sequence[str]) -> list[str]:
     """The names of weights with their tags. A size without a tag means its default weights.
 
+    Args:
+        names: Names of this package, or timm's names of weights that this package has.
+
     Raises:
         ValueError: If a name does not exist or has no weights.
     """
-    full = [f'{name}.{next(iter(tags_of(name)))}' if tags_of(name) else name for name in names]
-    for name in full:
-        if name not in WEIGHTS:
-            raise ValueError(f'There are no weights {short(name)}; there are {", ".join(WEIGHTS)}.')
+    full = []
+    for name in map(our_name, names):
+        tags = tags_of(name)
+        if name not in WEIGHTS and not tags:
+            sizes = dict.fromkeys(known.partition('.')[0] for known in WEIGHTS)
+            has_none = f'No weights are published for {name}; there are weights for {", ".join(sizes)}.'
+            raise ValueError(has_none if name in SIZES else no_such(name))
+        full.append(f'{name}.{next(iter(tags))}' if tags else name)
     return list(dict.fromkeys(full))
 
 

@@ -9,7 +9,7 @@ from timm.models import checkpoint_seq
 from torch import nn
 
 from .._timm import feature_take_indices, update_model_input_size
-from ..tables import CoAtNetCfg, check_window, feature_sizes
+from ..tables import CoAtNetCfg, Side, check, check_window, feature_sizes
 from .attention import Attention
 from .blocks import MBConv, TransformerBlock, get_norm_2d
 from .layers import ClassifierHead, init_conv_weights, init_transformer_weights
@@ -82,7 +82,8 @@ class CoAtNet(nn.Module):
         proj_drop_rate: Dropout in Transformer blocks.
 
     Raises:
-        ValueError: If `cfg.attn_window` is too large to have an effect at `img_size`.
+        ValueError: If `img_size` is below 32 or above 8192 pixels, or if `cfg.attn_window` is too large to have an
+            effect at `img_size`.
     """
 
     def __init__(
@@ -137,7 +138,8 @@ class CoAtNet(nn.Module):
 
     @torch.jit.ignore
     def _feature_sizes(self, img_size: tuple[int, int]) -> list[tuple[int, int]]:
-        """Compute (height, width) after every stage. Raise a ValueError if no feature map is larger than a window."""
+        """Compute (height, width) after every stage. Raise a ValueError for a bad size, or a window without effect."""
+        check('img_size', img_size, tuple[Side, Side])
         check_window(self.cfg, img_size)
         return feature_sizes(img_size, len(self.cfg.depths), self.cfg.patch_size)
 
@@ -189,7 +191,8 @@ class CoAtNet(nn.Module):
             img_size: Height and width in pixels, or one number for both.
 
         Raises:
-            ValueError: If `cfg.attn_window` is too large to have an effect at this size.
+            ValueError: If the size is below 32 or above 8192 pixels, or if `cfg.attn_window` is too large to have an
+                effect at this size.
             RuntimeError: Inside DistributedDataParallel and FSDP.
         """
         check_not_in_buckets(self)
@@ -309,7 +312,7 @@ class CoAtNet(nn.Module):
         """(B, in_chans, H, W) -> (B, num_features, ceil(H/r), ceil(W/r)); r is 32, or the size of patches.
 
         Raises:
-            AssertionError: If H or W is below 32.
+            AssertionError: If H or W is below 32, or if the images have whole numbers.
         """
         return self.norm(self.stages(self.stem(x)))
 

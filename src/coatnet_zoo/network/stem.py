@@ -13,9 +13,14 @@ from .fusion import fold_after
 from .layers import init_conv_weights
 
 
-def check_size(x: torch.Tensor) -> None:
-    """Refuse images (B, C, H, W) that are too small."""
+def check_images(x: torch.Tensor) -> None:
+    """Refuse images (B, C, H, W) that are too small or have whole numbers."""
     # An `assert` would break tracing, and tracing does not support `and`.
+    torch._assert(
+        x.is_floating_point(),
+        'CoAtNet needs images in floating point; prepare them by '
+        'timm.data.create_transform(**timm.data.resolve_model_data_config(model)).',
+    )
     torch._assert(x.shape[-2] >= 32, 'CoAtNet needs images of at least 32x32 pixels; resize them.')
     torch._assert(x.shape[-1] >= 32, 'CoAtNet needs images of at least 32x32 pixels; resize them.')
 
@@ -46,7 +51,7 @@ class Stem(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, in_chans, H, W) -> (B, stem_width[-1], ceil(H/2), ceil(W/2)), H and W at least 32."""
-        check_size(x)
+        check_images(x)
         for layer in self.children():
             x = layer(x)
         return x
@@ -89,7 +94,7 @@ class PatchStem(nn.Module):
 
         Zeros below and on the right complete the last patches.
         """
-        check_size(x)
+        check_images(x)
         height, width = x.shape[-2], x.shape[-1]
         rows, cols = (height + self.stride - 1) // self.stride, (width + self.stride - 1) // self.stride
         return self.conv1(F.pad(x, (0, cols * self.stride - width, 0, rows * self.stride - height)))

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from timm.layers import to_2tuple
-from timm.models import PretrainedCfg, build_model_with_cfg, get_pretrained_cfg, resolve_pretrained_cfg
+from timm.models import PretrainedCfg, build_model_with_cfg, resolve_pretrained_cfg
 from torch import nn
 
 from .._timm import pretrained_cfg_for_features, save_without_classes, set_fixed_input_size, update_model_args
@@ -15,7 +15,7 @@ from ..checkpoints import not_whole
 from ..errors import shown
 from ..files import SAFETENSORS
 from ..network import CoAtNet
-from ..tables import Choice, CoAtNetCfg, Request, choose, untrained_cfg
+from ..tables import Choice, CoAtNetCfg, Request, check_tag, choose, untrained_cfg
 from .config_json import check_config_json
 from .fit import check_fit, check_size, check_without_weights
 from .pretrained import adapt_checked, localize, materialize
@@ -42,7 +42,8 @@ def build(
     Args:
         size: Registered name without tag.
         pretrained: Load the weights of the tag.
-        impl: Implementation. Default: the implementation of the tag, or the first of the size.
+        impl: Implementation, in any case of letters. Default: the implementation of the tag, or the first of the size.
+            Without weights of this implementation, the model is untrained.
         pretrained_cfg: A tag, or a whole pretrained configuration.
         pretrained_cfg_overlay: Fields that replace those of the configuration.
         pretrained_model_args: The arguments recorded with the weights of `local-dir:` and `hf-hub:` models.
@@ -51,13 +52,14 @@ def build(
 
     Raises:
         ValueError: If `impl`, tag and weights contradict each other or do not exist, or if an argument is bad.
+        RuntimeError: If the size does not have the tag.
         TypeError: If an argument is unknown.
         HubError: If the weights cannot be fetched from the Hub or a release page.
         CheckpointError: If the weights do not fit, or a `config.json` does not describe a network.
     """
     tag = pretrained_cfg if isinstance(pretrained_cfg, str) else None
     if tag is not None:
-        get_pretrained_cfg(f'{size}.{tag}')  # raises for a tag that does not exist
+        check_tag(size, tag)
     if dataclasses.is_dataclass(pretrained_cfg):
         pretrained_cfg = dataclasses.asdict(pretrained_cfg)
     given = pretrained_cfg if isinstance(pretrained_cfg, dict) else {}

@@ -8,20 +8,23 @@ from timm.models import is_model, is_model_in_modules, resolve_model_input_args
 
 from ..checkpoints import identify, read_checkpoint
 from ..errors import CheckpointError, HubError, shown
-from ..hub import sentence
+from ..hub import offline_folder, sentence
 from ..network import CoAtNet
+from ..tables import did_you_mean, our_name
 from .convert import convert_checkpoint
 from .pretrained import adapt_checked
+
+_HUB = 'hf-hub:'
 
 
 def load_model(source: str) -> CoAtNet:
     """Load a model with weights, in evaluation mode.
 
     Args:
-        source: A registered name, with a tag or without; a folder, with `local-dir:` before it or without;
-            `hf-hub:ORG/NAME`; or a checkpoint file of a registered network, or one that `convert_checkpoint` takes. A
-            checkpoint has no mean, std and labels; the model gets those of the registered network, or those that
-            `convert_checkpoint` assumes.
+        source: A registered name, with a tag or without, or timm's name of the same weights; a folder, with
+            `local-dir:` before it or without; `hf-hub:ORG/NAME`; or a checkpoint file of a registered network, or one
+            that `convert_checkpoint` takes. A checkpoint has no mean, std and labels; the model gets those of the
+            registered network, or those that `convert_checkpoint` assumes.
 
     Raises:
         CheckpointError: If there is no such model, if the model is not one of this package, or if the weights cannot be
@@ -32,7 +35,9 @@ def load_model(source: str) -> CoAtNet:
     try:
         if not is_model(source) and path.is_file():
             return _load_checkpoint(path)
-        name = f'local-dir:{source}' if not is_model(source) and path.is_dir() else source
+        name = f'local-dir:{source}' if not is_model(source) and path.is_dir() else our_name(source)
+        if name.startswith(_HUB) and (folder := offline_folder(name.removeprefix(_HUB))):
+            name = f'local-dir:{folder}'
         architecture = resolve_model_input_args(name)['model_name']
         if not is_model_in_modules(architecture, 'coatnet'):
             raise CheckpointError(
@@ -45,7 +50,7 @@ def load_model(source: str) -> CoAtNet:
     except Exception as e:  # timm raises many kinds for a bad name or configuration
         raise CheckpointError(
             f"The model '{shown(source)}' cannot be loaded ({shown(sentence(e))}); give a name of `coatnet-zoo list`, "
-            'a folder, a checkpoint file or hf-hub:ORG/NAME.'
+            f'a folder, a checkpoint file or hf-hub:ORG/NAME. {did_you_mean(source)}'.rstrip()
         ) from e
 
 

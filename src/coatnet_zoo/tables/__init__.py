@@ -28,6 +28,12 @@ from .names import choose as choose
 from .sizes import SIZES as SIZES
 from .sizes import list_impls as list_impls
 from .sizes import resolve_cfg as resolve_cfg
+from .spelling import call_of as call_of
+from .spelling import check_tag as check_tag
+from .spelling import did_you_mean as did_you_mean
+from .spelling import no_such as no_such
+from .spelling import our_name as our_name
+from .spelling import timm_tags as timm_tags
 from .timm_names import TIMM_NAMES as TIMM_NAMES
 from .weights import INTERPOLATIONS as INTERPOLATIONS
 from .weights import RELEASE_HOST as RELEASE_HOST

@@ -5,11 +5,11 @@ on whether weights are loaded.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from .configs import CoAtNetCfg, field_types
-from .sizes import check_impl, list_impls, resolve_cfg
+from .sizes import known_impl, list_impls, resolve_cfg
 from .weights import WEIGHTS, tags_of
 
 UNTRAINED = 'untrained'
@@ -22,7 +22,7 @@ class Request:
 
     Attributes:
         size: Registered name without tag.
-        impl: Implementation, if the request names one.
+        impl: Implementation, if the request names one. The case of letters does not matter.
         tag: Tag of weights, from the name or from a configuration that timm's scripts pass on.
         tag_is_explicit: Whether the tag is part of the name.
         has_config: Whether a whole pretrained configuration is given.
@@ -70,7 +70,7 @@ def choose(request: Request) -> Choice:
     """
     size, tags = request.size, tags_of(request.size)
     if request.impl is not None:
-        check_impl(size, request.impl)
+        request = replace(request, impl=known_impl(size, request.impl))
     tag_impl = tags.get(request.tag)
     _check_agreement(request, tag_impl)
     default = list_impls(size)[0]
@@ -94,7 +94,7 @@ def choose(request: Request) -> Choice:
 
 def _check_agreement(request: Request, tag_impl: str | None) -> None:
     saved = request.recorded.get('impl')
-    if request.pretrained and saved and request.impl != saved:
+    if request.pretrained and saved and request.impl != str(saved).lower():
         raise ValueError(
             f'These weights were saved from impl={saved!r}, but impl={request.impl!r} was asked for; leave out impl.'
         )

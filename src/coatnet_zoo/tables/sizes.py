@@ -139,10 +139,16 @@ def list_impls(size: str) -> list[str]:
     return [*own, *(impl for impl, row in IMPLS.items() if size in row.sizes and impl not in own)]
 
 
-def check_impl(size: str, impl: str) -> None:
-    """Raise a `ValueError` that lists the implementations of a size if `impl` is not in the list."""
-    if impl not in list_impls(size):
+def known_impl(size: str, impl: str) -> str:
+    """The implementation of a size as the tables write it. The case of letters does not matter.
+
+    Raises:
+        ValueError: If the size has no such implementation. The message lists those that the size has.
+    """
+    known = str(impl).lower()
+    if known not in list_impls(size):
         raise ValueError(f'{size} has no impl={impl!r}; it has {", ".join(list_impls(size))}.')
+    return known
 
 
 def resolve_cfg(size: str, impl: str, **overrides: Any) -> CoAtNetCfg:
@@ -150,14 +156,14 @@ def resolve_cfg(size: str, impl: str, **overrides: Any) -> CoAtNetCfg:
 
     Args:
         size: Registered name without tag, e.g. `coatnet_1`.
-        impl: Implementation, one of `list_impls(size)`.
+        impl: Implementation, one of `list_impls(size)`. The case of letters does not matter.
         **overrides: Fields of `CoAtNetCfg` that replace the fields of the tables.
 
     Raises:
         ValueError: If the size has no such implementation, or a value is bad.
         TypeError: If an override is not a field of `CoAtNetCfg`.
     """
-    check_impl(size, impl)
+    impl = known_impl(size, impl)
     known = field_types().keys() - {'impl'}
     unknown = sorted(overrides.keys() - known)
     if unknown:

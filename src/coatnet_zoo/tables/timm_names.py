@@ -37,3 +37,5 @@ TIMM_NAMES: dict[str, tuple[str, str, dict[str, Any]] | None] = {
     'coatnet_nano_cc_224': None,
     'coatnext_nano_rw_224': None,
 }
+# timm's default tags, where the tag is not the first that `WEIGHTS` has.
+TIMM_DEFAULTS = {'coatnet_rmlp_2_rw_224': 'sw_in12k_ft_in1k'}
