@@ -10,12 +10,13 @@ from paths import ROOT
 
 SOURCE = ROOT / 'src' / 'coatnet_zoo'
 # By module at the top (which belongs to no room) or by room: the modules and the faces that it may import.
-_BASE = {'errors', 'files', 'version'}
+_BASE = {'errors', 'files', 'slow', 'version'}
 _DATA = _BASE | {'tables'}
 _READ = _DATA | {'checkpoints'}
 ARROWS = {
     'errors': set(),
     'files': set(),
+    'slow': set(),
     'version': set(),
     '_timm': set(),
     'run': set(),
