@@ -27,8 +27,9 @@ ARROWS = {
     'inference': _READ | {'_timm', 'network', 'hub'},
     'explain': _READ | {'_timm', 'network', 'hub'},
     'export': _READ | {'_timm', 'network', 'hub', 'explain'},
+    'predict': _READ | {'_timm', 'network', 'hub', 'explain'},
     'plugin': _READ | {'_timm', 'network', 'hub'},
-    'commands': _READ | {'_timm', 'network', 'hub', 'plugin', 'inference', 'explain', 'export', 'run'},
+    'commands': _READ | {'_timm', 'network', 'hub', 'plugin', 'inference', 'explain', 'export', 'predict', 'run'},
     '__init__': _READ | {'network', 'plugin', 'inference', 'explain', 'export'},
 }
 # `coatnet-zoo list` needs the face of `hub` without torch; these modules load torch and are imported by their files.

@@ -10,10 +10,12 @@ from ..checkpoints import identify, read_checkpoint
 from ..errors import CheckpointError, HubError, shown
 from ..hub import sentence
 from ..network import CoAtNet
+from ..slow import say_if_slow
 from .convert import convert_checkpoint
 from .pretrained import adapt_checked
 
 
+@say_if_slow('Loading the model')
 def load_model(source: str) -> CoAtNet:
     """Load a model with weights, in evaluation mode.
 
