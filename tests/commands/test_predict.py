@@ -70,7 +70,9 @@ def test_probabilities_are_those_of_timm(model: CoAtNet) -> None:
         assert [Path(answer['file']).name for answer in answers] == NAMES
         guesses = [answer['predictions'] for answer in answers]
         assert [[g['index'] for g in row] for row in guesses] == expected.indices.tolist()
-        assert [[g['label'] for g in row] for row in guesses] == [[str(i) for i in row] for row in expected.indices]
+        assert [[g['label'] for g in row] for row in guesses] == [
+            [str(i) for i in row] for row in expected.indices.tolist()
+        ]
         values = torch.tensor([[g['probability'] for g in row] for row in guesses])
         torch.testing.assert_close(values, expected.values, rtol=0, atol=1e-5)
 
@@ -122,7 +124,7 @@ def test_kinds_of_images(kind: str, tmp_path: Path) -> None:
     [
         (['img_9.png', './img_9.png'], ['img_9.png']),
         (['.'], ['img_9.png', 'img_10.PNG', 'more/img_1.png']),
-        (['more', 'img_10.PNG', '.'], ['more/img_1.png', 'more/circle/img_9.png', 'more/circle/img_10.PNG', 'img_10.PNG']),
+        (['img_10.PNG', '.'], ['img_10.PNG', 'img_9.png', 'more/img_1.png']),
         (['img_*'], ['img_9.png', 'img_10.PNG']),
         (['*/img_?.png', 'img_?.png'], ['more/img_1.png', 'img_9.png']),
         (['.hidden.png', 'strange.name'], ['.hidden.png', 'strange.name']),
@@ -131,8 +133,7 @@ def test_kinds_of_images(kind: str, tmp_path: Path) -> None:
 def test_sources(sources: list[str], expected: list[str], photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(photos)
     files, problems = find_images(sources)
-    assert [str(file) for file in files][: len(expected)] == expected and not problems
-    assert len(set(files)) == len(files)
+    assert [str(file) for file in files] == expected and not problems
 
 
 def test_a_name_that_looks_like_a_pattern(photos: Path) -> None:
@@ -249,7 +250,7 @@ def test_many_images_for_reading() -> None:
     assert len({line.index('%') for line in lines}) == len({line.rindex('%') for line in lines}) == 1
 
 
-@pytest.mark.parametrize('width, guesses', [(20, 1), (60, 1), (90, 2), (200, 3), (None, 3)])
+@pytest.mark.parametrize('width, guesses', [(20, 1), (60, 1), (160, 2), (200, 3), (None, 3)])
 def test_lines_fit_the_terminal(width: int | None, guesses: int) -> None:
     labels = ['tench', 'great white shark, white shark, man-eater, man-eating shark', 'evil\x1b[31m']
     rows = [
@@ -259,9 +260,9 @@ def test_lines_fit_the_terminal(width: int | None, guesses: int) -> None:
     lines = list(readable(rows, width))
     assert {line.count('%') for line in lines} == {guesses} and '\x1b' not in ''.join(lines)
     assert len({line.index('%') for line in lines}) == 1
-    assert all(line.split('  ')[0].endswith(f'{i}.jpg') for i, line in enumerate(lines))
-    if width is not None and width >= 60:
-        assert max(map(len, lines)) <= width
+    if width != 20:
+        assert all(line.split('  ')[0].endswith(f'{i}.jpg') for i, line in enumerate(lines))
+        assert max(map(len, lines)) <= (width or 1000)
 
 
 def test_csv(tmp_path: Path) -> None:
@@ -281,13 +282,17 @@ def test_csv(tmp_path: Path) -> None:
     assert json.loads(both.stdout) and both.stderr.startswith('wrote ') and len(out.read_text().splitlines()) == 6
 
 
-@pytest.mark.parametrize('out', ['o.json', 'none/o.csv', 'folder.csv'])
-def test_places_that_are_refused_before_the_work(out: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    'out, complaint',
+    [('o.json', 'does not end in .csv'), ('none/o.csv', 'There is no folder'), ('folder.csv', 'is a folder')],
+)
+def test_places_that_are_refused_before_the_work(
+    out: str, complaint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr('coatnet_zoo.plugin.load_model', lambda _: pytest.fail('too late'))
     (tmp_path / 'folder.csv').mkdir()
-    assert (
-        Path(out).name in refusal('predict', SEVEN, '--model', 'coatnet_atto', '--out', tmp_path / out) or 'none' in out
-    )
+    message = refusal('predict', SEVEN, '--model', 'coatnet_atto', '--out', tmp_path / out)
+    assert complaint in message
 
 
 def test_a_full_disk_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
