@@ -25,7 +25,12 @@ _Item = TypeVar('_Item')
     '--model', 'name', required=True, help='Name with or without a tag, folder, checkpoint or hf-hub:ORG/NAME.'
 )
 @click.option('--topk', type=click.IntRange(min=1), default=5, show_default=True, help='Classes for each image.')
-@click.option('--json', 'as_json', is_flag=True, help='Machine-readable: a list of objects.')
+@click.option(
+    '--json',
+    'as_json',
+    is_flag=True,
+    help='Machine-readable: a list of objects with file and predictions (index, label, probability).',
+)
 @click.option('--out', type=click.Path(path_type=Path), help='CSV file to write instead; an older file is replaced.')
 @click.option(
     '--batch-size',

@@ -90,7 +90,7 @@ def open_image(path: str | os.PathLike) -> Image.Image:
     except FileNotFoundError as e:
         raise ExplainError(f'There is no image {shown(path)}.') from e
     except UnidentifiedImageError as e:
-        raise ExplainError(f'{shown(path)} is in no image format that is known here; give a PNG or JPEG file.') from e
+        raise ExplainError(f'{shown(path)} is not an image that can be read; give a PNG or JPEG file.') from e
     except Exception as e:  # Pillow's readers raise most kinds of exceptions on damaged files
         raise ExplainError(
             f'{shown(path)} is not an image that can be read ({shown(sentence(e))}); give a PNG or JPEG file.'

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Sequence
 
 from ..errors import shown
-from .classify import Guess, Prediction
+from .classes import Guess, Prediction
 
 _CSV_HEADER = ('file', 'rank', 'index', 'label', 'probability')
 # Characters of the columns of a terminal.
