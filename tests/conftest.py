@@ -63,9 +63,3 @@ def fresh_cache() -> Iterator[Path]:
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     torch.manual_seed(0)
-
-
-@pytest.fixture
-def fast_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make `optimize_for_inference` compute in the requested precision, also on CPUs where that is slow."""
-    monkeypatch.setattr('coatnet_zoo.inference.optimize.multiplies_faster', lambda _: True)

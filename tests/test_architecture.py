@@ -10,12 +10,13 @@ from paths import ROOT
 
 SOURCE = ROOT / 'src' / 'coatnet_zoo'
 # By module at the top (which belongs to no room) or by room: the modules and the faces that it may import.
-_BASE = {'errors', 'files', 'version'}
+_BASE = {'errors', 'files', 'slow', 'version'}
 _DATA = _BASE | {'tables'}
 _READ = _DATA | {'checkpoints'}
 ARROWS = {
     'errors': set(),
     'files': set(),
+    'slow': set(),
     'version': set(),
     '_timm': set(),
     'run': set(),
@@ -26,8 +27,9 @@ ARROWS = {
     'inference': _READ | {'_timm', 'network', 'hub'},
     'explain': _READ | {'_timm', 'network', 'hub'},
     'export': _READ | {'_timm', 'network', 'hub', 'explain'},
+    'predict': _READ | {'_timm', 'network', 'hub', 'explain'},
     'plugin': _READ | {'_timm', 'network', 'hub'},
-    'commands': _READ | {'_timm', 'network', 'hub', 'plugin', 'inference', 'explain', 'export', 'run'},
+    'commands': _READ | {'_timm', 'network', 'hub', 'plugin', 'inference', 'explain', 'export', 'predict', 'run'},
     '__init__': _READ | {'network', 'plugin', 'inference', 'explain', 'export'},
 }
 # `coatnet-zoo list` needs the face of `hub` without torch; these modules load torch and are imported by their files.

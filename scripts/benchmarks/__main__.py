@@ -56,8 +56,6 @@ def table(rows: list[Row], peaks: dict[str, float]) -> str:
         if row.part.startswith('inference'):
             weights, batch = re.match(r'inference, (\w+) weights, batch (\d+)', f'{row.part}, {row.setting}').groups()
             precision = precision_of(row.candidate)
-            if precision == 'bf16' and row.candidate.startswith('ours') and peaks['bf16'] < peaks['fp32']:
-                precision = 'fp32'  # as optimize_for_inference does
             share = f'{100 * operations(weights, int(batch)) / row.seconds / peaks[precision]:.0f} %'
         difference = '' if row.difference is None else f'{row.difference:.0e}'
         memory = '' if row.memory is None else f'{row.memory:.0f}'

@@ -25,7 +25,6 @@ def model() -> nn.Module:
     return timm.create_model('coatnet_atto.digits', pretrained=True).eval()
 
 
-@pytest.mark.usefixtures('fast_bfloat16')
 @torch.inference_mode()
 def test_bfloat16_agrees_on_held_out_digits(model: nn.Module) -> None:
     images, _ = digits(train=False)
@@ -37,7 +36,7 @@ def test_bfloat16_agrees_on_held_out_digits(model: nn.Module) -> None:
 @torch.inference_mode()
 def test_int8_agrees_on_held_out_digits(model: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
     """The integers' values, simulated in floating point, as compiling takes long."""
-    monkeypatch.setattr('coatnet_zoo.inference.optimize.Frozen', lambda part: part)
+    monkeypatch.setattr('coatnet_zoo.inference.optimize.Frozen', lambda part, name: part)
     (train, _), (images, _) = digits(train=True), digits(train=False)
     quantized = optimize_for_inference(model, quantize='int8', calibration=train[:32])
     for batch in (images, images[:1]):
@@ -66,7 +65,7 @@ def test_compiled_int8_computes_with_integers() -> None:
 
 @torch.inference_mode()
 def test_one_image_is_enough_to_calibrate(model: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr('coatnet_zoo.inference.optimize.Frozen', lambda part: part)
+    monkeypatch.setattr('coatnet_zoo.inference.optimize.Frozen', lambda part, name: part)
     images, _ = digits(train=True)
     quantized = optimize_for_inference(model, quantize='int8', calibration=images[:1])
     assert 0.001 < agreement(quantized(images[:1]), model(images[:1]))[1] < 0.06

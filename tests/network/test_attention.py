@@ -192,7 +192,6 @@ def test_linear_attention_keeps_its_range(dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize('form', NAMES)
-@pytest.mark.usefixtures('fast_bfloat16')
 @torch.no_grad()
 def test_torchscript_fx_and_optimisation_at_several_sizes(form: str) -> None:
     model = create(form)

@@ -114,7 +114,6 @@ def test_training() -> None:
     assert sum(len(g['params']) for g in groups) == len(names)
 
 
-@pytest.mark.usefixtures('fast_bfloat16')
 @torch.no_grad()
 def test_traced_optimised_and_reduced_in_precision() -> None:
     model = create()

@@ -10,6 +10,7 @@ from .autoload import autoload
 from .convert import convert
 from .explain import explain
 from .export import export
+from .predict import predict
 from .publish import push
 from .run import run
 from .weights import info, list_command, pull_command, verify_command
@@ -21,5 +22,17 @@ def main() -> None:
     """CoAtNet for timm: every implementation, with weights and conversion."""
 
 
-for _command in (list_command, info, pull_command, verify_command, push, convert, explain, export, run, autoload):
+for _command in (
+    list_command,
+    info,
+    pull_command,
+    verify_command,
+    push,
+    convert,
+    predict,
+    explain,
+    export,
+    run,
+    autoload,
+):
     main.add_command(_command)

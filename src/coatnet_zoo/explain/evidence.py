@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from PIL import Image, ImageCms, ImageOps
+from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 from timm.data import ImageNetInfo, create_transform, infer_imagenet_subset, resolve_model_data_config
 from torch import nn
 
@@ -17,9 +17,12 @@ from ..errors import ExplainError, shown
 from ..files import open_regular
 from ..hub import sentence
 from ..network import CoAtNet, RelPosBias, RelPosMlp
+from ..slow import say_if_slow
 from ..tables import INTERPOLATIONS, Crop, Positive, check, short
 
 _TOP = 5
+# A photograph has a ratio of 4 at most, a panorama 20. Resizing a line of pixels would take gigabytes.
+_LONGEST_RATIO = 100
 
 
 @dataclass(frozen=True)
@@ -76,7 +79,8 @@ def open_image(path: str | os.PathLike) -> Image.Image:
     """Read an image file, upright as the camera recorded it.
 
     Raises:
-        ExplainError: If the file does not exist, is not a complete image, or if its brightness has no known range.
+        ExplainError: If the file does not exist, is not a complete image, is more than 100 times as long as wide, or
+            if its brightness has no known range.
     """
     try:
         with warnings.catch_warnings(), open_regular(path) as opened, Image.open(opened) as file:
@@ -85,12 +89,16 @@ def open_image(path: str | os.PathLike) -> Image.Image:
             image = ImageOps.exif_transpose(file)
     except FileNotFoundError as e:
         raise ExplainError(f'There is no image {shown(path)}.') from e
+    except UnidentifiedImageError as e:
+        raise ExplainError(f'{shown(path)} is not an image that can be read; give a PNG or JPEG file.') from e
     except Exception as e:  # Pillow's readers raise most kinds of exceptions on damaged files
         raise ExplainError(
             f'{shown(path)} is not an image that can be read ({shown(sentence(e))}); give a PNG or JPEG file.'
         ) from e
     if image.mode in ('I', 'F'):
         raise ExplainError(f'{shown(path)} has 32 bits a pixel, of a range that is not known; save it with 8 bits.')
+    if max(image.size) > _LONGEST_RATIO * min(image.size):
+        raise ExplainError(f'{shown(path)} of {image.width}x{image.height} pixels is too thin for a model; crop it.')
     return image
 
 
@@ -114,6 +122,7 @@ def prepare_image(image: Image.Image, config: dict[str, Any]) -> torch.Tensor:
     return create_transform(**config)(_to_channels(image, config['input_size'][0]))
 
 
+@say_if_slow('Explaining the image')
 def explain_image(image: Image.Image, model: CoAtNet, target: int | None = None) -> Explanation:
     """Explain how a model classifies an image, and where in the image the evidence is.
 
@@ -215,7 +224,12 @@ def _to_channels(image: Image.Image, channels: int) -> Image.Image:
 
 
 def class_labels(model: CoAtNet) -> list[str]:
-    """The labels of the classes. 1000 classes without labels get the labels of ImageNet, as in timm's scripts."""
+    """The known labels of the classes, or 'class 0', 'class 1' and so on."""
+    return known_labels(model) or [f'class {i}' for i in range(model.num_classes)]
+
+
+def known_labels(model: CoAtNet) -> list[str] | None:
+    """The labels of the classes, or None. 1000 classes without labels get those of ImageNet, as in timm's scripts."""
     names = model.pretrained_cfg.get('label_names') or ()
     if isinstance(names, Mapping):  # keys are class numbers, which JSON writes as text
         names = [names.get(str(i), names.get(i)) for i in range(model.num_classes)]
@@ -223,7 +237,7 @@ def class_labels(model: CoAtNet) -> list[str]:
         return list(names)
     if subset := infer_imagenet_subset(model):
         return ImageNetInfo(subset).label_descriptions()
-    return [f'class {i}' for i in range(model.num_classes)]
+    return None
 
 
 @contextlib.contextmanager

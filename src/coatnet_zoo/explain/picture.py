@@ -4,6 +4,7 @@ Drawing needs the extra `explain` (matplotlib). No window opens, and the state o
 """
 
 import importlib
+import os
 import textwrap
 from pathlib import Path
 from types import ModuleType
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from matplotlib.image import AxesImage
 
 NO_TABLES = 'The model has no relative position bias, so there are no tables.'
-_SUFFIX = '.png'
 _LONGEST_LABEL = 28
 
 
@@ -73,29 +73,32 @@ def draw_explanation(explanation: Explanation, title: str) -> 'Figure':
     return figure
 
 
-def check_out(out: Path, image: Path) -> None:
-    """Refuse a place where a picture cannot be written.
+def check_out(out: Path, image: Path | None = None, suffix: str = '.png') -> None:
+    """Refuse a place where a picture, or another result, cannot be written.
 
     Args:
-        out: The file of the picture.
-        image: The file of the explained image.
+        out: The file of the result.
+        image: The file of the explained image, which must stay.
+        suffix: The ending of the format.
 
     Raises:
-        ExplainError: If `out` is not a PNG file in an existing folder, or is the file of the image.
+        ExplainError: If `out` has another ending or is not in a folder that can be written to, or is the image itself.
     """
     try:
         out.exists()
     except (OSError, ValueError) as e:
         raise ExplainError(f'{shown(out)} cannot be written: {getattr(e, "strerror", None) or e}.') from e
-    if out.suffix.lower() != _SUFFIX:
-        raise ExplainError(f'{shown(out)} does not end in {_SUFFIX}, the one format that pictures are written in.')
+    if out.suffix.lower() != suffix:
+        raise ExplainError(f'{shown(out)} does not end in {suffix}, the one format that is written here.')
     if not out.parent.is_dir():
         raise ExplainError(f'There is no folder {shown(out.parent)}; make it, or write to another.')
+    if not os.access(out.parent, os.W_OK):
+        raise ExplainError(f'{shown(out)} cannot be written: nothing can be written to its folder.')
     if out.is_symlink() or (out.exists() and not (out.is_file() or out.is_dir())):
         raise ExplainError(f'{shown(out)} is a link, a pipe or a device; name a file.')
     if out.is_dir():
         raise ExplainError(f'{shown(out)} is a folder; name a file in it.')
-    if out.exists() and image.exists() and out.samefile(image):
+    if image is not None and out.exists() and image.exists() and out.samefile(image):
         raise ExplainError(f'{shown(out)} is the image itself, which would be lost; write to another file.')
 
 

@@ -19,6 +19,7 @@ from ..explain import class_labels, data_config
 from ..files import write_folder
 from ..hub import sentence
 from ..network import CoAtNet
+from ..slow import say_if_slow
 from .calibration import read_images
 from .compare import Comparison, compare
 from .request import check_free, check_request
@@ -46,6 +47,7 @@ class Exported:
     comparison: Comparison
 
 
+@say_if_slow('Exporting the model')
 def export_model(
     model: CoAtNet,
     out: str | os.PathLike,

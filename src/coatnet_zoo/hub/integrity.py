@@ -7,6 +7,9 @@ import stat
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..errors import shown
+from ..slow import say_if_slow
+
 _DIGEST = re.compile('[0-9a-f]{64}|[0-9a-f]{40}')
 
 
@@ -56,7 +59,7 @@ def digest_of(file: str | os.PathLike, like: str) -> str:
     """
     if os.path.lexists(file) and not os.path.isfile(file):
         raise OSError(f'{file} is not a regular file')
-    with open(file, 'rb') as f:
+    with say_if_slow(f'Checking {shown(file)}'), open(file, 'rb') as f:
         if len(like) == 40:
             digest = hashlib.sha1(b'blob %d\0' % os.fstat(f.fileno()).st_size, usedforsecurity=False)
         else:

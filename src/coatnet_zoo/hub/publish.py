@@ -14,6 +14,7 @@ from huggingface_hub.utils import validate_repo_id
 
 from ..errors import CheckpointError, HubError
 from ..files import CARD, CONFIG, SAFETENSORS
+from ..slow import say_if_slow
 from ..tables import SIZES, short
 from .messages import endpoint, sentence, without_secrets
 from .model_card import Facts, is_folder_card, make_card
@@ -48,6 +49,7 @@ class Publication:
         return sizes | {CARD: len(self.card.encode())}
 
 
+@say_if_slow('Checking the folder')
 def prepare(
     folder: Path,
     repo_id: str,
@@ -101,6 +103,7 @@ def prepare(
     return Publication(repo_id, files, card)
 
 
+@say_if_slow('Publishing the folder')
 def publish(publication: Publication, private: bool = False) -> str:
     """Create the repository if necessary, and upload the files in one commit.
 

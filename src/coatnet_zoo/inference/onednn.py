@@ -35,13 +35,17 @@ def _is_activation(act: nn.Module | None) -> bool:
 
 
 def is_available(dtype: torch.dtype) -> bool:
-    """Whether this build of torch has the operators for a precision."""
-    if dtype not in (torch.float32, torch.bfloat16, torch.float16):
-        return False
-    return torch.backends.mkldnn.is_available() and all(
+    """Whether this build of torch has the operators, and this CPU the instructions that they need for a precision."""
+    if not torch.backends.mkldnn.is_available() or not all(
         hasattr(torch.ops.mkldnn, name)
         for name in ('_convolution_pointwise', '_linear_pointwise', '_reorder_convolution_weight')
-    )
+    ):
+        return False
+    if dtype == torch.bfloat16:
+        return torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    if dtype == torch.float16:
+        return torch.ops.mkldnn._is_mkldnn_fp16_supported()
+    return dtype == torch.float32
 
 
 class _Packed(nn.Module):

@@ -9,6 +9,7 @@ from timm.models import reparameterize_model
 from torch import nn
 
 from ..network import Attention, CoAtNet, GlobalCore, RelPosBias, RelPosMlp, SoftmaxAttention, is_exactly
+from ..slow import say_if_slow
 from ..tables import feature_sizes
 from . import onednn
 from .expanded import ExpandedRelPos
@@ -16,7 +17,7 @@ from .frozen import Frozen
 from .known import unknown_module
 from .microbatch import MicroBatched, largest_activation
 from .optimized import OptimizedCoAtNet, check_model
-from .precision import multiplies_faster
+from .precision import multiplies_slower
 from .quantize import check_calibration, quantize_parts
 
 _logger = logging.getLogger(__name__)
@@ -42,9 +43,9 @@ def optimize_for_inference(
 
     Args:
         model: A CoAtNet, on any device.
-        dtype: Precision that is enough, e.g. `torch.bfloat16`. Default: the precision of the model. CPUs that multiply
-            matrices faster in float32 compute in float32, and a line in the log says so. Logits are always float32, and
-            images may be float32.
+        dtype: Precision of the weights and of the computation, e.g. `torch.bfloat16`. Default: the precision of the
+            model. If this CPU multiplies matrices faster in float32, a warning in the log says so. Logits are always
+            float32, and images may be float32.
         compile: Compile for this machine with `torch.compile` and frozen weights. The first call takes about a minute.
         quantize: `'int8'` computes convolutions and linear layers with 8-bit integers, on CPUs. This option
             needs torchao (extra `quantize`), always compiles, and limits the model to one size of images.
@@ -66,11 +67,17 @@ def optimize_for_inference(
     on_cpu = weight.device.type == 'cpu'
     images = None if quantize is None else check_calibration(quantize, calibration, model, dtype)
     dtype = dtype or weight.dtype
-    if on_cpu and dtype in (torch.bfloat16, torch.float16) and not multiplies_faster(dtype):
+    if on_cpu and dtype in (torch.bfloat16, torch.float16) and multiplies_slower(dtype):
         _logger.warning(
-            'This CPU multiplies matrices faster in float32 than in %s; the model computes in float32.', dtype
+            'This CPU multiplies matrices more slowly in %s than in float32; optimise with dtype=torch.float32.', dtype
         )
-        dtype = torch.float32
+    with say_if_slow(f'{"Quantising" if quantize else "Optimising"} the model'):
+        return _optimize(model, dtype, compile, images)
+
+
+def _optimize(model: CoAtNet, dtype: torch.dtype, compile: bool, calibration: torch.Tensor | None) -> OptimizedCoAtNet:
+    weight = next(model.parameters())
+    on_cpu = weight.device.type == 'cpu'
     model = copy.deepcopy(model).eval().to(torch.promote_types(weight.dtype, torch.float32))
     _separate(model)
     parts = [model.stem, *model.stages]
@@ -80,9 +87,9 @@ def optimize_for_inference(
     model.requires_grad_(False)
     elements = _largest_activations(model, is_known) if on_cpu else []
     model.to(dtype=dtype, memory_format=torch.channels_last)
-    model = OptimizedCoAtNet.adopt(model, None if images is None else tuple(images.shape[1:]))
+    model = OptimizedCoAtNet.adopt(model, None if calibration is None else tuple(calibration.shape[1:]))
     if on_cpu:
-        _optimize_for_cpu(model, elements, compile, images)
+        _optimize_for_cpu(model, elements, compile, calibration)
     elif compile:
         model.compile()
     return model
@@ -135,7 +142,7 @@ def _optimize_for_cpu(
     if calibration is not None:
         parts = quantize_parts(parts, calibration)
     if compile:
-        parts = [Frozen(part) for part in parts]
+        parts = [Frozen(part, f'stage {i}' if i else 'the stem') for i, part in enumerate(parts)]
     elif onednn.is_available(model.dtype):
         onednn.pack(model)
     parts = [MicroBatched(part, largest, equal=compile) for part, largest in zip(parts, elements, strict=True)]

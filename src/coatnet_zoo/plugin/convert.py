@@ -26,6 +26,7 @@ from ..errors import CheckpointError, shown
 from ..files import CARD, CONFIG, write_folder
 from ..hub import make_folder_card
 from ..network import num_params
+from ..slow import say_if_slow
 from .destination import check_destination, mark
 from .said import check_said, data_config
 
@@ -49,6 +50,7 @@ class Conversion:
     assumed: dict[str, Any]
 
 
+@say_if_slow('Converting the checkpoint')
 def convert_checkpoint(
     src: str | os.PathLike,
     dst: str | os.PathLike,

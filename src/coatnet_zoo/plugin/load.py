@@ -10,6 +10,7 @@ from ..checkpoints import identify, read_checkpoint
 from ..errors import CheckpointError, HubError, shown
 from ..hub import offline_folder, sentence
 from ..network import CoAtNet
+from ..slow import say_if_slow
 from ..tables import did_you_mean, our_name
 from .convert import convert_checkpoint
 from .pretrained import adapt_checked
@@ -17,6 +18,7 @@ from .pretrained import adapt_checked
 _HUB = 'hf-hub:'
 
 
+@say_if_slow('Loading the model')
 def load_model(source: str) -> CoAtNet:
     """Load a model with weights, in evaluation mode.
 
