@@ -6,9 +6,7 @@ models are built with random weights and statistics there and compared, too.
 """
 
 import json
-import os
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +16,8 @@ import pytest
 import timm
 import torch
 from click.testing import CliRunner
-from paths import DATA, SUPPORT
+from originals import keras_cv_models
+from paths import DATA
 from peers import assert_close
 
 from coatnet_zoo import CheckpointError, convert_checkpoint
@@ -253,19 +252,8 @@ REFUSED: dict[str, tuple[dict, str]] = {
 @pytest.fixture(scope='module')
 def peer_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a folder for every case, see `keras_cv_peer.py`."""
-    checkout, python = os.environ.get('KERAS_CV_ATTENTION_MODELS'), os.environ.get('KERAS_CV_PYTHON')
-    if not checkout or not python:
-        pytest.skip(
-            'set KERAS_CV_ATTENTION_MODELS to a checkout of keras_cv_attention_models and KERAS_CV_PYTHON to a Python '
-            'with tensorflow-cpu==2.15.*, tqdm and pillow to compare with its code'
-        )
-    folder = tmp_path_factory.mktemp('keras_cv')
     specs = CASES | {name: spec for name, (spec, _) in REFUSED.items()}
-    environment = {**os.environ, 'PYTHONPATH': checkout, 'CUDA_VISIBLE_DEVICES': '', 'TF_CPP_MIN_LOG_LEVEL': '3'}
-    command = [python, str(SUPPORT / 'keras_cv_peer.py'), str(folder), json.dumps(specs)]
-    result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert result.returncode == 0, result.stderr
-    return folder
+    return keras_cv_models(tmp_path_factory.mktemp('keras_cv'), specs)
 
 
 @pytest.mark.parametrize('form', ['model', 'weights'])

@@ -6,11 +6,11 @@ chinhsuanwu/coatnet-pytorch, its models are built with random weights and statis
 
 import importlib.util
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
+import originals
 import pytest
 import timm
 import torch
@@ -185,13 +185,7 @@ def test_grid_is_read_where_the_table_fits_several(grid: tuple[int, int]) -> Non
 
 @pytest.fixture(scope='module')
 def coatnet_pytorch() -> ModuleType:
-    folder = os.environ.get('COATNET_PYTORCH')
-    if not folder:
-        pytest.skip('set COATNET_PYTORCH to a checkout of chinhsuanwu/coatnet-pytorch to compare with its code')
-    spec = importlib.util.spec_from_file_location('coatnet_pytorch', Path(folder) / 'coatnet.py')
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return originals.coatnet_pytorch()
 
 
 def compare(theirs: torch.nn.Module, x: torch.Tensor, tmp_path: Path) -> Conversion:

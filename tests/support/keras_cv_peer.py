@@ -6,8 +6,9 @@ keras_cv_attention_models on PYTHONPATH:
 python keras_cv_peer.py FOLDER '{"CoAtNet0": {"model": "CoAtNet0", "input_shape": [160, 160, 3]}}'
 
 FOLDER gets a folder for every entry, with `model.h5` (the whole model), `weights.h5` (weights only) and `expected.npz`:
-images `x`, (2, height, width, channels), and `logits`. `model` names a function of that package, by default
-`CoAtNet`; all other entries are arguments of that function.
+images `x`, (2, height, width, channels), and `logits`. With `initial`, the folder gets only `weights.h5`, with the
+initial values. `model` names a function of that package, by default `CoAtNet`; all other entries are arguments of that
+function.
 """
 
 import json
@@ -36,15 +37,18 @@ def randomize(model, rng: np.random.Generator) -> None:
         weight.assign(value.astype('float32'))
 
 
-def save(folder: Path, model: str = 'CoAtNet', **arguments) -> None:
-    """Build, randomize, run and save one network."""
+def save(folder: Path, model: str = 'CoAtNet', initial: bool = False, **arguments) -> None:
+    """Build one network and save its initial weights; or randomize, run and save the network."""
     network = getattr(coatnet, model)(pretrained=None, classifier_activation=None, **arguments)
+    folder.mkdir()
+    if initial:
+        network.save_weights(folder / 'weights.h5')
+        return
     rng = np.random.default_rng(0)
     randomize(network, rng)
     # The contrast of the noise differs from image to image, because networks average plain noise away.
     x = rng.normal(size=(2, *network.input_shape[1:])) * np.array([0.5, 2.0]).reshape(2, 1, 1, 1)
     x = x.astype('float32')
-    folder.mkdir()
     np.savez(folder / 'expected.npz', x=x, logits=network.predict(x, verbose=0))
     network.save(folder / 'model.h5')
     network.save_weights(folder / 'weights.h5')

@@ -12,6 +12,7 @@ from .counting import multiply_adds as multiply_adds
 from .counting import num_params as num_params
 from .exact import is_exactly as is_exactly
 from .fusion import BATCH_NORMS as BATCH_NORMS
+from .init import initial_weights as initial_weights
 from .layers import AvgPool2x2 as AvgPool2x2
 from .layers import Downsample as Downsample
 from .layers import MaxPool2x2 as MaxPool2x2

@@ -25,7 +25,8 @@ from ..tables import CoAtNetCfg
 from .attention import Attention
 from .exact import is_exactly
 from .fusion import fold_across_se, fold_after, fold_before, fold_layer_scale
-from .layers import Downsample, create_pool, init_conv_weights, init_transformer_weights
+from .init import initial_weights
+from .layers import Downsample, create_pool
 
 
 def get_norm_2d(cfg: CoAtNetCfg) -> Callable[..., nn.Module]:
@@ -85,7 +86,7 @@ class MBConv(nn.Module):
         self.conv3_1x1 = nn.Conv2d(mid, dim_out, 1, bias=cfg.conv_out_bias, **dd)
         self.norm3 = norm_act(dim_out, apply_act=False) if cfg.conv_out_norm else nn.Identity()
         self.drop_path = DropPath(drop_path) if drop_path > 0.0 else nn.Identity()
-        init_conv_weights(self)
+        initial_weights(cfg).conv(self)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, dim, H, W) -> (B, dim_out, ceil(H/stride), ceil(W/stride))."""
@@ -159,7 +160,7 @@ class TransformerBlock(nn.Module):
         self.mlp = Mlp(dim_out, hidden, bias=cfg.mlp_bias, drop=proj_drop, **dd)
         self.ls2 = LayerScale2d(dim_out, cfg.init_values, **dd) if cfg.init_values else nn.Identity()
         self.drop_path2 = DropPath(drop_path) if drop_path > 0.0 else nn.Identity()
-        init_transformer_weights(self)
+        initial_weights(cfg).transformer(self)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, dim, H, W) -> (B, dim_out, ceil(H/stride), ceil(W/stride))."""

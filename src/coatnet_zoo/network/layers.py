@@ -1,9 +1,7 @@
-"""The small modules of CoAtNet: pooling, shortcut, classifier head, and the initialisation of weights.
+"""The small modules of CoAtNet: pooling, shortcut and classifier head.
 
 All modules that timm has (norms, squeeze-excite, layer scale, drop path, MLP) comes from `timm.layers`.
 """
-
-import math
 
 import torch
 import torch.nn.functional as F
@@ -130,22 +128,3 @@ class ClassifierHead(TimmClassifierHead):
         """Replace the classifier. See `timm.layers.ClassifierHead.reset`."""
         super().reset(num_classes, pool_type, **kwargs)
         self._drop_unwanted_bias()
-
-
-def init_conv_weights(module: nn.Module) -> None:
-    """Initialise the convolutions below a module as EfficientNet does: normal with variance 2 / fan-out."""
-    for m in module.modules():
-        if isinstance(m, nn.Conv2d):
-            fan_out = m.kernel_size[0] * m.kernel_size[1] * m.out_channels // m.groups
-            nn.init.normal_(m.weight, 0.0, math.sqrt(2.0 / fan_out))
-            if m.bias is not None:
-                nn.init.zeros_(m.bias)
-
-
-def init_transformer_weights(module: nn.Module) -> None:
-    """Initialise the linear layers and projections below a Transformer block as ViT does: Xavier uniform."""
-    for m in module.modules():
-        if isinstance(m, (nn.Linear, nn.Conv2d)):
-            nn.init.xavier_uniform_(m.weight)
-            if m.bias is not None:
-                nn.init.zeros_(m.bias)

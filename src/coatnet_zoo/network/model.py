@@ -12,7 +12,8 @@ from .._timm import feature_take_indices, update_model_input_size
 from ..tables import CoAtNetCfg, Side, check, check_window, feature_sizes
 from .attention import Attention
 from .blocks import MBConv, TransformerBlock, get_norm_2d
-from .layers import ClassifierHead, init_conv_weights, init_transformer_weights
+from .init import initial_weights
+from .layers import ClassifierHead
 from .loading import Adapted, adapt_state_dict
 from .resized import check_not_in_buckets
 from .stem import PatchStem, Stem
@@ -135,6 +136,7 @@ class CoAtNet(nn.Module):
             self.norm = norm_layer(dim, **dd) if cfg.final_norm else nn.Identity()
             self.head = ClassifierHead(dim, num_classes, global_pool, drop_rate, bias=cfg.head_bias, **dd)
         self.head_hidden_size = self.head.num_features
+        initial_weights(cfg).head(self.head)
 
     @torch.jit.ignore
     def _feature_sizes(self, img_size: tuple[int, int]) -> list[tuple[int, int]]:
@@ -149,13 +151,13 @@ class CoAtNet(nn.Module):
         for module in self.modules():
             if hasattr(module, 'reset_parameters'):
                 module.reset_parameters()
+        initial = initial_weights(self.cfg)
         for module in self.modules():
             if isinstance(module, (Stem, MBConv)):
-                init_conv_weights(module)
-            elif isinstance(module, TransformerBlock):
-                init_transformer_weights(module)
-            elif isinstance(module, PatchStem):
-                module.init_weights()
+                initial.conv(module)
+            elif isinstance(module, (PatchStem, TransformerBlock)):
+                initial.transformer(module)
+        initial.head(self.head)
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
         """Load a checkpoint of this package, of timm's CoAtNets or of a foreign code that can be converted.
@@ -241,6 +243,7 @@ class CoAtNet(nn.Module):
         dd = get_device_dtype(self)
         self.head.reset(num_classes, global_pool, reset_other=reset_other, in_features=self.num_features, **dd)
         self.head_hidden_size = self.head.num_features
+        initial_weights(self.cfg).head(self.get_classifier())
 
     def forward_intermediates(
         self,

@@ -10,7 +10,7 @@ from torch import nn
 from ..tables import CoAtNetCfg
 from .exact import is_exactly
 from .fusion import fold_after
-from .layers import init_conv_weights
+from .init import initial_weights
 
 
 def check_images(x: torch.Tensor) -> None:
@@ -47,7 +47,7 @@ class Stem(nn.Module):
                 self.add_module(f'norm{i}', norm)
             in_chans = width
         self.stride = 2
-        init_conv_weights(self)
+        initial_weights(cfg).conv(self)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, in_chans, H, W) -> (B, stem_width[-1], ceil(H/2), ceil(W/2)), H and W at least 32."""
@@ -80,14 +80,7 @@ class PatchStem(nn.Module):
         self.conv1 = nn.Conv2d(
             in_chans, width, self.stride, stride=self.stride, bias=cfg.stem_bias, device=device, dtype=dtype
         )
-        self.init_weights()
-
-    @torch.jit.ignore
-    def init_weights(self) -> None:
-        """Initialise the convolution as a linear layer of patches: Xavier uniform."""
-        nn.init.xavier_uniform_(self.conv1.weight.flatten(1))
-        if self.conv1.bias is not None:
-            nn.init.zeros_(self.conv1.bias)
+        initial_weights(cfg).transformer(self)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, in_chans, H, W) -> (B, stem_width[-1], ceil(H/patch_size), ceil(W/patch_size)), H and W at least 32.

@@ -13,7 +13,7 @@ from ..checkpoints import find_reader, read_checkpoint, read_translated, require
 from ..errors import CheckpointError
 from ..files import SAFETENSORS
 from ..hub import fetch_release, fetch_weights
-from ..network import adapt_state_dict, check_structure
+from ..network import adapt_state_dict, check_structure, initial_weights
 from ..tables import WEIGHTS, CoAtNetCfg
 
 
@@ -82,9 +82,10 @@ def adapt_checked(
 
 
 def materialize(model: nn.Module, device: torch.device | str) -> None:
-    """Initialise parameters that a file does not have, such as a new classifier, and move everything to a device."""
+    """Initialise a new classifier, the only layer that a file may lack, and move everything to a device."""
     for module in model.modules():
         if any(p.is_meta for p in module.parameters(recurse=False)):
             module.to_empty(device='cpu', recurse=False)
             module.reset_parameters()
+            initial_weights(model.cfg).head(module)
     model.to(device)

@@ -5,7 +5,7 @@ docs/implementations.md explains every difference.
 """
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 PAPER_URL = 'https://arxiv.org/abs/2106.04803'
 _TIMM_URL = 'https://github.com/huggingface/pytorch-image-models'
@@ -41,12 +41,14 @@ class Implementation:
         sizes: The sizes that the code has, each with the fields that differ. The rows of `SIZES` may name the
             implementation for more sizes.
         code: How checkpoints of the code are read, if their tensors have other names than the tensors of this package.
+        init: The scheme of the initial weights, see `network/init.py`.
     """
 
     url: str
     flavour: dict[str, Any] = field(default_factory=dict)
     sizes: dict[str, dict[str, Any]] = field(default_factory=dict)
     code: ForeignCode | None = None
+    init: Literal['timm', 'torch', 'keras_cv'] = 'timm'
 
 
 _TIMM = dict(
@@ -99,6 +101,7 @@ IMPLS: dict[str, Implementation] = {
         },
         # That code has no preprocessing; the usual preprocessing is assumed.
         code=ForeignCode('chinhsuanwu/coatnet-pytorch', 'coatnet_zoo.checkpoints.chinhsuanwu'),
+        init='torch',
     ),
     'keras_cv': Implementation(
         'https://github.com/leondgarse/keras_cv_attention_models',
@@ -135,5 +138,6 @@ IMPLS: dict[str, Implementation] = {
             suffixes=('.h5', '.hdf5'),
             crop_pct=0.95,
         ),
+        init='keras_cv',
     ),
 }
