@@ -109,7 +109,7 @@ def test_training(checkpointing: bool) -> None:
 
 @torch.no_grad()
 def test_graphs() -> None:
-    model, x = create(output_stride=8), random_images(2, 3, ODD)
+    model, x = create(output_stride=8, depths=(1, 1, 1, 1)), random_images(2, 3, ODD)
     expected = model(x)
     dynamic = {0: torch.export.Dim.DYNAMIC, 2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC}
     graphs = [
@@ -117,7 +117,7 @@ def test_graphs() -> None:
         torch.jit.trace(model, x),
         torch.fx.symbolic_trace(model),
         torch.export.export(model, (random_images(3, 3, 64),), dynamic_shapes=(dynamic,)).module(),
-        optimize_for_inference(create(output_stride=8)),
+        optimize_for_inference(create(output_stride=8, depths=(1, 1, 1, 1))),
     ]
     for graph in graphs:
         assert_close(graph(x), expected, rel=1e-4)
