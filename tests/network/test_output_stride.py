@@ -29,8 +29,8 @@ def create(impl: str = 'timm', **kwargs) -> nn.Module:
 @pytest.mark.parametrize(
     'impl, options, sizes',
     [
-        *[(impl, {}, (64, (96, 64), ODD, 32)) for impl in IMPLS],
-        *[(impl, dict(block_types='CCCC'), (64, 128)) for impl in IMPLS],
+        *[(impl, {}, (64, (80, 48), ODD, 32)) for impl in IMPLS],
+        *[(impl, dict(block_types='CCCC'), (64, 128)) for impl in ('timm', 'paper', 'chinhsuanwu', 'keras_cv')],
         ('paper', dict(block_types='CTTT', rel_attn='post'), (64, ODD)),
         ('paper', dict(attn_window=3), (64, ODD)),
         ('paper', dict(rel_attn='none', attn_type='linear'), (64, ODD)),
@@ -109,7 +109,8 @@ def test_training(checkpointing: bool) -> None:
 
 @torch.no_grad()
 def test_graphs() -> None:
-    model, x = create(output_stride=8, depths=(1, 1, 1, 1)), random_images(2, 3, ODD)
+    structure = dict(output_stride=8, block_types='CCCT', depths=(1, 1, 1, 1))
+    model, x = create(**structure), random_images(2, 3, ODD)
     expected = model(x)
     dynamic = {0: torch.export.Dim.DYNAMIC, 2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC}
     graphs = [
@@ -117,7 +118,7 @@ def test_graphs() -> None:
         torch.jit.trace(model, x),
         torch.fx.symbolic_trace(model),
         torch.export.export(model, (random_images(3, 3, 64),), dynamic_shapes=(dynamic,)).module(),
-        optimize_for_inference(create(output_stride=8, depths=(1, 1, 1, 1))),
+        optimize_for_inference(create(**structure)),
     ]
     for graph in graphs:
         assert_close(graph(x), expected, rel=1e-4)
