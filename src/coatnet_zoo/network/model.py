@@ -15,12 +15,15 @@ from .blocks import MBConv, TransformerBlock, get_norm_2d
 from .init import initial_weights
 from .layers import ClassifierHead
 from .loading import Adapted, adapt_state_dict
+from .phases import join_phases, split_phases
 from .resized import check_not_in_buckets
 from .stem import PatchStem, Stem
 
 
 class Stage(nn.Module):
     """A stage: the first block halves the resolution (except after a stem that patchifies), the others keep it.
+
+    With `cfg.output_stride`, late stages keep the resolution: see `phases`.
 
     Args:
         cfg: Flavour of the blocks.
@@ -47,6 +50,7 @@ class Stage(nn.Module):
         super().__init__()
         dd = {'device': device, 'dtype': dtype}
         self.grad_checkpointing = False
+        self.phases = cfg.phases(index)
         blocks: list[nn.Module] = []
         for i, (kind, width) in enumerate(zip(cfg.stage_types[index], cfg.stage_widths[index], strict=True)):
             stride = cfg.stage_stride if i == 0 else 1
@@ -60,6 +64,11 @@ class Stage(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, dim, H, W) -> (B, width of the last block, ceil(H/stride), ceil(W/stride)), stride 2 or 1."""
+        if self.phases == 1:
+            return self._run(x)
+        return join_phases(self._run(split_phases(x, self.phases)), self.phases, x.shape[-2], x.shape[-1])
+
+    def _run(self, x: torch.Tensor) -> torch.Tensor:
         if self.grad_checkpointing and not torch.jit.is_scripting():
             return checkpoint_seq(self.blocks, x)
         return self.blocks(x)
@@ -122,7 +131,8 @@ class CoAtNet(nn.Module):
             stages.append(Stage(cfg, i, dim, feat_sizes[i], drop_path[i], attn_drop_rate, proj_drop_rate, **dd))
             dim = widths[-1]
             reduction *= cfg.stage_stride
-            self.feature_info.append(dict(num_chs=dim, reduction=reduction, module=f'stages.{i}'))
+            kept = reduction // cfg.phases(i)
+            self.feature_info.append(dict(num_chs=dim, reduction=kept, module=f'stages.{i}'))
         self.stages = nn.Sequential(*stages)
 
         self.num_features = self.embed_dim = dim
@@ -312,7 +322,9 @@ class CoAtNet(nn.Module):
         return take_indices
 
     def forward_features(self, x: torch.Tensor) -> torch.Tensor:
-        """(B, in_chans, H, W) -> (B, num_features, ceil(H/r), ceil(W/r)); r is 32, or the size of patches.
+        """(B, in_chans, H, W) -> (B, num_features, ceil(H/r), ceil(W/r)).
+
+        r is 32, `cfg.output_stride` or the size of patches.
 
         Raises:
             AssertionError: If H or W is below 32, or if the images have whole numbers.

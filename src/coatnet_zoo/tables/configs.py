@@ -35,6 +35,7 @@ class CoAtNetCfg:
     embed_dim: tuple[Count | tuple[Count, ...], ...] = (96, 192, 384, 768)
     depths: tuple[int, ...] = (2, 3, 5, 2)
     block_types: str | tuple[str | tuple[str, ...], ...] = 'CCTT'  # C: MBConv; T: Transformer; no C follows a T
+    output_stride: Literal[8, 16, 32] | None = None  # stages that would reach more keep the resolution; see `phases`
 
     # Stem and head
     patch_size: Patch | None = None  # the stem is one convolution of patches of this size; stages do not stride
@@ -130,6 +131,12 @@ class CoAtNetCfg:
                 'must have one width, and stem_norm_last must be False.'
             )
 
+        if self.patch_size is not None and self.output_stride is not None:
+            raise ValueError(
+                f'output_stride={self.output_stride} is for stages that halve the resolution, but those of patch_size='
+                f'{self.patch_size} all keep it; leave out output_stride.'
+            )
+
     def _check_layout(self) -> None:
         before = 'C'
         for stage, (types, widths) in enumerate(zip(self.stage_types, self.stage_widths, strict=True)):
@@ -182,6 +189,18 @@ class CoAtNetCfg:
     def stage_stride(self) -> int:
         """Stride of a stage's first block."""
         return 2 if self.patch_size is None else 1
+
+    def phases(self, index: int) -> int:
+        """How many times more positions along each side a stage has than without `output_stride`.
+
+        The stage is computed once for each shift of its input (phase), with the same weights and position tables. So
+        every `phases`-th position has the same features as without `output_stride`. Only where a convolution strides
+        over a map of odd height or width, the last row or column differs.
+
+        Args:
+            index: Number of the stage from 0.
+        """
+        return 1 if self.output_stride is None else max(1, 2 ** (index + 2) // self.output_stride)
 
     @property
     def stage_types(self) -> list[PerBlock]:
