@@ -9,6 +9,7 @@ from clients import assert_same, client, images, small, whose
 openvino = client('openvino')
 # Without the hint OpenVINO computes in bfloat16 where the CPU can.
 EXACT = {'INFERENCE_PRECISION_HINT': 'f32'}
+NOT_ANY_SIZE = pytest.RaisesExc(Exception, match='is inconsistent')
 
 
 @whose()
@@ -23,4 +24,15 @@ def test_conversion(whose: str, exported: bool, tmp_path: Path) -> None:
     compiled = openvino.compile_model(tmp_path / 'm.xml', 'CPU', EXACT)
     for batch in [2] if exported else [1, 2, 3]:
         x = images(batch)
+        assert_same(torch.from_numpy(compiled(x.numpy())[0]), model(x).detach(), abs=1e-4)
+
+
+@whose(NOT_ANY_SIZE)
+def test_conversion_for_any_size(whose: str) -> None:
+    model = small(whose, stages='CT').eval()
+    dynamic = dict.fromkeys((0, 2, 3), torch.export.Dim.DYNAMIC)
+    program = torch.export.export(model, (images(2, 96, 64),), dynamic_shapes=(dynamic,))
+    compiled = openvino.compile_model(openvino.convert_model(program), 'CPU', EXACT)
+    for size in [(2, 96, 64), (1, 64, 64), (3, 64, 32), (1, 70, 90)]:
+        x = images(*size)
         assert_same(torch.from_numpy(compiled(x.numpy())[0]), model(x).detach(), abs=1e-4)

@@ -1,4 +1,7 @@
-"""Runs every piece of code of docs/ecosystem.md as printed, each in a Python of its own."""
+"""Runs every piece of Python of docs/ecosystem.md as printed, each in a Python of its own.
+
+test_without_import.py runs the commands of the page.
+"""
 
 import importlib.util
 import os
@@ -48,6 +51,7 @@ def test_code_runs_as_printed(block: str, folder: Path) -> None:
     run(BLOCKS[block], folder)
 
 
-def test_every_line_of_the_table_has_code() -> None:
+def test_every_line_of_the_table_has_code_that_is_run() -> None:
+    assert PAGE.count('```') == 2 * (len(BLOCKS) + 1)
     linked = set(re.findall(r'^\| \[.*?\]\(#(.*?)\)', PAGE, flags=re.MULTILINE))
     assert linked and linked == {title.lower().replace(' ', '-') for title, _ in SECTIONS[2:]}

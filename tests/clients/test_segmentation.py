@@ -9,16 +9,16 @@ from clients import NAMES, ONE_SIZE, arguments, assert_same, client, images, who
 smp = client('segmentation_models_pytorch')
 
 
-def network(decoder: str, whose: str) -> torch.nn.Module:
-    name = f'tu-{NAMES[whose]}'
-    return smp.create_model(decoder, encoder_name=name, encoder_weights=None, classes=2, **arguments(whose))
+def network(decoder: str, whose: str, size: tuple[int, int]) -> torch.nn.Module:
+    name, kwargs = f'tu-{NAMES[whose]}', arguments(whose, size=size)
+    return smp.create_model(decoder, encoder_name=name, encoder_weights=None, classes=2, **kwargs)
 
 
 @whose(ONE_SIZE)
 @pytest.mark.parametrize('decoder', ['Unet', 'FPN', 'UPerNet'])
 @pytest.mark.parametrize('size', [(128, 192), (256, 256)], ids=str)
 def test_training(whose: str, decoder: str, size: tuple[int, int]) -> None:
-    model = network(decoder, whose)
+    model = network(decoder, whose, size)
     masks = model(images(2, *size))
     assert masks.shape == (2, 2, *size)
     masks.square().mean().backward()
@@ -39,7 +39,7 @@ def test_training_at_a_finer_stride(whose: str, decoder: str, stride: int, size:
 
 @whose(ONE_SIZE)
 def test_saving(whose: str, tmp_path: Path) -> None:
-    model = network('Unet', whose).eval()
+    model = network('Unet', whose, (128, 192)).eval()
     model.save_pretrained(str(tmp_path))
     x = images(1, 128, 192)
     assert_same(smp.from_pretrained(str(tmp_path)).eval()(x), model(x))

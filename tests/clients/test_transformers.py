@@ -5,12 +5,11 @@ from pathlib import Path
 import pytest
 import timm
 import torch
-from clients import LABELS, assert_same, client, draw_images, images, save, small, whose
+from clients import DUPLICATE, LABELS, assert_same, client, draw_images, images, save, small, whose
 from paths import DATA
 from PIL import Image
 
 transformers = client('transformers')
-DUPLICATE = "timm's config.json repeats num_classes, which transformers passes, too"
 
 
 @whose(DUPLICATE)

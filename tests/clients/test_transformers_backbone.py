@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import torch
-from clients import NAMES, ONE_SIZE, arguments, assert_same, client, images, whose
+from clients import MADE_FOR_IT, NAMES, ONE_SIZE, arguments, assert_same, client, images, whose
 
 transformers = client('transformers')
 
@@ -11,7 +11,7 @@ transformers = client('transformers')
 @whose(ONE_SIZE)
 def test_backbone_at_another_size(whose: str) -> None:
     config = transformers.TimmBackboneConfig(backbone=NAMES[whose], out_indices=(1, 2, 3, 4))
-    backbone = transformers.TimmBackbone(config, **arguments(whose))
+    backbone = transformers.TimmBackbone(config, **arguments(whose, size=(64, 96)))
     maps = backbone(images(1, 64, 96)).feature_maps
     assert [tuple(m.shape[1:]) for m in maps] == [(32, 16, 24), (32, 8, 12), (64, 4, 6), (64, 2, 3)]
     assert backbone.channels == [32, 32, 64, 64]
@@ -27,7 +27,7 @@ def test_detr(whose: str, tmp_path: Path) -> None:
     )  # fmt: skip
     model = transformers.DetrForObjectDetection(config)
     boxes = [dict(class_labels=torch.tensor([1]), boxes=torch.tensor([[0.5, 0.5, 0.2, 0.2]]))]
-    x = images(1, 224, 256)
+    x = images(1, 224, 224 if whose == MADE_FOR_IT else 256)
     model(pixel_values=x, labels=boxes).loss.backward()
     assert all(p.grad is not None for name, p in model.named_parameters() if 'stages' in name and p.requires_grad)
     model.save_pretrained(tmp_path)

@@ -1,5 +1,8 @@
 """Programs that do not import this package have its models once `coatnet-zoo autoload on` was said."""
 
+import os
+import re
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -28,3 +31,17 @@ def test_transformers(environment: Environment, tmp_path: Path) -> None:
     environment.autoload('on')
     code, out, err = environment.run('-c', LOAD, folder)
     assert (code, out) == (0, 'red coatnet_zoo.network.model'), err
+
+
+def test_the_commands_of_the_page(environment: Environment) -> None:
+    (commands,) = re.findall(r'^```\n(.*?)^```', (ROOT / 'docs' / 'ecosystem.md').read_text(), re.MULTILINE | re.DOTALL)
+    script = environment.python.with_name('coatnet-zoo')
+    script.write_text(f'#!{environment.python}\nimport coatnet_zoo_command\ncoatnet_zoo_command.main()\n')
+    script.chmod(0o755)
+    env = {**os.environ, 'PATH': f'{script.parent}{os.pathsep}{os.environ["PATH"]}', 'PYTHONPATH': ''}
+    done = subprocess.run(['bash', '-euc', commands], env=env, capture_output=True, text=True, timeout=300)
+    assert (done.returncode, done.stderr) == (0, '')
+    assert [line.split(' in ')[0].split(':')[0] for line in done.stdout.splitlines()] == [
+        'autoload is on',
+        'autoload is off',
+    ]

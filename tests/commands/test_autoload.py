@@ -1,10 +1,16 @@
-"""`coatnet-zoo autoload`: the models are there without an import, and Python starts as before."""
+"""`coatnet-zoo autoload`: the models are there without an import, and Python starts as before.
 
+Set TIMM_REPO to a checkout of huggingface/pytorch-image-models, whose validate.py one of the tests runs.
+"""
+
+import os
+import re
+import shutil
 from pathlib import Path
 
 import pytest
 from environment import Environment
-from paths import ROOT
+from paths import DATA, ROOT
 
 KNOWS = "print(__import__('timm').is_model('coatnet_1'))"
 
@@ -52,6 +58,22 @@ def test_the_models_are_there_when_timm_is_imported(switched_on: Environment, co
 def test_a_script_of_others_has_the_models(switched_on: Environment, tmp_path: Path) -> None:
     (tmp_path / 'validate.py').write_text(f"if __name__ == '__main__':\n    {KNOWS}\n", encoding='utf-8')
     assert switched_on.run(tmp_path / 'validate.py') == (0, 'True', '')
+
+
+@pytest.mark.skipif('TIMM_REPO' not in os.environ, reason='TIMM_REPO names no checkout of pytorch-image-models')
+def test_validate_of_timm_has_the_models(environment: Environment, tmp_path: Path) -> None:
+    # A copy, because a script in the checkout would import the timm of the checkout instead of the installed timm.
+    shutil.copy(Path(os.environ['TIMM_REPO']) / 'validate.py', tmp_path)
+    for image in (DATA / 'digits').iterdir():
+        (tmp_path / 'images' / image.name[0]).mkdir(parents=True)
+        shutil.copy(image, tmp_path / 'images' / image.name[0])
+    words = '--model coatnet_atto --pretrained --device cpu --workers 1 --data-dir'.split()
+    environment.autoload('off')
+    code, _, err = environment.run(tmp_path / 'validate.py', *words, tmp_path / 'images')
+    assert code == 1 and 'Unknown model (coatnet_atto)' in err
+    environment.autoload('on')
+    code, out, err = environment.run(tmp_path / 'validate.py', *words, tmp_path / 'images')
+    assert code == 0 and re.search(r'"top1": 100.0\b', out), err
 
 
 def test_nothing_but_one_module_is_imported_without_timm(environment: Environment) -> None:

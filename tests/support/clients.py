@@ -14,9 +14,13 @@ from PIL import Image
 from timm.models import save_for_hf
 from torch import nn
 
-NAMES = {'ours': 'coatnet_0', "timm's": 'coatnet_0_rw_224'}
+# timm's own network is tried as it is and, where it fails because of the size of the images, made for this size.
+MADE_FOR_IT = "timm's for this size"
+NAMES = {'ours': 'coatnet_0', "timm's": 'coatnet_0_rw_224', MADE_FOR_IT: 'coatnet_0_rw_224'}
 LABELS = ['blue', 'green', 'red']
-ONE_SIZE = "timm's CoAtNets take images of one size"
+# Errors of timm's networks.
+ONE_SIZE = pytest.RaisesExc(RuntimeError, match=r'The size of tensor a \(\d+\) must match the size of tensor b')
+DUPLICATE = pytest.RaisesExc(TypeError, match="multiple values for .*'num_classes'")  # twice in timm's config.json
 
 
 def client(name: str) -> ModuleType:
@@ -24,24 +28,29 @@ def client(name: str) -> ModuleType:
     return pytest.importorskip(name, reason=f'{name} is not installed; `make clients` installs it')
 
 
-def whose(theirs_fails: str | None = None) -> pytest.MarkDecorator:
+def whose(theirs: pytest.RaisesExc | None = None) -> pytest.MarkDecorator:
     """Run a test with our network and with timm's.
 
     Args:
-        theirs_fails: Why the test fails with timm's network, as docs/ecosystem.md says; None if it does not fail.
+        theirs: The error of timm's network, as docs/ecosystem.md says; None if there is no error. With `ONE_SIZE`, the
+            test runs a third time, with timm's network for the size of the images.
     """
-    theirs = [pytest.mark.xfail(reason=theirs_fails, strict=True)] if theirs_fails else []
-    return pytest.mark.parametrize('whose', ['ours', pytest.param("timm's", marks=theirs)])
+    marks = [pytest.mark.xfail(raises=theirs, reason="timm's network fails", strict=True)] if theirs else []
+    made_for_it = [MADE_FOR_IT] if theirs is ONE_SIZE else []
+    return pytest.mark.parametrize('whose', ['ours', pytest.param("timm's", marks=marks), *made_for_it])
 
 
-def arguments(whose: str, stages: str = 'CCTT', **kwargs: Any) -> dict[str, Any]:
+def arguments(whose: str, stages: str = 'CCTT', *, size: tuple[int, int] = (64, 64), **kwargs: Any) -> dict[str, Any]:
     """The arguments that make the network small, for whatever passes them on to `timm.create_model`.
 
     Args:
-        whose: 'ours' or "timm's".
+        whose: 'ours', "timm's", or `MADE_FOR_IT`.
         stages: 'CCTT', or 'CT' for what is compiled.
+        size: Height and width of the images, in pixels; only for `MADE_FOR_IT`.
         **kwargs: Further arguments.
     """
+    if whose == MADE_FOR_IT:
+        kwargs['img_size'] = size
     types = dict(impl='timm', block_types=stages) if whose == 'ours' else dict(block_type=tuple(stages))
     sizes = dict(embed_dim=(32, 32, 64, 64), depths=(1, 1, 2, 1)) if stages == 'CCTT' else dict(embed_dim=(32, 64))
     return {'depths': (1, 1), **types, 'stem_width': (8, 16), **sizes, **kwargs}
