@@ -154,6 +154,7 @@ def _check_described(
     if file is not None:
         check_size(where, cfg, recorded, load_cfg.input_size[-2:], file)
     if not pretrained:
-        arguments = {name: recorded[name] for name in ('img_size', 'in_chans') if name in recorded}
-        arguments['num_classes'] = recorded.get('num_classes', load_cfg.num_classes)
+        names = ('img_size', 'in_chans', 'num_classes')
+        arguments = {name: recorded[name] for name in names if name in recorded}
+        arguments.setdefault('num_classes', load_cfg.num_classes)
         check_without_weights(where, CoAtNet(cfg, **arguments, device='meta'), file)
