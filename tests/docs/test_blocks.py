@@ -22,6 +22,7 @@ ELSEWHERE = {
     'CONTRIBUTING.md': 'test_contributing.py',
     'docs/ecosystem.md': '../clients/test_page.py',
     'docs/export.md': '../export/test_page.py',
+    'docs/finetuning.md': 'test_finetuning.py',
     'docs/training.md': 'test_walkthrough.py',
 }
 NOT_RUN = {

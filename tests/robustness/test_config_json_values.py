@@ -190,6 +190,13 @@ def test_weights_of_a_shallower_network_are_not_completed_by_chance(saved: tuple
         timm.create_model(f'local-dir:{folder}', pretrained=True, num_classes=5)
 
 
+def test_a_network_of_few_classes_is_made_without_its_weights(saved: tuple) -> None:
+    """The network was counted with the 1000 classes of ImageNet, and refused as larger than its file."""
+    folder, config, _ = saved
+    write(folder, config, {})
+    assert timm.create_model(f'local-dir:{folder}', num_classes=5).num_classes == 5
+
+
 def test_a_configuration_without_weights(saved: tuple, tmp_path: Path) -> None:
     _, config, _ = saved
     write(tmp_path, config, {})

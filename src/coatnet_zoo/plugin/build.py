@@ -158,4 +158,5 @@ def _check_described(
     if not pretrained:
         names = ('img_size', 'in_chans', 'num_classes')
         arguments = {name: recorded[name] for name in names if name in recorded}
+        arguments.setdefault('num_classes', load_cfg.num_classes)
         check_without_weights(where, CoAtNet(cfg, **arguments, device='meta'), file)
