@@ -15,12 +15,11 @@ from timm.layers import resize_rel_pos_bias_table
 from torch import nn
 
 from ..checkpoints import (
-    Checkpoint,
     Translation,
     check_dense,
     check_values,
     create_call,
-    find_state_dict,
+    find_network,
     fingerprint,
     identify,
     is_timms,
@@ -82,9 +81,10 @@ def _adapt(
 ) -> dict[str, torch.Tensor]:
     if img_size in (None, model.img_size) and _has_shapes(state_dict, own):
         return dict(state_dict)
-    state_dict = find_state_dict(state_dict)
+    checkpoint = find_network(state_dict)
+    state_dict = checkpoint.tensors
     check_dense(state_dict, 'The checkpoint')
-    translation = translate(Checkpoint(state_dict))
+    translation = translate(checkpoint)
     if translation is not None:
         check_structure(translation, model.cfg)
         state_dict = translation.tensors
