@@ -5,6 +5,7 @@ from .codes import Target as Target
 from .codes import Translation as Translation
 from .codes import find_reader as find_reader
 from .codes import foreign_codes as foreign_codes
+from .codes import recognised as recognised
 from .codes import translate as translate
 from .files import require_regular as require_regular
 from .heads import plain_head as plain_head

@@ -1,4 +1,4 @@
-"""The classifier of a checkpoint: people replace the classifier, leave it out, or put another one beside the network."""
+"""The classifier of a checkpoint: people replace it, leave it out, or put another classifier beside the network."""
 
 import re
 from collections.abc import Collection

@@ -1,7 +1,7 @@
 """Finding a network among the names of tensors: wrappers put a prefix before its names, and tensors of their own."""
 
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
