@@ -19,7 +19,6 @@ from .recognition import fingerprint as fingerprint
 from .recognition import identify as identify
 from .recognition import is_timms as is_timms
 from .state_dicts import find_network as find_network
-from .state_dicts import find_state_dict as find_state_dict
 from .structure import Structure as Structure
 from .structure import shape_of as shape_of
 from .values import check_values as check_values

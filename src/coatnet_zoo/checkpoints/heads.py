@@ -38,9 +38,14 @@ def plain_head(checkpoint: Checkpoint, own: str, parts: Collection[str], width: 
     inside = {k: v for k, v in checkpoint.tensors.items() if k.startswith(f'{own}.')}
     network = {k: v for k, v in checkpoint.tensors.items() if k not in inside}
     beside = dict(checkpoint.beside)
-    for name in [name for name in network if name.partition('.')[0] not in parts]:
-        if _OF_TRAINING.search(name) or _takes(network[name], width):
-            beside[name] = network.pop(name)
+    strange: dict[str, Tensors] = {}
+    for name, tensor in network.items():
+        if (first := name.partition('.')[0]) not in parts:
+            strange.setdefault(first, {})[name] = tensor
+    for group in strange.values():
+        if any(_OF_TRAINING.search(name) or _takes(tensor, width) for name, tensor in group.items()):
+            beside |= group
+            network = {name: tensor for name, tensor in network.items() if name not in group}
     if not head:
         return replace(checkpoint, tensors=network, beside={**beside, **inside})
     layer = _linear(inside)

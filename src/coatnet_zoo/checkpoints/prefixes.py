@@ -44,7 +44,7 @@ def split(tensors: Mapping[str, torch.Tensor], prefix: str | None, ema: bool, na
         name: Name of the checkpoint in errors.
 
     Returns:
-        The tensors of the network without the prefix, and the other tensors.
+        The tensors of the network without the prefix, and the other tensors, except those of other networks.
 
     Raises:
         CheckpointError: If there are two networks and no prefix, or if no name has the prefix.
@@ -55,12 +55,14 @@ def split(tensors: Mapping[str, torch.Tensor], prefix: str | None, ema: bool, na
             raise _no_average(name)
         return _without_usual(tensors, name), {}
     chosen = _choose(found, ema, name) if prefix is None else prefix + '.' * (prefix[-1:] not in ('', '.'))
-    others = tuple(other for other in found if other != chosen and other.startswith(chosen))
+    others = [other for other in found if other != chosen]
     network, beside = {}, {}
     for key, value in tensors.items():
-        if key.startswith(chosen) and not (others and key.startswith(others)):
+        # Of all prefixes of a name, the longest is the network that the tensor belongs to.
+        owner = max((one for one in (chosen, *others) if key.startswith(one)), key=len, default=None)
+        if owner == chosen:
             network[key.removeprefix(chosen)] = value
-        else:
+        elif owner is None:
             beside[key] = value
     if not network:
         firsts = dict.fromkeys(key.partition('.')[0] for key in tensors)

@@ -19,11 +19,6 @@ _MAX_DEPTH = 8
 _COUNTERS = ('n_averaged', 'total_ops', 'total_params')
 
 
-def find_state_dict(content: Any, ema: bool | None = False, name: str = 'The checkpoint') -> dict[str, torch.Tensor]:
-    """The tensors of `find_network`."""
-    return dict(find_network(content, ema, name).tensors)
-
-
 def find_network(
     content: Any,
     ema: bool | None = False,
@@ -92,10 +87,10 @@ def _unwrap(content: Any, ema: bool, name: str) -> tuple[Mapping[Any, Any], bool
             raise CheckpointError(
                 f'{name} has no moving average under {", ".join(_EMA_KEYS)}; leave out the EMA option.'
             )
-        whole = next((v for v in content.values() if _is_object(v) and v.attributes.get('_modules')), None)
-        unread = whole or next((v for k, v in content.items() if k in _STATE_DICT_KEYS and _is_object(v)), None)
-        if unread is not None:
-            raise _not_a_state_dict(unread, name)
+        objects = {k: v for k, v in content.items() if _is_object(v)}
+        wholes = [v for k, v in objects.items() if k in _STATE_DICT_KEYS or '_modules' in v.attributes]
+        if wholes:
+            raise _not_a_state_dict(wholes[0], name)
         raise CheckpointError(
             f'{name} has no state dict under {", ".join(_STATE_DICT_KEYS)}; its keys are {_keys(content)}.'
         )
