@@ -1,8 +1,9 @@
 """The parts of timm that this package uses and that timm may change, in one place."""
 
+from collections.abc import Callable
 from typing import Any
 
-from timm.models import _hub
+from timm.models import _factory, _hub
 from timm.models._builder import pretrained_cfg_for_features as pretrained_cfg_for_features
 from timm.models._features import feature_take_indices as feature_take_indices
 from timm.models._hub import save_config_for_hf as save_config_for_hf
@@ -31,3 +32,22 @@ def save_without_classes(model_class: type[nn.Module]) -> None:
         return args
 
     _hub.get_model_args = without_classes
+
+
+def load_checkpoints_by(model_class: type[nn.Module], load: Callable[[nn.Module, Any], None]) -> None:
+    """Make `timm.create_model(..., checkpoint_path=...)` load files into models of a class by a function.
+
+    timm does not check files for damage, and knows fewer keys and prefixes of state dicts.
+
+    Args:
+        model_class: The class.
+        load: Called with the model and the path of the file.
+    """
+    load_checkpoint = _factory.load_checkpoint
+
+    def load_by_class(model: nn.Module, checkpoint_path: Any, **kwargs: Any) -> Any:
+        if isinstance(model, model_class) and not kwargs:
+            return load(model, checkpoint_path)
+        return load_checkpoint(model, checkpoint_path, **kwargs)
+
+    _factory.load_checkpoint = load_by_class

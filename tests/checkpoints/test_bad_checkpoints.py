@@ -100,7 +100,6 @@ CONTENTS: dict[str, tuple[Callable[[dict], object], tuple[str, ...]]] = {
     'another network': (lambda sd: {'conv1.weight': torch.ones(2), 'fc.weight': torch.ones(2)}, ('conv1.weight',)),
     'twice': (lambda sd: {**sd, **{'module.' + k: v for k, v in sd.items()}}, ('more than once',)),
     'a missing tensor': (lambda sd: without(sd, 's2.1.conv.fn.4.running_mean'), ('s2.1.conv.fn.4.running_mean',)),
-    'a missing classifier': (lambda sd: without(sd, 'fc.weight'), ('fc.weight',)),
     'a missing table': (lambda sd: without(sd, 's4.0.attn.1.fn.relative_bias_table'), ('relative_bias_table',)),
     'a missing index': (lambda sd: without(sd, 's4.0.attn.1.fn.relative_index'), ('s4.0.attn.1.fn.relative_index',)),
     'a missing block': (lambda sd: {k: v for k, v in sd.items() if not k.startswith('s3.1.')}, ('s3.1.',)),

@@ -19,7 +19,7 @@ from paths import DATA
 from safetensors_bytes import image_of
 
 from coatnet_zoo import CheckpointError, CoAtNet, convert_checkpoint, resolve_cfg
-from coatnet_zoo.checkpoints import Checkpoint, find_state_dict, read_checkpoint
+from coatnet_zoo.checkpoints import find_network, read_checkpoint
 
 FIXTURE = DATA / 'chinhsuanwu_digits_64.pth'
 
@@ -142,11 +142,9 @@ def test_fuzzed_keys(fuzzed: Path, changes: list[tuple[str, str, int]]) -> None:
     """Converted, but for reading and writing files, and loaded into another network."""
     out = fuzzed.with_name('out')
     with (
-        mock.patch(
-            'coatnet_zoo.plugin.convert.read_checkpoint', lambda src, ema: Checkpoint(find_state_dict(changed(changes)))
-        ),
+        mock.patch('coatnet_zoo.plugin.convert.read_checkpoint', lambda src, *options: find_network(changed(changes))),
         mock.patch('coatnet_zoo.plugin.convert._write'),
-        mock.patch('coatnet_zoo.plugin.convert.timm.create_model', _build_once),
+        mock.patch('coatnet_zoo.plugin.source.timm.create_model', _build_once),
     ):
         only_our_error(lambda: convert_checkpoint('a.pth', out))
     try:

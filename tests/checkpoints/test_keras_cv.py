@@ -97,6 +97,35 @@ def test_a_file_that_does_not_fit_a_model_says_what_would() -> None:
     assert '\n' not in str(e.value)
 
 
+def without_classifier(file: h5py.File) -> None:
+    """Remove the classifier, as that code does for `num_classes=0`."""
+    weights = file.get(W, file)
+    for name in ('avg_pool', 'predictions'):
+        del weights[name]
+    if 'model_config' in file.attrs:
+        config = json.loads(file.attrs['model_config'])
+        layers = config['config']['layers'] = config['config']['layers'][:-2]
+        config['config']['output_layers'] = [[layers[-1]['name'], 0, 0]]
+        file.attrs['model_config'] = json.dumps(config)
+
+
+@pytest.mark.parametrize('way', ['no classifier', '--no-head'])
+@pytest.mark.parametrize('fixture', FIXTURES, ids=['model', 'weights'])
+@torch.inference_mode()
+def test_a_file_without_classifier(fixture: Path, way: str, tmp_path: Path) -> None:
+    shutil.copy(fixture, tmp_path / 'a.h5')
+    options = [way] if way == '--no-head' else []
+    if not options:
+        with h5py.File(tmp_path / 'a.h5', 'r+') as file:
+            without_classifier(file)
+    result = CliRunner().invoke(main, ['convert', str(tmp_path / 'a.h5'), str(tmp_path / 'out'), *options])
+    assert result.exit_code == 0 and 'no classes' in result.output, result.output
+    x, logits = images_and_logits(DATA / 'keras_cv_small_expected.npz')
+    kernel, bias = (read_checkpoint(fixture).tensors[f'predictions/{kind}'] for kind in ('kernel', 'bias'))
+    torch.testing.assert_close(load(tmp_path / 'out')(x) @ kernel + bias, logits, rtol=0, atol=1e-4)
+    assert load(tmp_path / 'out', num_classes=3)(x).shape == (len(x), 3)
+
+
 # Bad files.
 
 
@@ -245,14 +274,14 @@ REFUSED: dict[str, tuple[dict, str]] = {
     'bn_act_first': (dict(SMALL, input_shape=[64, 64, 3], bn_act_first=True), 'use_bias=True in stem_1_conv'),
     'no se': (dict(SMALL, input_shape=[64, 64, 3], se_ratio=0), 'se_1_conv'),
     'other se': (dict(SMALL, input_shape=[64, 64, 3], se_ratio=1.0), 'se_1_conv'),
-    'no classifier': (dict(SMALL, input_shape=[64, 64, 3], num_classes=0), 'predictions/kernel'),
 }
+HEADLESS = {'no classifier': dict(SMALL, input_shape=[64, 64, 3], num_classes=0)}
 
 
 @pytest.fixture(scope='module')
 def peer_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a folder for every case, see `keras_cv_peer.py`."""
-    specs = CASES | {name: spec for name, (spec, _) in REFUSED.items()}
+    specs = CASES | HEADLESS | {name: spec for name, (spec, _) in REFUSED.items()}
     return keras_cv_models(tmp_path_factory.mktemp('keras_cv'), specs)
 
 
@@ -272,6 +301,17 @@ def test_models_equal_the_original(case: str, form: str, peer_models: Path, tmp_
         assert result.size == case.split('_')[0].replace('CoAtNet', 'coatnet_')
         plain = timm.create_model(result.size, impl='keras_cv', img_size=x.shape[-1], device='meta')
         assert plain.cfg == model.cfg
+
+
+@pytest.mark.parametrize('form', ['model', 'weights'])
+@torch.inference_mode()
+def test_features_of_a_model_without_classifier_equal_the_original(
+    form: str, peer_models: Path, tmp_path: Path
+) -> None:
+    result = convert_checkpoint(peer_models / 'no classifier' / f'{form}.h5', tmp_path / 'out')
+    x, features = images_and_logits(peer_models / 'no classifier' / 'expected.npz')
+    assert result.structure.num_classes == 0
+    assert_close(load(tmp_path / 'out').forward_features(x), features.permute(0, 3, 1, 2), rel=1e-4)
 
 
 @pytest.mark.parametrize('case', REFUSED)

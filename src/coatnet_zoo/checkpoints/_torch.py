@@ -1,53 +1,30 @@
 """The parts of torch that reading checkpoints uses and that torch may change, in one place."""
 
-from collections.abc import Callable
-from typing import Any, Protocol
+import functools
+from typing import Any
 
 import torch
-from torch._utils import _validate_loaded_sparse_tensors
-from torch._weights_only_unpickler import Unpickler
+from torch._utils import _validate_loaded_sparse_tensors as finish_sparse
+from torch._weights_only_unpickler import _get_allowed_globals
 from torch.serialization import MAGIC_NUMBER as MAGIC_NUMBER
 from torch.serialization import PROTOCOL_VERSION as PROTOCOL_VERSION
 
-_MAX_TUPLE = 10_000
+# The classes that take the number of their values: without a limit, a pickle could ask for any number.
+SIZED = {torch.Tensor, torch.UntypedStorage, torch.TypedStorage, *torch._tensor_classes}
 
 
-class _Readable(Protocol):
-    def read(self, size: int) -> bytes: ...
+@functools.cache
+def allowed_globals() -> dict[str, Any]:
+    """What a pickle may call, by name: the functions and classes that `torch.load(..., weights_only=True)` admits.
 
-    def readline(self) -> bytes: ...
-
-
-class _Memo(dict):
-    """The objects that a pickle refers to again. Hashing deeply nested tuples would take forever."""
-
-    def __setitem__(self, index: int, value: Any) -> None:
-        unseen, seen = [value], 0
-        while unseen:
-            last = unseen.pop()
-            seen += 1
-            if type(last) is tuple:
-                unseen.extend(last)
-            if seen + len(unseen) > _MAX_TUPLE:
-                raise ValueError('a tuple in the pickle is too large')
-        super().__setitem__(index, value)
-
-
-def unpickle(file: _Readable, storage_of: Callable[[Any], Any]) -> Any:
-    """Unpickle as `torch.load(..., weights_only=True)` does: nothing in the file is executed.
-
-    Args:
-        file: The file, at the position where the pickle starts.
-        storage_of: Returns the storage for a reference in the pickle.
+    What makes bytes is left out: a `bytearray` may have any length, and no tensor needs bytes.
     """
-    unpickler = Unpickler(file, encoding='utf-8')
-    unpickler.memo = _Memo()
-    unpickler.persistent_load = storage_of
-    try:
-        return unpickler.load()
-    finally:
-        # torch keeps a list of sparse tensors until this call.
-        _validate_loaded_sparse_tensors()
+    return {k: v for k, v in _get_allowed_globals().items() if k not in ('builtins.bytearray', '_codecs.encode')}
+
+
+def finish_tensors() -> None:
+    """Forget the sparse tensors that were made: torch keeps a list of them until this call."""
+    finish_sparse()
 
 
 def typed_storage(storage: torch.UntypedStorage, dtype: torch.dtype) -> torch.TypedStorage:

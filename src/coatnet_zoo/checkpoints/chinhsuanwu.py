@@ -11,6 +11,7 @@ import torch
 from ..errors import CheckpointError
 from .checkpoint import Checkpoint
 from .codes import Target
+from .heads import plain_head
 from .structure import Structure, count_numbered, shape_of
 
 _IMPL = 'chinhsuanwu'
@@ -38,6 +39,8 @@ _TRANSFORMER = {
 }
 _TABLE = 'attn.1.fn.relative_bias_table'
 _INDEX = 'attn.1.fn.relative_index'
+_HEAD = 'fc'
+_PARTS = ('s0', 's1', 's2', 's3', 's4', _HEAD)
 _LAYOUTS = {
     'attn.qkv': '(three h d) c -> (h three d) c',
     'se.fc1': 'o i -> o i 1 1',
@@ -48,6 +51,12 @@ _LAYOUTS = {
 def recognises(names: Collection[str]) -> bool:
     """Whether these names are those of chinhsuanwu's code."""
     return 's0.0.0.weight' in names and any(name.startswith('s1.0.') for name in names)
+
+
+def prepare(checkpoint: Checkpoint, head: bool) -> Checkpoint:
+    """Bring the classifier to the names `fc.weight` and `fc.bias`, or leave it out; see `plain_head`."""
+    width = shape_of(checkpoint.tensors, 's4.0.proj.weight', 4, _IMPL)[0]
+    return plain_head(checkpoint, _HEAD, _PARTS, width, head)
 
 
 def infer_structure(checkpoint: Checkpoint) -> Structure:
@@ -77,6 +86,7 @@ def infer_structure(checkpoint: Checkpoint) -> Structure:
             a, b = list(dict.fromkeys(values.values()))[:2]
             raise CheckpointError(f'The blocks of the {_IMPL} checkpoint do not have {what}: {a} and {b}.')
     num_heads, dim_head = next(iter(heads.values()), (8, 32))
+    has_head = 'fc.weight' in tensors
     return Structure(
         stem_width=tuple(shape_of(tensors, f's0.{i}.0.weight', 4, _IMPL)[0] for i in range(depths[0])),
         embed_dim=tuple(widths),
@@ -85,8 +95,9 @@ def infer_structure(checkpoint: Checkpoint) -> Structure:
         num_heads=num_heads,
         dim_head=dim_head,
         in_chans=shape_of(tensors, 's0.0.0.weight', 4, _IMPL)[1],
-        num_classes=shape_of(tensors, 'fc.weight', 2, _IMPL)[0],
+        num_classes=shape_of(tensors, 'fc.weight', 2, _IMPL)[0] if has_head else 0,
         img_size=next(iter(sizes.values()), None),
+        head_bias='fc.bias' in tensors if has_head else None,
     )
 
 
@@ -129,7 +140,9 @@ def _index(height: int, width: int) -> torch.Tensor:
 
 def tensor_map(structure: Structure) -> dict[str, Target]:
     """Every tensor of chinhsuanwu's code for a structure, with where it goes."""
-    targets = {'fc.weight': Target('head.fc.weight')}
+    targets = {'fc.weight': Target('head.fc.weight')} if structure.num_classes else {}
+    if structure.head_bias:
+        targets['fc.bias'] = Target('head.fc.bias')
     for i in range(len(structure.stem_width)):
         targets[f's0.{i}.0.weight'] = Target(f'stem.conv{i + 1}.weight')
         targets.update({f's0.{i}.1.{p}': Target(f'stem.norm{i + 1}.{p}') for p in _BATCH_NORM})

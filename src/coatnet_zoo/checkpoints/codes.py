@@ -4,8 +4,8 @@
 """
 
 import importlib
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -16,6 +16,8 @@ from ..errors import CheckpointError, shown
 from ..tables import IMPLS, ForeignCode
 from .checkpoint import Checkpoint
 from .structure import Structure
+
+_CLASSIFIER = 'head.fc.'
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,13 @@ class CodeReader(Protocol):
         """Read a file, or raise a `CheckpointError`."""
 
 
+class CodeHead(Protocol):
+    """The additional function of a module, if people replace the classifier of its networks."""
+
+    def prepare(self, checkpoint: Checkpoint, head: bool) -> Checkpoint:
+        """Bring the classifier to the names of that code, or leave it out."""
+
+
 @dataclass(frozen=True)
 class Translation:
     """A foreign checkpoint in the names and layouts of this package.
@@ -63,12 +72,14 @@ class Translation:
         structure: The structure of the network, read from the tensors.
         tensors: Contiguous tensors by their names in this package. A tensor whose layout stays is not copied.
         foreign_names: The name of every tensor in the checkpoint, by its name in this package.
+        left_out: The names of the tensors that the checkpoint has beside the network.
     """
 
     impl: str
     structure: Structure
     tensors: dict[str, torch.Tensor]
     foreign_names: dict[str, str]
+    left_out: tuple[str, ...]
 
     @property
     def code(self) -> ForeignCode:
@@ -88,11 +99,24 @@ def find_reader(path: Path) -> CodeReader | None:
     )
 
 
-def translate(checkpoint: Checkpoint) -> Translation | None:
+def recognised(names: Collection[str]) -> bool:
+    """Whether names of tensors are those of a network of this package, of timm or of a foreign code."""
+    if 'stem.conv1.weight' in names and any(name.startswith('stages.0.blocks.0.') for name in names):
+        return True
+    return any(mapping.recognises(names) for _, mapping in _mappings())
+
+
+def _mappings() -> Iterator[tuple[str, CodeMapping]]:
+    for impl, code in foreign_codes().items():
+        yield impl, importlib.import_module(code.mapping)
+
+
+def translate(checkpoint: Checkpoint, head: bool = True) -> Translation | None:
     """Translate a foreign checkpoint into the names and layouts of this package.
 
     Args:
         checkpoint: The checkpoint, from `read_checkpoint`.
+        head: Keep the classifier.
 
     Returns:
         The translation; None if no foreign code wrote the checkpoint.
@@ -100,21 +124,27 @@ def translate(checkpoint: Checkpoint) -> Translation | None:
     Raises:
         CheckpointError: If a tensor is missing, does not belong to such a network or has an impossible shape.
     """
-    for impl, code in foreign_codes().items():
-        mapping: CodeMapping = importlib.import_module(code.mapping)
+    for impl, mapping in _mappings():
         if mapping.recognises(checkpoint.tensors):
+            if prepare := getattr(mapping, 'prepare', None):
+                checkpoint = prepare(checkpoint, head)
             structure = mapping.infer_structure(checkpoint)
-            return _translate(checkpoint.tensors, impl, structure, mapping.tensor_map(structure))
+            translation = _translate(checkpoint, impl, structure, mapping.tensor_map(structure))
+            return translation if head else _headless(translation)
     return None
 
 
-def _translate(
-    tensors: Mapping[str, torch.Tensor], impl: str, structure: Structure, targets: dict[str, Target]
-) -> Translation:
+def _headless(translation: Translation) -> Translation:
+    tensors = {k: v for k, v in translation.tensors.items() if not k.startswith(_CLASSIFIER)}
+    structure = replace(translation.structure, num_classes=0, head_bias=None)
+    return replace(translation, structure=structure, tensors=tensors)
+
+
+def _translate(checkpoint: Checkpoint, impl: str, structure: Structure, targets: dict[str, Target]) -> Translation:
     # Files from before torch 0.4.1, and all files of Keras, have no counters of batches.
     defaults = {k: torch.tensor(0) for k in targets if k.endswith('num_batches_tracked')}
     defaults |= {k: target.default for k, target in targets.items() if target.default is not None}
-    tensors = {**defaults, **tensors}
+    tensors = {**defaults, **checkpoint.tensors}
     _check_names(tensors, targets, impl)
     mapped: dict[str, torch.Tensor] = {}
     for name, target in targets.items():
@@ -123,7 +153,7 @@ def _translate(
             if target.name.endswith('running_var'):
                 mapped.setdefault(target.name.replace('running_var', 'num_batches_tracked'), torch.tensor(0))
     foreign_names = {target.name: name for name, target in targets.items() if target.name is not None}
-    return Translation(impl, structure, mapped, foreign_names)
+    return Translation(impl, structure, mapped, foreign_names, tuple(checkpoint.beside))
 
 
 def _rearrange(name: str, tensor: torch.Tensor, layout: str | None, impl: str, dim_head: int) -> torch.Tensor:

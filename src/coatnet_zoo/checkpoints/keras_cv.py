@@ -51,10 +51,12 @@ _TRANSFORMER = {
     **{f'preact_ln/{k}': (f'norm1.{v}', _VECTOR) for k, v in _LAYER_NORM.items()},
     **{f'ffn_preact_ln/{k}': (f'norm2.{v}', _VECTOR) for k, v in _LAYER_NORM.items()},
 }
-_STEM_AND_HEAD = {
+_STEM = {
     'stem_1_conv/kernel': ('stem.conv1.weight', _CONV),
     **{f'stem_1_bn/{k}': (f'stem.norm1.{v}', _VECTOR) for k, v in _BATCH_NORM.items()},
     'stem_2_conv/kernel': ('stem.conv2.weight', _CONV),
+}
+_HEAD = {
     'predictions/kernel': ('head.fc.weight', _DENSE),
     'predictions/bias': ('head.fc.bias', _VECTOR),
 }
@@ -106,7 +108,7 @@ def infer_structure(checkpoint: Checkpoint) -> Structure:
             raise CheckpointError(f'The blocks of the {_IMPL} checkpoint do not have {what}, but {sorted(values)}.')
     dim_head = int(next(iter(heads), 32))
     kernel = shape('stem_1_conv/kernel', 4)
-    classes = shape('predictions/kernel', 2)[1]
+    classes = shape('predictions/kernel', 2)[1] if 'predictions/kernel' in tensors else 0
     img_size = _img_size(input_size(checkpoint.layers, kernel[2]), offsets)
     # Only Transformer blocks depend on the size.
     grids = feature_sizes(img_size or (1, 1), 4)
@@ -169,7 +171,9 @@ def _img_size(stated: tuple[int, int] | None, offsets: list[tuple[int, int]]) ->
 
 def tensor_map(structure: Structure) -> dict[str, Target]:
     """Every tensor of that code for a structure, with where it goes."""
-    targets = {theirs: Target(*target) for theirs, target in _STEM_AND_HEAD.items()}
+    targets = {theirs: Target(*target) for theirs, target in _STEM.items()}
+    if structure.num_classes:
+        targets |= {theirs: Target(*target) for theirs, target in _HEAD.items()}
     stack = number = 0
     for stage, (entry, depth) in enumerate(zip(structure.block_types, structure.depths, strict=True)):
         types = entry * depth if len(entry) == 1 else entry

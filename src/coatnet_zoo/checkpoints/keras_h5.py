@@ -129,8 +129,9 @@ def describe(model_config: str | bytes) -> dict[str, dict[str, Any]]:
         if not isinstance(name, str) or not isinstance(kind, str) or name in layers or layer['name'] != name:
             raise ValueError(f'the layer {shown(name)} has no class, two names, or is there twice')
         layers[name] = dict(class_name=kind, config=config, **_call(name, layer['inbound_nodes']))
-    if not layers or model['output_layers'] != [['predictions', 0, 0]]:
-        raise ValueError('its output is not that of the layer predictions')
+    # The layers are in the order of computing. A network without classifier ends with its last block.
+    if not layers or model['output_layers'] != [['predictions' if 'predictions' in layers else name, 0, 0]]:
+        raise ValueError('its output is not that of its last layer')
     return layers
 
 

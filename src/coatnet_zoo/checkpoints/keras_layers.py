@@ -193,6 +193,8 @@ def _expected(stacks: list[Stack], tensors: Mapping[str, torch.Tensor]) -> Itera
             for name, layer in build(stack, block == 1, prefix, before, tensors):
                 yield name, layer
             before = name
+    if 'predictions/kernel' not in tensors:
+        return
     yield 'avg_pool', _Layer('GlobalAveragePooling2D', dict(_LAST, keepdims=False), (before,))
     head = dict(units=tensors['predictions/kernel'].shape[1], activation=('linear', 'softmax'), use_bias=True)
     yield 'predictions', _Layer('Dense', head, ('avg_pool',))

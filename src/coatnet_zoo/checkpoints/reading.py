@@ -1,13 +1,11 @@
 """Reading a checkpoint file without executing anything in it."""
 
-import argparse
 import os
 import pickle
-import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import safetensors.torch
 import torch
 
@@ -15,35 +13,33 @@ from ..errors import CheckpointError, first_line, shown
 from .checkpoint import Checkpoint
 from .codes import Translation, find_reader, translate
 from .files import require_regular
-from .state_dicts import check_plain, find_state_dict
+from .pickles import Unread
+from .plain import check_plain
+from .state_dicts import find_network
 from .torch_legacy import read_legacy
 from .torch_zip import read_zip
 
-# Training scripts save their arguments and numpy scalars with the weights. Loading these types runs no code.
-_SAFE_GLOBALS = [
-    argparse.Namespace,
-    np._core.multiarray.scalar if hasattr(np, '_core') else np.core.multiarray.scalar,
-    np.dtype,
-    *{type(np.dtype(t)) for t in ('float64', 'float32', 'int64', 'int32', 'bool')},
-]
 
-
-def read_checkpoint(path: str | os.PathLike, ema: bool | None = False) -> Checkpoint:
+def read_checkpoint(
+    path: str | os.PathLike, ema: bool | None = False, key: str | None = None, prefix: str | None = None
+) -> Checkpoint:
     """Read a `.pth`, `.pt`, `.bin` (torch.save) or `.safetensors` file, or a file in the format of a foreign code.
 
-    Pickled code is never executed: torch files are read with `weights_only`.
+    Pickled code is never executed: objects other than tensors are read as plain data, see `pickles`.
 
     Args:
         path: The file.
         ema: Take the exponential moving average of the weights instead of the weights; None: if the file has one.
+        key: The key of the state dict in the file. Default: see `find_network`.
+        prefix: The prefix of the names of the network. Default: see `find_network`.
 
     Returns:
         The checkpoint, without wrapper prefixes such as `module.` in the names of its tensors. A reader of a foreign
-        code, such as `keras_h5.read_h5`, also returns the layers.
+        code, such as `keras_h5.read_h5`, also returns the layers. A file of timm's train.py also has its arguments.
 
     Raises:
-        CheckpointError: If the file is missing, is not a regular file, is damaged, holds pickled objects, has no state
-            dict, or has tensors that are not plain numbers in memory.
+        CheckpointError: If the file is missing, is not a regular file, is damaged, is a pickled model, has no state
+            dict or several of them, or has tensors that are not plain numbers in memory.
     """
     path = require_regular(path)
     name, layers = shown(path, 500), {}
@@ -54,9 +50,15 @@ def read_checkpoint(path: str | os.PathLike, ema: bool | None = False) -> Checkp
         content = _read_safetensors(path)
     else:
         content = _read_torch(path, name)
-    tensors = find_state_dict(content, ema, name=name)
-    check_plain(tensors, name)
-    return Checkpoint(tensors, layers)
+    found = find_network(content, ema, name, key, prefix)
+    check_plain(found.tensors, name, found.beside)
+    return Checkpoint(found.tensors, layers, found.beside, _record(content))
+
+
+def _record(content: Any) -> Mapping[str, Any]:
+    """The arguments of timm's train.py, which saves them as an `argparse.Namespace` next to the name of the model."""
+    args = content.get('args') if isinstance(content, Mapping) else None
+    return args.attributes if isinstance(args, Unread) and isinstance(args.attributes.get('model'), str) else {}
 
 
 def read_translated(path: str | os.PathLike) -> Translation:
@@ -93,16 +95,11 @@ def _read_torch(path: Path, name: str) -> Any:
     try:
         with path.open('rb') as f:
             is_zip = f.read(4) == b'PK\x03\x04'
-        with torch.serialization.safe_globals(_SAFE_GLOBALS):
-            return read_zip(path) if is_zip else read_legacy(path)
+        return read_zip(path) if is_zip else read_legacy(path)
+    except CheckpointError:
+        raise
     except pickle.UnpicklingError as e:
-        unsafe = re.search(r'GLOBAL ([\w.]+)', str(e))
-        if unsafe is None:
-            raise CheckpointError(f'{name} is not a checkpoint written by torch.save.') from e
-        raise CheckpointError(
-            f'{name} holds pickled objects ({shown(unsafe[1])}) that would have to be executed to be read, which is '
-            'refused; save model.state_dict() instead of the model.'
-        ) from e
+        raise CheckpointError(f'{name} is not a checkpoint written by torch.save ({e}).') from e
     except Exception as e:  # a damaged pickle can raise any kind of exception
         raise CheckpointError(
             f'{name} is not a whole torch checkpoint ({shown(first_line(e))}); fetch or save it again.'

@@ -1,124 +1,143 @@
-"""Finding the state dict in the content of a checkpoint file, and refusing tensors that are not plain."""
+"""Finding the state dict in the content of a checkpoint file, under the keys that training scripts use."""
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 
 from ..errors import CheckpointError, shown
+from .checkpoint import Checkpoint
+from .pickles import Unread
+from .plain import not_plain
+from .prefixes import find_networks, split
 
 _STATE_DICT_KEYS = ('state_dict', 'model_state_dict', 'model', 'net', 'network', 'weights')
 _EMA_KEYS = ('state_dict_ema', 'model_ema', 'ema_state_dict', 'model_ema_state_dict', 'ema', 'ema_model')
-_PREFIXES = re.compile(r'^(?:module\.|model\.|_orig_mod\.|net\.)+')
 # The largest depth of nested wrappers, e.g. {'ema': {'state_dict': ...}}.
 _MAX_DEPTH = 8
-# How many times larger than their memory all tensors together may be. `expand` repeats values without copying.
-_MAX_GROWTH = 16
+# What tools store next to weights: the number of averaged models, and thop's counts for every module.
+_COUNTERS = ('n_averaged', 'total_ops', 'total_params')
 
 
-def find_state_dict(content: Any, ema: bool | None = False, name: str = 'The checkpoint') -> dict[str, torch.Tensor]:
-    """Find the state dict in the content of a checkpoint file, and strip wrapper prefixes from its names.
+def find_network(
+    content: Any,
+    ema: bool | None = False,
+    name: str = 'The checkpoint',
+    key: str | None = None,
+    prefix: str | None = None,
+) -> Checkpoint:
+    """Find the network in the content of a checkpoint file, without the prefix that all its names have.
 
     Args:
-        content: A state dict, or a dictionary that has a state dict under one of the usual keys.
-        ema: Take the state dict under one of the usual keys of a moving average; None: if there is such a key.
+        content: A state dict, or a dictionary that has a state dict under some key.
+        ema: Take the moving average of the weights; None: if there is one under one of the usual keys.
         name: Name of the checkpoint in errors.
+        key: The key of the state dict. Default: one of the usual keys, or the only key that has a state dict.
+        prefix: The prefix of the names of the network, with or without a dot at the end. Default: the only prefix under
+            which a known network is.
+
+    Returns:
+        The tensors of the network, and the tensors beside it.
 
     Raises:
-        CheckpointError: If there is no state dict.
+        CheckpointError: If there is no state dict, or more than one and the arguments do not choose one.
     """
+    if isinstance(content, (list, tuple)) and any(isinstance(part, Mapping) for part in content):
+        content = {str(number): part for number, part in enumerate(content)}
+    if key is not None:
+        content = _under(content, key, name)
     if ema is None:
         ema = isinstance(content, Mapping) and _wrapped(content, _EMA_KEYS) is not None
-    return _strip(_unwrap(content, ema, name), name)
+    content, left = _unwrap(content, ema, name)
+    tensors = {
+        k: v
+        for k, v in content.items()
+        if isinstance(k, str) and isinstance(v, torch.Tensor) and k.rpartition('.')[2] not in _COUNTERS
+    }
+    network, beside = split(tensors, prefix, left, name)
+    return Checkpoint(network, beside={k: v for k, v in beside.items() if not_plain(v) is None})
 
 
-def _unwrap(content: Any, ema: bool, name: str) -> Mapping[Any, Any]:
+def _under(content: Any, key: str, name: str) -> Mapping[Any, Any]:
+    if not isinstance(content, Mapping):
+        raise CheckpointError(f'{name} holds a {type(content).__name__}, which has no key {shown(key)}.')
+    if not isinstance(content.get(key), Mapping) or _is_object(content[key]):
+        raise CheckpointError(f'{name} has no state dict under {shown(key)}; its keys are {_keys(content)}.')
+    return content[key]
+
+
+def _unwrap(content: Any, ema: bool, name: str) -> tuple[Mapping[Any, Any], bool]:
+    """The state dict, and whether its moving average is still to be found."""
     for _ in range(_MAX_DEPTH):
-        if not isinstance(content, Mapping):
-            raise CheckpointError(f'{name} holds a {type(content).__name__}, not a state dict.')
+        if _is_object(content) or not isinstance(content, Mapping):
+            raise _not_a_state_dict(content, name)
         found = _wrapped(content, _EMA_KEYS if ema else _STATE_DICT_KEYS)
+        if found is None and ema and (wrapper := _wrapped(content, _STATE_DICT_KEYS)) is not None:
+            content = wrapper
+            break
+        if found is None and not find_networks(content):
+            found = _only(content, name)
         if found is None:
             break
         content, ema = found, False
     else:
         raise CheckpointError(f'{name} has dictionaries inside of dictionaries, {_MAX_DEPTH} deep and deeper.')
-    if ema:
-        raise CheckpointError(f'{name} has no moving average under {", ".join(_EMA_KEYS)}; leave out the EMA option.')
     if not any(isinstance(v, torch.Tensor) for v in content.values()):
+        if ema:
+            raise CheckpointError(
+                f'{name} has no moving average under {", ".join(_EMA_KEYS)}; leave out the EMA option.'
+            )
+        objects = {k: v for k, v in content.items() if _is_object(v)}
+        wholes = [v for k, v in objects.items() if k in _STATE_DICT_KEYS or '_modules' in v.attributes]
+        if wholes:
+            raise _not_a_state_dict(wholes[0], name)
         raise CheckpointError(
-            f'{name} has no state dict under {", ".join(_STATE_DICT_KEYS)}; its keys are '
-            f'{", ".join(map(shown, list(content)[:8])) or "none"}.'
+            f'{name} has no state dict under {", ".join(_STATE_DICT_KEYS)}; its keys are {_keys(content)}.'
         )
-    return content
+    return content, ema
 
 
 def _wrapped(content: Mapping[Any, Any], keys: tuple[str, ...]) -> Mapping[Any, Any] | None:
-    return next((content[k] for k in keys if isinstance(content.get(k), Mapping)), None)
+    return next((content[k] for k in keys if isinstance(content.get(k), Mapping) and not _is_object(content[k])), None)
 
 
-def _strip(content: Mapping[Any, Any], name: str) -> dict[str, torch.Tensor]:
-    state_dict: dict[str, torch.Tensor] = {}
-    for key, value in content.items():
-        # AveragedModel stores a counter of its updates next to the weights.
-        if key == 'n_averaged' or not isinstance(key, str) or not isinstance(value, torch.Tensor):
-            continue
-        stripped = _PREFIXES.sub('', key)
-        if stripped in state_dict:
-            raise CheckpointError(f'{name} has {shown(stripped)} more than once, under different prefixes.')
-        state_dict[stripped] = value
-    return state_dict
-
-
-def check_dense(tensors: Mapping[str, torch.Tensor], name: str) -> None:
-    """Refuse nested, sparse and quantised tensors.
-
-    Args:
-        tensors: Tensors by name.
-        name: Name of the checkpoint in the error.
-
-    Raises:
-        CheckpointError: If a tensor is refused. The message names the tensor.
-    """
-    for key, tensor in tensors.items():
-        kinds = dict(nested=tensor.is_nested, sparse=tensor.layout != torch.strided, quantised=tensor.is_quantized)
-        _refuse(key, next((kind for kind, is_so in kinds.items() if is_so), None), name)
-
-
-def check_plain(tensors: Mapping[str, torch.Tensor], name: str) -> None:
-    """Refuse tensors from a file that are not plain numbers in memory, or that are far larger than their memory.
-
-    Args:
-        tensors: Tensors by name.
-        name: Name of the checkpoint in the error.
-
-    Raises:
-        CheckpointError: If a tensor is refused. The message names the tensor.
-    """
-    check_dense(tensors, name)
-    memory: dict[int, int] = {}
-    for key, tensor in tensors.items():
-        kind = None
-        if type(tensor) not in (torch.Tensor, torch.nn.Parameter):
-            kind = type(tensor).__name__
-        elif tensor.device.type != 'cpu':
-            kind = tensor.device.type
-        elif tensor.dtype.is_complex or tensor.dtype == torch.bool or _is_float8(tensor):
-            kind = str(tensor.dtype)
-        _refuse(key, kind, name)
-        storage = tensor.untyped_storage()
-        memory[storage.data_ptr()] = storage.nbytes()
-    size = sum(tensor.nbytes for tensor in tensors.values())
-    if size > _MAX_GROWTH * sum(memory.values()):
-        raise CheckpointError(f'{name} has tensors of {size} bytes in {sum(memory.values())} bytes of memory.')
-
-
-def _is_float8(tensor: torch.Tensor) -> bool:
-    return tensor.is_floating_point() and tensor.itemsize == 1
-
-
-def _refuse(key: str, kind: str | None, name: str) -> None:
-    if kind is not None:
+def _only(content: Mapping[Any, Any], name: str) -> Mapping[Any, Any] | None:
+    """The value that is a state dict of a known network or, without one, the only state dict; None if there is none."""
+    # A file may have one dictionary under many keys.
+    values = {id(v): (k, v) for k, v in content.items() if isinstance(k, str) and isinstance(v, Mapping)}
+    found = {
+        k: v
+        for k, v in values.values()
+        if k not in _EMA_KEYS
+        if _has_tensors(v) or _wrapped(v, _STATE_DICT_KEYS)
+    }
+    known = {k: v for k, v in found.items() if find_networks(v)}
+    if known or _has_tensors(content):
+        found = known
+    if len(found) > 1:
         raise CheckpointError(
-            f'{name} has {shown(key)} as a {shown(kind)} tensor; save plain tensors of real numbers instead.'
+            f'{name} has state dicts under {" and ".join(map(shown, list(found)[:4]))}; choose one by key (--key).'
         )
+    return next(iter(found.values()), None)
+
+
+def _has_tensors(content: Mapping[Any, Any]) -> bool:
+    return any(isinstance(k, str) and isinstance(v, torch.Tensor) for k, v in content.items())
+
+
+def _is_object(value: Any) -> bool:
+    return isinstance(value, Unread) and not value
+
+
+def _keys(content: Mapping[Any, Any]) -> str:
+    return ', '.join(map(shown, list(content)[:8])) or 'none'
+
+
+def _not_a_state_dict(content: Any, name: str) -> CheckpointError:
+    if not _is_object(content):
+        return CheckpointError(f'{name} holds a {type(content).__name__}, not a state dict.')
+    return CheckpointError(
+        f'{name} holds a pickled object ({shown(content.name)}) that would have to be executed to be read, which is '
+        'refused; where its code is, save model.state_dict() instead of the model: '
+        f'model = torch.load({name!r}, weights_only=False); torch.save(model.state_dict(), "weights.pth").'
+    )

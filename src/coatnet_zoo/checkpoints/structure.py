@@ -23,9 +23,10 @@ class Structure:
         num_heads: Attention heads of every block; None if the width determines the heads.
         dim_head: Width of a head.
         in_chans: Channels of the image.
-        num_classes: Number of classes.
+        num_classes: Number of classes; 0 if there is no classifier.
         img_size: (height, width) in pixels; None if no attention shows the size.
         expand_ratio: How many times wider MBConv and the feed-forward network are inside.
+        head_bias: Whether the classifier has a bias; None: as in the implementation.
     """
 
     stem_width: tuple[int, ...]
@@ -38,12 +39,15 @@ class Structure:
     num_classes: int
     img_size: tuple[int, int] | None
     expand_ratio: float = 4.0
+    head_bias: bool | None = None
 
     def differences(self, cfg: CoAtNetCfg) -> dict[str, Any]:
         """The fields in which a configuration differs from this structure, with the values of this structure."""
         names = ('stem_width', 'embed_dim', 'depths', 'block_types', 'num_heads', 'dim_head')
         fields = {name: getattr(self, name) for name in names}
         fields |= dict(conv_expand_ratio=self.expand_ratio, mlp_ratio=self.expand_ratio)
+        if self.head_bias is not None:
+            fields['head_bias'] = self.head_bias
         if [set(types) for types in cfg.stage_types] == [{kind} for kind in self.block_types]:
             del fields['block_types']
         return {name: value for name, value in fields.items() if getattr(cfg, name) != value}

@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 
-from ._torch import MAGIC_NUMBER, PROTOCOL_VERSION, typed_storage, unpickle
+from ._torch import MAGIC_NUMBER, PROTOCOL_VERSION, typed_storage
+from .pickles import unpickle
 
 _COUNT = struct.Struct('<q')
 

@@ -15,7 +15,9 @@ from typing import Any
 
 import torch
 
-from ._torch import typed_storage, unpickle
+from ..errors import CheckpointError, shown
+from ._torch import typed_storage
+from .pickles import unpickle
 
 # The signature, 22 bytes that the directory repeats, and the lengths of the name and of the extra field.
 _LOCAL_HEADER = struct.Struct('<4s22xHH')
@@ -26,7 +28,8 @@ def read_zip(path: Path) -> Any:
     """Read the saved object. Tensors are mapped from the file into memory.
 
     Raises:
-        Exception: Any exception, with the reason why the file is not complete.
+        CheckpointError: If the file is TorchScript's.
+        Exception: Any other exception, with the reason why the file is not complete.
     """
     whole = torch.UntypedStorage.from_file(os.fspath(path), False, path.stat().st_size)
     content = memoryview(torch.empty(0, dtype=torch.uint8).set_(whole).numpy())
@@ -68,6 +71,12 @@ def _checked_places(file: Any, content: memoryview) -> dict[str, tuple[int, int]
     places: dict[str, tuple[int, int]] = {}
     sums: list[tuple[int, int, int]] = []
     with zipfile.ZipFile(file) as archive:
+        if any(name.endswith('/constants.pkl') for name in archive.namelist()):
+            name = shown(file.name, 500)
+            raise CheckpointError(
+                f'{name} is a TorchScript file, whose code would have to be executed; save its state dict: '
+                f'model = torch.jit.load({name!r}); torch.save(model.state_dict(), "weights.pth").'
+            )
         for record in archive.infolist():
             if record.filename in places:
                 raise ValueError('it has two records of one name')

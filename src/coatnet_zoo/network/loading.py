@@ -20,7 +20,7 @@ from ..checkpoints import (
     check_dense,
     check_values,
     create_call,
-    find_state_dict,
+    find_network,
     fingerprint,
     identify,
     is_timms,
@@ -50,12 +50,13 @@ class Adapted(dict[str, torch.Tensor]):
 
 
 def adapt_state_dict(
-    state_dict: Mapping[str, Any], model: nn.Module, img_size: tuple[int, int] | None = None
+    state_dict: Mapping[str, Any] | Checkpoint, model: nn.Module, img_size: tuple[int, int] | None = None
 ) -> Adapted:
     """Convert a checkpoint to the names, layouts and table sizes of a model.
 
     Args:
-        state_dict: A checkpoint of this package, of timm's CoAtNets or of a foreign code, wrapped or not.
+        state_dict: A state dict of this package, of timm's CoAtNets or of a foreign code, wrapped or not; or the
+            checkpoint from `read_checkpoint`.
         model: The `CoAtNet` that the checkpoint is to be loaded into.
         img_size: Native input size of the checkpoint, if known. Default: a square, or the input size of the model
             if the tables have the same length.
@@ -75,16 +76,18 @@ def adapt_state_dict(
 
 
 def _adapt(
-    state_dict: Mapping[str, Any],
+    state_dict: Mapping[str, Any] | Checkpoint,
     own: Mapping[str, torch.Tensor],
     model: nn.Module,
     img_size: tuple[int, int] | None,
 ) -> dict[str, torch.Tensor]:
-    if img_size in (None, model.img_size) and _has_shapes(state_dict, own):
-        return dict(state_dict)
-    state_dict = find_state_dict(state_dict)
+    raw = state_dict.tensors if isinstance(state_dict, Checkpoint) else state_dict
+    if img_size in (None, model.img_size) and _has_shapes(raw, own):
+        return dict(raw)
+    checkpoint = state_dict if isinstance(state_dict, Checkpoint) else find_network(state_dict)
+    state_dict = checkpoint.tensors
     check_dense(state_dict, 'The checkpoint')
-    translation = translate(Checkpoint(state_dict))
+    translation = translate(checkpoint)
     if translation is not None:
         check_structure(translation, model.cfg)
         state_dict = translation.tensors

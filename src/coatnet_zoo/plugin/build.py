@@ -10,7 +10,13 @@ from timm.layers import to_2tuple
 from timm.models import PretrainedCfg, build_model_with_cfg, resolve_pretrained_cfg
 from torch import nn
 
-from .._timm import pretrained_cfg_for_features, save_without_classes, set_fixed_input_size, update_model_args
+from .._timm import (
+    load_checkpoints_by,
+    pretrained_cfg_for_features,
+    save_without_classes,
+    set_fixed_input_size,
+    update_model_args,
+)
 from ..checkpoints import not_whole
 from ..errors import shown
 from ..files import SAFETENSORS
@@ -18,12 +24,13 @@ from ..network import CoAtNet
 from ..tables import Choice, CoAtNetCfg, Request, check_tag, choose, untrained_cfg
 from .config_json import check_config_json
 from .fit import check_fit, check_size, check_without_weights
-from .pretrained import adapt_checked, localize, materialize
+from .pretrained import adapt_checked, load_file, localize, materialize
 
 # The fields of a pretrained configuration that name the place of the weights.
 _SOURCES = ('file', 'url', 'state_dict', 'hf_hub_id')
 
 save_without_classes(CoAtNet)
+load_checkpoints_by(CoAtNet, load_file)
 
 
 def build(

@@ -89,13 +89,18 @@ def check_config_json(
     try:
         known = {field.name for field in dataclasses.fields(PretrainedCfg)}
         _check_fields('pretrained_cfg', pretrained_cfg, _PRETRAINED_FIELDS, known)
-        _check_fields('model_args', arguments, _ARGUMENTS, {*_ARGUMENTS, *field_types()})
+        check_arguments(arguments)
         fields = {name: value for name, value in arguments.items() if name in field_types() and name != 'impl'}
         cfg = resolve_cfg(size, arguments.get('impl', list_impls(size)[0]), **fields)
         _check_agreement(pretrained_cfg, arguments, cfg)
     except ValueError as e:
         raise CheckpointError(f'{size} cannot be built from {where}: {e}') from e
     return where, cfg
+
+
+def check_arguments(arguments: Mapping[str, Any]) -> None:
+    """Raise a `ValueError` for an argument from a file that is not one of a network, or has a value of another type."""
+    _check_fields('model_args', arguments, _ARGUMENTS, {*_ARGUMENTS, *field_types()})
 
 
 def _check_agreement(pretrained_cfg: Mapping[str, Any], arguments: Mapping[str, Any], cfg: CoAtNetCfg) -> None:

@@ -1,6 +1,7 @@
 """The file of the weights of a configuration, and loading its tensors into a model."""
 
 import dataclasses
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ import torch
 from timm.models import PretrainedCfg
 from torch import nn
 
-from ..checkpoints import find_reader, read_checkpoint, read_translated, require_regular
+from ..checkpoints import Checkpoint, find_reader, read_checkpoint, read_translated, require_regular
 from ..errors import CheckpointError
 from ..files import SAFETENSORS
 from ..hub import fetch_release, fetch_weights
@@ -66,8 +67,18 @@ def _read_foreign(file: str, model_cfg: CoAtNetCfg) -> dict[str, torch.Tensor]:
     return translation.tensors
 
 
+def load_file(model: nn.Module, file: str | os.PathLike) -> None:
+    """Load a checkpoint file into a model; of several weights in the file the moving average, as timm does.
+
+    Raises:
+        CheckpointError: If the file cannot be read, or is of another network.
+        RuntimeError: If tensors are missing, left over or of the wrong shape.
+    """
+    model.load_state_dict(adapt_checked(read_checkpoint(file, ema=None), model, None))
+
+
 def adapt_checked(
-    state_dict: Mapping[str, Any], model: nn.Module, img_size: tuple[int, int] | None
+    state_dict: Mapping[str, Any] | Checkpoint, model: nn.Module, img_size: tuple[int, int] | None
 ) -> dict[str, torch.Tensor]:
     """Call `adapt_state_dict`, then check that no batch norm lacks its statistics.
 

@@ -1,18 +1,17 @@
 """Checking the facts that a user gives, because a checkpoint has none of them: preprocessing, labels and a name."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
-
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from ..errors import CheckpointError, shown
 from ..files import open_regular
-from ..tables import INTERPOLATIONS, ForeignCode, Side, check, short
+from ..tables import INTERPOLATIONS, Side, check, short
 
 # Bytes: about 100 for each of 100,000 classes.
 _LARGEST_LABELS = 10_000_000
 _LONGEST_NAME = 200
+_SAID = ('mean', 'std', 'interpolation', 'crop_pct')
 # Evaluation enlarges an image by the inverse, and crops it afterwards.
 _SMALLEST_CROP = 0.1
 
@@ -99,22 +98,31 @@ def _check_labels(labels: Sequence[str]) -> None:
 
 
 def data_config(
-    code: ForeignCode,
+    default: Mapping[str, Any],
     in_chans: int,
     mean: Sequence[float] | None,
     std: Sequence[float] | None,
     interpolation: str | None,
     crop_pct: float | None,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Make timm's data_config from values that `check_said` accepts. Also return the part that had to be assumed.
+    """Make timm's data_config from values that `check_said` accepts. Also return the part that comes from the default.
+
+    Args:
+        default: The data_config to complete the values.
+        in_chans: Channels of the images.
+        mean: See `convert_checkpoint`, as for the other arguments.
+        std: See above.
+        interpolation: See above.
+        crop_pct: See above.
 
     Raises:
         CheckpointError: If the number of values is neither one nor the number of channels.
     """
 
-    def imagenet(values: Sequence[float]) -> tuple[float, ...]:
-        # timm also takes the average if an image does not have three channels.
-        return tuple(values) if in_chans == 3 else (round(sum(values) / 3, 3),) * in_chans
+    def per_channel(values: Sequence[float]) -> tuple[float, ...]:
+        # timm also takes the average if an image does not have that many channels.
+        fits = len(values) in (1, in_chans)
+        return tuple(values) if fits else (round(sum(values) / len(values), 3),) * in_chans
 
     for what, values in (('mean', mean), ('std', std)):
         if values is not None and len(values) not in (1, in_chans):
@@ -122,11 +130,7 @@ def data_config(
                 f'{what} has {len(values)} values, but the checkpoint takes images of {in_chans} channels.'
             )
     said = dict(mean=mean, std=std, interpolation=interpolation, crop_pct=crop_pct)
-    default = dict(
-        mean=imagenet(IMAGENET_DEFAULT_MEAN),
-        std=imagenet(IMAGENET_DEFAULT_STD),
-        interpolation=code.interpolation,
-        crop_pct=code.crop_pct,
-    )
-    assumed = {k: v for k, v in default.items() if said[k] is None}
-    return {**said, **assumed}, assumed
+    said = {name: value for name, value in said.items() if value is not None}
+    rest = {name: value for name, value in default.items() if name not in said}
+    rest |= {name: per_channel(rest[name]) for name in ('mean', 'std') if name in rest}
+    return {**rest, **said}, {name: value for name, value in rest.items() if name in _SAID}
