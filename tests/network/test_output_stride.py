@@ -125,7 +125,7 @@ def test_graphs() -> None:
 
 
 @pytest.mark.parametrize('value', [7, 64, 4, 0, 16.0, '16', True])
-def test_other_values(value: object, tmp_path: Path) -> None:
+def test_other_values(value: object) -> None:
     with pytest.raises(ValueError, match=rf'output_stride={value!r} must be one of \(8, 16, 32\) or None.'):
         timm.create_model('coatnet_1', output_stride=value)
 
@@ -138,7 +138,14 @@ def test_a_folder_with_another_value(tmp_path: Path) -> None:
         timm.create_model(f'local-dir:{tmp_path}', pretrained=True)
 
 
-@pytest.mark.parametrize('name, options', [('vit_rel_tiny', {}), ('coatnet_0', dict(patch_size=8, stem_width=64))])
-def test_patches(name: str, options: dict) -> None:
-    with pytest.raises(ValueError, match='output_stride=16 is for stages that halve the resolution'):
+@pytest.mark.parametrize(
+    'name, options',
+    [
+        ('vit_rel_tiny', {}),
+        ('coatnet_0', dict(patch_size=8, stem_width=64)),
+        ('coatnet_0', dict(depths=(1,) * 5, embed_dim=(32,) * 5, block_types='CCCTT')),
+    ],
+)
+def test_other_layouts(name: str, options: dict) -> None:
+    with pytest.raises(ValueError, match='output_stride=16 is for up to four stages that halve the resolution'):
         timm.create_model(name, output_stride=16, **options)

@@ -107,6 +107,7 @@ class CoAtNetCfg:
                 f'got {len(self.embed_dim)}, {len(self.depths)} and {len(self.block_types)}.'
             )
         self._check_patches()
+        self._check_output_stride()
         self._check_layout()
         self._check_heads()
         self._check_attention()
@@ -131,10 +132,11 @@ class CoAtNetCfg:
                 'must have one width, and stem_norm_last must be False.'
             )
 
-        if self.patch_size is not None and self.output_stride is not None:
+    def _check_output_stride(self) -> None:
+        if self.output_stride is not None and (self.patch_size is not None or len(self.depths) > 4):
             raise ValueError(
-                f'output_stride={self.output_stride} is for stages that halve the resolution, but those of patch_size='
-                f'{self.patch_size} all keep it; leave out output_stride.'
+                f'output_stride={self.output_stride} is for up to four stages that halve the resolution, not for '
+                f'{len(self.depths)} stages with patch_size={self.patch_size}; leave out output_stride.'
             )
 
     def _check_layout(self) -> None:
@@ -194,8 +196,9 @@ class CoAtNetCfg:
         """How many times more positions along each side a stage has than without `output_stride`.
 
         The stage is computed once for each shift of its input (phase), with the same weights and position tables. So
-        every `phases`-th position has the same features as without `output_stride`. Only where a convolution strides
-        over a map of odd height or width, the last row or column differs.
+        every `phases`-th position has the same features as without `output_stride`. An exception are late stages of
+        MBConv with `conv_stride='depthwise'`: over a map of odd height or width, the convolution sees the last row
+        or column again instead of zeros, and features differ, most of all at this edge.
 
         Args:
             index: Number of the stage from 0.
