@@ -24,7 +24,7 @@ lint: $(VENV)/.installed
 	$(BIN)/ruff format --check .
 
 tables: $(VENV)/.installed
-	$(BIN)/python scripts/tables.py
+	$(BIN)/python -m scripts.tables
 
 wheel: $(VENV)/.installed
 	$(BIN)/python -m pip wheel --no-deps --wheel-dir dist .

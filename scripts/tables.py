@@ -1,6 +1,6 @@
 """Write what follows from the tables of the package: costs, fingerprints, and the tables in README and docs.
 
-    python scripts/tables.py
+    python -m scripts.tables
 
 Call it by `make tables` after a new row in `tables/sizes.py`, `tables/impls.py` or `tables/weights.py`. In the
 documents the script replaces the text between `<!-- table: NAME -->` and `<!-- end of table -->`.
@@ -29,6 +29,8 @@ from coatnet_zoo.tables import (
     timm_tags,
     weights_cfg,
 )
+
+from .choice import CHOICE_HEAD, choice_rows, draw_choice
 
 ROOT = Path(__file__).parents[1]
 TABLES = ROOT / 'src' / 'coatnet_zoo' / 'tables'
@@ -105,7 +107,7 @@ def _table(head: list[str], rows: list[list[str]], right: set[int] = frozenset()
 
 
 def sizes_table() -> str:
-    """README: millions of parameters of every size in every implementation, with 1000 classes at 224x224 pixels."""
+    """docs/models.md: millions of parameters of every size in every implementation, with 1000 classes at 224x224 pixels."""
     foreign = [impl for impl, row in IMPLS.items() if row.code]
     shown = [*(impl for impl in IMPLS if impl.startswith('timm')), 'paper', *foreign]
     rows = []
@@ -117,7 +119,7 @@ def sizes_table() -> str:
 
 
 def weights_table(costs: Costs) -> str:
-    """README: every set of weights."""
+    """docs/models.md: every set of weights."""
     rows = []
     for name, weights in WEIGHTS.items():
         source = 'shipped in the package'
@@ -150,7 +152,7 @@ def variants_table() -> str:
 
 
 def timm_names_table() -> str:
-    """docs/implementations.md: what timm's names are here, as `tables.our_name` understands them."""
+    """docs/migrating.md: what timm's names are here, as `tables.our_name` understands them."""
     rows = []
     for theirs, row in TIMM_NAMES.items():
         tags = timm_tags(theirs)
@@ -165,11 +167,10 @@ def timm_names_table() -> str:
 def documents(costs: Costs) -> dict[Path, str]:
     """The documents with new tables, by path."""
     tables = {
-        ROOT / 'README.md': {'sizes': sizes_table(), 'weights': weights_table(costs)},
-        ROOT / 'docs' / 'implementations.md': {
-            "timm's variants": variants_table(),
-            "timm's names": timm_names_table(),
-        },
+        ROOT / 'README.md': {'choice': _table(CHOICE_HEAD, choice_rows(), right=set(range(1, 7)))},
+        ROOT / 'docs' / 'models.md': {'sizes': sizes_table(), 'weights': weights_table(costs)},
+        ROOT / 'docs' / 'implementations.md': {"timm's variants": variants_table()},
+        ROOT / 'docs' / 'migrating.md': {"timm's names": timm_names_table()},
     }
     texts = {}
     for file, by_name in tables.items():
@@ -189,6 +190,7 @@ def main() -> None:
     (TABLES / 'fingerprints.py').write_text(fingerprints_file(), encoding='utf-8')
     for file, text in documents(costs).items():
         file.write_text(text, encoding='utf-8')
+    draw_choice(ROOT / 'docs' / 'models.png')
 
 
 if __name__ == '__main__':
