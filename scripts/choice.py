@@ -9,7 +9,7 @@ SPEEDS = Path(__file__).parents[1] / 'docs' / 'models.csv'
 # The models, with the reason to choose each.
 CHOICE = {
     'coatnet_nano.rmlp_sw_in1k': 'the smallest; laptops, trying things out',
-    'coatnet_0.sw_in1k': 'more throughput than its size suggests; fine-tuning on one GPU',
+    'coatnet_0.sw_in1k': 'the middle; fine-tuning on one GPU',
     'coatnet_0.kecam_in1k': 'the network of keras_cv_attention_models',
     'coatnet_1.sw_in1k': 'trained on ImageNet-1k alone',
     'coatnet_1.rmlp2_sw_in12k_ft_in1k': '**start here**: accuracy for its cost',

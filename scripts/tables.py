@@ -107,7 +107,7 @@ def _table(head: list[str], rows: list[list[str]], right: set[int] = frozenset()
 
 
 def sizes_table() -> str:
-    """docs/models.md: millions of parameters of every size in every implementation, with 1000 classes at 224x224 pixels."""
+    """docs/models.md: millions of parameters by size and implementation, with 1000 classes at 224x224 pixels."""
     foreign = [impl for impl, row in IMPLS.items() if row.code]
     shown = [*(impl for impl in IMPLS if impl.startswith('timm')), 'paper', *foreign]
     rows = []
