@@ -1,6 +1,7 @@
 """The wheel holds what the package needs and works outside the checkout."""
 
 import os
+import re
 import subprocess
 import sys
 import zipfile
@@ -29,6 +30,10 @@ def test_wheel_works_outside_the_checkout(tmp_path: Path) -> None:
     assert {n.split('/')[0] for n in names if '.dist-info' not in n} == modules
     entry_points = next(site.glob('*.dist-info/entry_points.txt')).read_text()
     assert 'coatnet-zoo = coatnet_zoo_command:main' in entry_points
+
+    page = next(site.glob('*.dist-info/METADATA')).read_text(encoding='utf-8')
+    links = re.findall(r'\]\(([^)]+)\)', page)
+    assert len(links) > 20 and all(link.startswith('https://') for link in links), links
 
     env = {**os.environ, 'PYTHONPATH': str(site)}
     result = subprocess.run(

@@ -118,7 +118,7 @@ def nano_hub(hub: HubServer, nano_file: Path) -> HubServer:
     return hub
 
 
-@pytest.mark.parametrize('name', LOGITS)
+@pytest.mark.parametrize('name', sorted(LOGITS))
 @torch.inference_mode()
 def test_logits_are_those_of_timm(name: str, hub: HubServer, fresh_cache: Path) -> None:
     timm_name = {**DEFAULTS, **OTHERS}[name]
