@@ -67,7 +67,7 @@ def test_validate_of_timm_has_the_models(environment: Environment, tmp_path: Pat
     for image in (DATA / 'digits').iterdir():
         (tmp_path / 'images' / image.name[0]).mkdir(parents=True)
         shutil.copy(image, tmp_path / 'images' / image.name[0])
-    words = '--model coatnet_atto --pretrained --device cpu --workers 1 --data-dir'.split()
+    words = ['--model', 'coatnet_atto', '--pretrained', '--device', 'cpu', '--workers', '1', '--data-dir']
     environment.autoload('off')
     code, _, err = environment.run(tmp_path / 'validate.py', *words, tmp_path / 'images')
     assert code == 1 and 'Unknown model (coatnet_atto)' in err
