@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -116,8 +117,9 @@ BAD = [
     (dict(out='there'), 'there exists already'),
     (dict(out='file/out'), 'out cannot be written'),
     (dict(out='model.onnx'), 'must be a folder'),
-    (dict(img_size='31'), 'Images must have 32 pixels at least on each side, not 31.'),
-    (dict(img_size='-5'), 'Images must have 32 pixels at least on each side, not -5.'),
+    (dict(img_size='31'), 'Images must have 32 to 4096 pixels on each side, not 31.'),
+    (dict(img_size='0'), 'Images must have 32 to 4096 pixels on each side, not 0.'),
+    (dict(img_size='100000'), 'Images must have 32 to 4096 pixels on each side, not 100000.'),
     (dict(format='pt2', int8='good'), 'pt2 has no 8-bit integers here; export to onnx'),
     (dict(format='pt2', dynamic_size=''), 'pt2 has one size here; export to onnx'),
     (dict(int8='nowhere'), 'nowhere cannot be read: No such file or directory.'),
@@ -216,6 +218,13 @@ def test_images_are_spread_over_the_folder(
     monkeypatch.setattr('coatnet_zoo.export.calibration._MOST', most)
     done = export_model(small(), tmp_path / 'out', 'fake', int8=DIGITS)
     assert (done.images, done.comparison.agreement) == (taken, taken)
+
+
+def test_files_that_are_no_images_are_skipped(tmp_path: Path, fake: Callable) -> None:
+    shutil.copytree(DIGITS, tmp_path / 'images' / 'digits')
+    for name in ('notes.pdf', 'labels.txt', 'digits/png'):
+        (tmp_path / 'images' / name).write_bytes(b'some text')
+    assert export_model(small(), tmp_path / 'out', 'fake', int8=tmp_path / 'images').images == 10
 
 
 def test_progress_and_names(tmp_path: Path, fake: Callable) -> None:

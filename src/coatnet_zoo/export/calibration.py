@@ -19,7 +19,7 @@ def read_images(folder: str | os.PathLike, config: dict[str, Any]) -> list[np.nd
     """Read and prepare at most 300 images of a folder and its subfolders, spread evenly over the sorted names.
 
     Args:
-        folder: The folder. Files without an image extension are skipped.
+        folder: The folder. Files without the extension of an image are skipped.
         config: How images are prepared, see `explain.data_config`.
 
     Returns:
@@ -49,6 +49,6 @@ def _image_files(folder: Path) -> list[Path]:
         raise error
 
     Image.init()
-    endings = tuple(Image.EXTENSION)
+    endings = tuple(ending for ending, name in Image.EXTENSION.items() if name in Image.OPEN)
     walk = os.walk(folder, onerror=fail)
     return [Path(parent) / name for parent, _, names in walk for name in names if name.lower().endswith(endings)]

@@ -13,7 +13,8 @@ from .to_openvino import OPENVINO
 from .to_pt2 import PT2
 
 FORMATS = {'onnx': ONNX, 'openvino': OPENVINO, 'pt2': PT2}
-_SMALLEST = 32  # pixels
+# Pixels. Attention on images of 4096 pixels needs more memory than machines have.
+_SMALLEST, _LARGEST = 32, 4096
 
 
 def check_request(
@@ -40,8 +41,9 @@ def check_request(
     if dynamic_size and not chosen.has_dynamic_size:
         able = ' or '.join(name for name, f in FORMATS.items() if f.has_dynamic_size)
         raise ExportError(f'{format} has one size here; export to {able}, or one folder for each img_size.')
-    if img_size is not None and min(to_2tuple(img_size)) < _SMALLEST:
-        raise ExportError(f'Images must have {_SMALLEST} pixels at least on each side, not {min(to_2tuple(img_size))}.')
+    for side in () if img_size is None else to_2tuple(img_size):
+        if not _SMALLEST <= side <= _LARGEST:
+            raise ExportError(f'Images must have {_SMALLEST} to {_LARGEST} pixels on each side, not {side}.')
     for module in chosen.modules:
         try:
             importlib.import_module(module)
