@@ -20,6 +20,7 @@ ARROWS = {
     'version': set(),
     '_timm': set(),
     'run': set(),
+    '__main__': set(),
     'tables': _BASE,
     'checkpoints': _DATA,
     'hub': _READ | {'_timm'},
