@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import originals
 import pytest
@@ -199,20 +200,23 @@ def test_seeds_give_the_same_weights_as_ever() -> None:
 
 
 @pytest.mark.parametrize(
-    'size, impl, name',
+    'size, our_kwargs, name, their_kwargs',
     [
-        ('coatnet_nano', 'timm', 'coatnet_nano_rw_224'),
-        ('coatnet_0', 'timm', 'coatnet_0_rw_224'),
-        ('coatnet_0', 'timm_bn', 'coatnet_bn_0_rw_224'),
-        ('coatnet_1', 'timm_rmlp', 'coatnet_rmlp_1_rw_224'),
-        ('coatnet_2', 'timm_rmlp', 'coatnet_rmlp_2_rw_224'),
+        ('coatnet_nano', dict(impl='timm'), 'coatnet_nano_rw_224', {}),
+        ('coatnet_0', dict(impl='timm'), 'coatnet_0_rw_224', {}),
+        ('coatnet_0', dict(impl='timm_bn'), 'coatnet_bn_0_rw_224', {}),
+        ('coatnet_1', dict(impl='timm_rmlp'), 'coatnet_rmlp_1_rw_224', {}),
+        ('coatnet_2', dict(impl='timm_rmlp'), 'coatnet_rmlp_2_rw_224', {}),
+        ('coatnet_0', dict(impl='paper', shortcut_proj_always=False), 'coatnet_0_224', dict(head_hidden_size=128)),
     ],
 )
-def test_initial_weights_are_timms(size: str, impl: str, name: str) -> None:
+def test_initial_weights_are_timms(
+    size: str, our_kwargs: dict[str, Any], name: str, their_kwargs: dict[str, Any]
+) -> None:
     kwargs = dict(STAGES, stem_width=(16, 32))
     torch.manual_seed(0)
-    ours = [timm.create_model(size, impl=impl, **kwargs).state_dict() for _ in range(3)]
-    theirs = [timm.create_model(name, **kwargs).state_dict() for _ in range(3)]
+    ours = [timm.create_model(size, **our_kwargs, **kwargs).state_dict() for _ in range(3)]
+    theirs = [timm.create_model(name, **their_kwargs, **kwargs).state_dict() for _ in range(3)]
     # timm draws the biases of its MLPs with standard deviation 1e-6; ours are 0.
     mlps = [name for name in ours[0] if re.search(r'mlp\..*bias$', name)]
     assert mlps and all(values(theirs, name).abs().max() < 1e-5 for name in mlps)
@@ -231,9 +235,7 @@ def test_initial_weights_are_chinhsuanwus() -> None:
 
 def test_initial_weights_are_keras_cvs(tmp_path: Path) -> None:
     pytest.importorskip('h5py')
-    folder = originals.keras_cv_models(
-        tmp_path / 'peer', {'0': dict(model='CoAtNet0', initial=True, input_shape=[160, 160, 3])}
-    )
+    folder = originals.keras_cv_models(tmp_path, {'0': dict(model='CoAtNet0', initial=True, input_shape=[160, 160, 3])})
     theirs = read_translated(folder / '0' / 'weights.h5').tensors
     torch.manual_seed(0)
     ours = timm.create_model('coatnet_0', impl='keras_cv', img_size=160).state_dict()
