@@ -105,12 +105,7 @@ def _only(content: Mapping[Any, Any], name: str) -> Mapping[Any, Any] | None:
     """The value that is a state dict of a known network or, without one, the only state dict; None if there is none."""
     # A file may have one dictionary under many keys.
     values = {id(v): (k, v) for k, v in content.items() if isinstance(k, str) and isinstance(v, Mapping)}
-    found = {
-        k: v
-        for k, v in values.values()
-        if k not in _EMA_KEYS
-        if _has_tensors(v) or _wrapped(v, _STATE_DICT_KEYS)
-    }
+    found = {k: v for k, v in values.values() if k not in _EMA_KEYS if _has_tensors(v) or _wrapped(v, _STATE_DICT_KEYS)}
     known = {k: v for k, v in found.items() if find_networks(v)}
     if known or _has_tensors(content):
         found = known

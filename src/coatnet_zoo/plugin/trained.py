@@ -55,7 +55,7 @@ def trained_source(checkpoint: Checkpoint, src: str, head: bool, img_size: int |
     except (CheckpointError, HubError):
         raise
     except Exception as e:  # timm raises many kinds for bad arguments
-        raise CheckpointError(f'{src} records arguments of train.py that make no network: {shown(str(e), 500)}') from e
+        raise CheckpointError(f'{src} records arguments of train.py that do not fit: {shown(str(e), 500)}') from e
     if img_size is not None and preprocessing['input_size'][1:] != (img_size, img_size):
         raise CheckpointError(
             f'img_size={img_size} was given, but {src} records {preprocessing["input_size"][1:]}; leave img_size out.'
@@ -132,7 +132,10 @@ def _preprocessing(record: Mapping[str, Any], model: CoAtNet) -> dict[str, Any]:
     wanted = ('mean', 'std', 'interpolation', 'crop_pct', 'img_size', 'input_size')
     said = {name: record[name] for name in wanted if record.get(name)}
     checked = {name: said.get(name) for name in wanted[:5]}
-    check_said(**checked, labels=None, name=None)
+    try:
+        check_said(**checked, labels=None, name=None)
+    except CheckpointError as e:
+        raise ValueError(str(e)) from e
     if 'input_size' in said:
         check('input_size', said['input_size'], tuple[Channels, Side, Side])
     name = record['model']
