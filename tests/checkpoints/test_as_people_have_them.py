@@ -151,6 +151,13 @@ STRANGE: dict[str, tuple[Any, str]] = {
     'a configuration': ({'state_dict': Attributes(STATE_DICT)}, 'fc'),
     'wrapped twice': ({'checkpoint': {'state_dict': STATE_DICT}}, 'fc'),
     'counts of operations': ({**STATE_DICT, 'total_ops': torch.ones(1), 's0.0.0.total_params': torch.ones(1)}, 'fc'),
+    'layers that are wrapped': (
+        {
+            k.replace('s3.', 's3._orig_mod.').replace('s4.0.', 's4._fsdp_wrapped_module.0.'): v
+            for k, v in STATE_DICT.items()
+        },
+        'fc',
+    ),
     'a loss beside the network': ({**STATE_DICT, 'criterion.weight': torch.ones(10)}, 'fc'),
     'a model beside its state dict': ({'model': torch.nn.Linear(2, 2), 'params': STATE_DICT}, 'fc'),
     'a moving average beside the network': (
@@ -217,6 +224,11 @@ REFUSED: dict[str, tuple[Any, tuple[str, ...], tuple[str, ...]]] = {
     'two heads': ({**under('b.', HEADLESS), **linear('age'), **linear('sex')}, (), ('age.weight', 'sex.weight')),
     'a layer after the classifier': ({**under('0.', STATE_DICT), '1.weight': torch.ones(3, 10)}, (), ('1.weight',)),
     'an unknown layer': ({**STATE_DICT, 'aux.fc.bias': torch.ones(3)}, (), ('aux.fc.bias', 'do not belong')),
+    'a wrapped layer twice': (
+        {**STATE_DICT, 's3._orig_mod.0.proj.weight': W},
+        (),
+        ('s3.0.proj.weight more than once',),
+    ),
     'a missing key': ({'model': STATE_DICT}, ('--key', 'nets'), ('no state dict under nets', 'model')),
     'a key of no dictionary': ({'model': STATE_DICT, 'lr': 1}, ('--key', 'lr'), ('no state dict under lr',)),
     'a missing prefix': (under('a.', STATE_DICT), ('--prefix', 'b'), ('under the prefix b.', 'begin with a')),

@@ -56,9 +56,11 @@ def read_checkpoint(
 
 
 def _record(content: Any) -> Mapping[str, Any]:
-    """The arguments of timm's train.py, which saves them as an `argparse.Namespace` next to the name of the model."""
-    args = content.get('args') if isinstance(content, Mapping) else None
-    return args.attributes if isinstance(args, Unread) and isinstance(args.attributes.get('model'), str) else {}
+    """The arguments of timm's train.py, which saves them as an `argparse.Namespace`, and the model's name as `arch`."""
+    if not isinstance(content, Mapping) or not isinstance(args := content.get('args'), Unread):
+        return {}
+    is_train_py = isinstance(content.get('arch'), str) and content['arch'] == args.attributes.get('model')
+    return args.attributes if is_train_py else {}
 
 
 def read_translated(path: str | os.PathLike) -> Translation:

@@ -1,5 +1,6 @@
 """Finding the state dict in the content of a checkpoint file, under the keys that training scripts use."""
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,6 +18,8 @@ _EMA_KEYS = ('state_dict_ema', 'model_ema', 'ema_state_dict', 'model_ema_state_d
 _MAX_DEPTH = 8
 # What tools store next to weights: the number of averaged models, and thop's counts for every module.
 _COUNTERS = ('n_averaged', 'total_ops', 'total_params')
+# What compiling, sharding and recomputing put into the names of the layers that they wrap.
+_WRAPPERS = re.compile(r'\b_(?:orig_mod|fsdp_wrapped_module|checkpoint_wrapped_module)\.')
 
 
 def find_network(
@@ -49,13 +52,20 @@ def find_network(
     if ema is None:
         ema = isinstance(content, Mapping) and _wrapped(content, _EMA_KEYS) is not None
     content, left = _unwrap(content, ema, name)
-    tensors = {
-        k: v
-        for k, v in content.items()
-        if isinstance(k, str) and isinstance(v, torch.Tensor) and k.rpartition('.')[2] not in _COUNTERS
-    }
+    tensors = _tensors(content, name)
     network, beside = split(tensors, prefix, left, name)
     return Checkpoint(network, beside={k: v for k, v in beside.items() if not_plain(v) is None})
+
+
+def _tensors(content: Mapping[Any, Any], name: str) -> dict[str, torch.Tensor]:
+    tensors: dict[str, torch.Tensor] = {}
+    for key, value in content.items():
+        if isinstance(key, str) and isinstance(value, torch.Tensor) and key.rpartition('.')[2] not in _COUNTERS:
+            key = _WRAPPERS.sub('', key)
+            if key in tensors:
+                raise CheckpointError(f'{name} has {shown(key)} more than once, with and without a wrapper of a layer.')
+            tensors[key] = value
+    return tensors
 
 
 def _under(content: Any, key: str, name: str) -> Mapping[Any, Any]:

@@ -143,8 +143,8 @@ def _not_convertible(src: str, tensors: Mapping[str, torch.Tensor]) -> str:
         codes = ' or '.join(code.title for code in foreign_codes().values())
         if recognised(tensors):
             return (
-                f'{src} has the names of the tensors of this package, but the shapes of no registered network; give '
-                "the checkpoint of timm's train.py, which records the arguments, or save the model by "
+                f'{src} has names of tensors as in this package and in timm, but the shapes of no registered network; '
+                "give the checkpoint of timm's train.py, which records the arguments, or save the model by "
                 'timm.models.save_for_hf.'
             )
         return f'{src} is not a checkpoint of {codes}: its tensors are {some}, ...'

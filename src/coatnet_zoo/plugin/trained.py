@@ -10,7 +10,7 @@ from timm.data import resolve_data_config
 from timm.models import get_pretrained_cfg, is_model_in_modules
 
 from ..checkpoints import Checkpoint, identify, require_regular
-from ..errors import CheckpointError, HubError, shown
+from ..errors import CheckpointError, HubError, first_line, shown
 from ..files import CONFIG
 from ..network import CoAtNet
 from ..tables import TIMM_NAMES, Channels, Side, check
@@ -55,12 +55,14 @@ def trained_source(checkpoint: Checkpoint, src: str, head: bool, img_size: int |
     except (CheckpointError, HubError):
         raise
     except Exception as e:  # timm raises many kinds for bad arguments
-        raise CheckpointError(f'{src} records arguments of train.py that make no network: {shown(str(e), 500)}') from e
+        raise CheckpointError(
+            f'{src} records arguments of train.py that do not fit: {shown(first_line(e), 500)}'
+        ) from e
     if img_size is not None and preprocessing['input_size'][1:] != (img_size, img_size):
         raise CheckpointError(
             f'img_size={img_size} was given, but {src} records {preprocessing["input_size"][1:]}; leave img_size out.'
         )
-    if not any(record.get(option) for option in _STARTS):
+    if not any(isinstance(start := record.get(option), (bool, str)) and start for option in _STARTS):
         forget_origin(model)
     # The classes may be others, even if there are as many.
     for name in ('tag', 'label_names', 'label_descriptions'):
@@ -132,7 +134,10 @@ def _preprocessing(record: Mapping[str, Any], model: CoAtNet) -> dict[str, Any]:
     wanted = ('mean', 'std', 'interpolation', 'crop_pct', 'img_size', 'input_size')
     said = {name: record[name] for name in wanted if record.get(name)}
     checked = {name: said.get(name) for name in wanted[:5]}
-    check_said(**checked, labels=None, name=None)
+    try:
+        check_said(**checked, labels=None, name=None)
+    except CheckpointError as e:
+        raise ValueError(str(e)) from e
     if 'input_size' in said:
         check('input_size', said['input_size'], tuple[Channels, Side, Side])
     name = record['model']
