@@ -1,6 +1,7 @@
 """The parts of timm that this package uses and that timm may change, in one place."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from timm.models import _factory, _hub
@@ -51,3 +52,18 @@ def load_checkpoints_by(model_class: type[nn.Module], load: Callable[[nn.Module,
         return load_checkpoint(model, checkpoint_path, **kwargs)
 
     _factory.load_checkpoint = load_by_class
+
+
+def find_config_first(find: Callable[[str, str | Path | None], Path | None]) -> None:
+    """Make timm ask a function for the `config.json` of an `hf-hub:` name before timm itself asks the Hub.
+
+    Args:
+        find: Takes the repository and the cache folder. Returns a file, or None if timm is to ask the Hub.
+    """
+    download_from_hf = _hub.download_from_hf
+
+    def download(model_id: str, filename: str, cache_dir: str | Path | None = None) -> str:
+        file = find(model_id, cache_dir) if filename == 'config.json' else None
+        return str(file or download_from_hf(model_id, filename, cache_dir=cache_dir))
+
+    _hub.download_from_hf = download

@@ -12,7 +12,7 @@ from .catalogue import full_names as full_names
 from .catalogue import local_file as local_file
 from .fetch import cached_weights as cached_weights
 from .fetch import fetch_weights as fetch_weights
-from .fetch import offline_folder as offline_folder
+from .fetch import offline_config as offline_config
 from .messages import sentence as sentence
 from .model_card import make_folder_card as make_folder_card
 from .releases import fetch_release as fetch_release

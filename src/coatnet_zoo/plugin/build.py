@@ -11,6 +11,7 @@ from timm.models import PretrainedCfg, build_model_with_cfg, resolve_pretrained_
 from torch import nn
 
 from .._timm import (
+    find_config_first,
     load_checkpoints_by,
     pretrained_cfg_for_features,
     save_without_classes,
@@ -20,6 +21,7 @@ from .._timm import (
 from ..checkpoints import not_whole
 from ..errors import shown
 from ..files import SAFETENSORS
+from ..hub import offline_config
 from ..network import CoAtNet
 from ..tables import Choice, CoAtNetCfg, Request, check_tag, choose, untrained_cfg
 from .config_json import check_config_json
@@ -30,6 +32,7 @@ from .pretrained import adapt_checked, load_file, localize, materialize
 _SOURCES = ('file', 'url', 'state_dict', 'hf_hub_id')
 
 save_without_classes(CoAtNet)
+find_config_first(offline_config)
 load_checkpoints_by(CoAtNet, load_file)
 
 

@@ -8,14 +8,12 @@ from timm.models import is_model, is_model_in_modules, resolve_model_input_args
 
 from ..checkpoints import identify, is_timms, read_checkpoint
 from ..errors import CheckpointError, HubError, shown
-from ..hub import offline_folder, sentence
+from ..hub import sentence
 from ..network import CoAtNet
 from ..slow import say_if_slow
 from ..tables import did_you_mean, our_name
 from .convert import convert_checkpoint
 from .pretrained import adapt_checked
-
-_HUB = 'hf-hub:'
 
 
 @say_if_slow('Loading the model')
@@ -38,8 +36,6 @@ def load_model(source: str) -> CoAtNet:
         if not is_model(source) and path.is_file():
             return _load_checkpoint(path)
         name = f'local-dir:{source}' if not is_model(source) and path.is_dir() else our_name(source)
-        if name.startswith(_HUB) and (folder := offline_folder(name.removeprefix(_HUB))):
-            name = f'local-dir:{folder}'
         architecture = resolve_model_input_args(name)['model_name']
         if not is_model_in_modules(architecture, 'coatnet'):
             raise CheckpointError(
