@@ -11,7 +11,7 @@ import pytest
 from paths import DATA, ROOT
 
 PAGE = (ROOT / 'docs' / 'export.md').read_text(encoding='utf-8')
-BLOCKS = re.findall(r'^```\n(.*?)^```\n\n```python\n(.*?)^```\n', PAGE, flags=re.MULTILINE | re.DOTALL)
+BLOCKS = re.findall(r'^```sh\n(.*?)^```\n\n```python\n(.*?)^```\n', PAGE, flags=re.MULTILINE | re.DOTALL)
 # Says so if a program that is to run without the package has loaded it after all.
 STRANGERS = "\nimport sys; print(sorted({'torch', 'timm', 'coatnet_zoo'} & set(sys.modules)))"
 
