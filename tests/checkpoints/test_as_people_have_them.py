@@ -223,6 +223,7 @@ REFUSED: dict[str, tuple[Any, tuple[str, ...], tuple[str, ...]]] = {
     ),
     'two heads': ({**under('b.', HEADLESS), **linear('age'), **linear('sex')}, (), ('age.weight', 'sex.weight')),
     'a layer after the classifier': ({**under('0.', STATE_DICT), '1.weight': torch.ones(3, 10)}, (), ('1.weight',)),
+    'a norm before the classifier': ({**STATE_DICT, 'norm.weight': torch.ones(96)}, (), ('norm.weight', 'not belong')),
     'an unknown layer': ({**STATE_DICT, 'aux.fc.bias': torch.ones(3)}, (), ('aux.fc.bias', 'do not belong')),
     'a wrapped layer twice': (
         {**STATE_DICT, 's3._orig_mod.0.proj.weight': W},

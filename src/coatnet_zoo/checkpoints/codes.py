@@ -7,7 +7,7 @@ import importlib
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from einops import EinopsError, rearrange
@@ -56,6 +56,7 @@ class CodeReader(Protocol):
         """Read a file, or raise a `CheckpointError`."""
 
 
+@runtime_checkable
 class CodeHead(Protocol):
     """The additional function of a module, if people replace the classifier of its networks."""
 
@@ -126,8 +127,8 @@ def translate(checkpoint: Checkpoint, head: bool = True) -> Translation | None:
     """
     for impl, mapping in _mappings():
         if mapping.recognises(checkpoint.tensors):
-            if prepare := getattr(mapping, 'prepare', None):
-                checkpoint = prepare(checkpoint, head)
+            if isinstance(mapping, CodeHead):
+                checkpoint = mapping.prepare(checkpoint, head)
             structure = mapping.infer_structure(checkpoint)
             translation = _translate(checkpoint, impl, structure, mapping.tensor_map(structure))
             return translation if head else _headless(translation)

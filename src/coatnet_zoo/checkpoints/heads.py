@@ -42,8 +42,10 @@ def plain_head(checkpoint: Checkpoint, own: str, parts: Collection[str], width: 
     for name, tensor in network.items():
         if (first := name.partition('.')[0]) not in parts:
             strange.setdefault(first, {})[name] = tensor
+    # A layer that is neither training's nor in place of the classifier changes what the network computes.
+    replaces = not inside or not head
     for group in strange.values():
-        if any(_OF_TRAINING.search(name) or _takes(tensor, width) for name, tensor in group.items()):
+        if any(_OF_TRAINING.search(name) or (replaces and _takes(t, width)) for name, t in group.items()):
             beside |= group
             network = {name: tensor for name, tensor in network.items() if name not in group}
     if not head:

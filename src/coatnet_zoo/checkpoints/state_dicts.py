@@ -60,6 +60,11 @@ def find_network(
 def _tensors(content: Mapping[Any, Any], name: str) -> dict[str, torch.Tensor]:
     tensors: dict[str, torch.Tensor] = {}
     for key, value in content.items():
+        if isinstance(value, Unread) and '._rebuild_' in value.name:
+            raise CheckpointError(
+                f'{name} has {shown(key)} as a tensor of another kind ({shown(value.name)}); save plain tensors of '
+                'real numbers instead.'
+            )
         if isinstance(key, str) and isinstance(value, torch.Tensor) and key.rpartition('.')[2] not in _COUNTERS:
             key = _WRAPPERS.sub('', key)
             if key in tensors:

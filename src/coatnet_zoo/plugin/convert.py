@@ -123,7 +123,10 @@ def convert_checkpoint(
     model = _filled(source, shown_src)
     size = preprocessing.get('input_size', (None, *model.img_size))[1:]
     if size != model.img_size:
-        model.set_input_size(size)
+        try:
+            model.set_input_size(size)
+        except ValueError as e:
+            raise CheckpointError(f'{shown_src} was trained at {size}, which its network cannot keep: {e}') from e
     preprocessing['input_size'] = (model.in_chans, *size)
     model_config: dict[str, Any] = {}
     if name is not None:

@@ -16,8 +16,10 @@ from ..tables import field_types, resolve_cfg, short
 CLASSIFIER = 'head.fc.'
 _PARTS = ('stem', 'stages', 'norm', 'head')
 # The fields of a pretrained configuration that tell where weights come from.
-_ORIGIN = ('tag', 'license', 'origin_url', 'description', 'paper_ids', 'paper_name', 'notes', 'label_names')
-_ORIGIN = (*_ORIGIN, 'label_descriptions', 'url', 'file', 'hf_hub_id', 'hf_hub_filename', 'source')
+_ORIGIN = (
+    *('tag', 'license', 'origin_url', 'description', 'paper_ids', 'paper_name', 'notes'),
+    *('label_names', 'label_descriptions', 'url', 'file', 'hf_hub_id', 'hf_hub_filename', 'source'),
+)
 
 
 @dataclass(frozen=True)
