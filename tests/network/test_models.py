@@ -177,7 +177,7 @@ def test_fx(impl: str, x: torch.Tensor) -> None:
 
 @pytest.mark.parametrize('impl', IMPLS)
 def test_export(impl: str, x: torch.Tensor) -> None:
-    model = create(impl)
+    model = create(impl, depths=(1, 1, 1, 1))
     batch = torch.export.Dim('batch', min=1, max=16)
     exported = torch.export.export(model, (x,), dynamic_shapes=({0: batch},)).module()
     x3 = torch.randn(3, 3, 64, 64)

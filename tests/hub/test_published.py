@@ -1,0 +1,91 @@
+"""Every published file of timm's, from a Hub on the loopback interface: the names that it has here, and its logits."""
+
+import gc
+import tempfile
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import timm
+import torch
+from empty_weights import empty_weights
+from hub_server import HubServer
+from peers import assert_close, random_images, timm_peer
+from torch import nn
+
+REL = 1e-4
+BIN = 'pytorch_model.bin'
+SAFE = 'model.safetensors'
+
+# Ours (the default tag where there is none), and timm's name of the same weights.
+DEFAULTS = {
+    'coatnet_nano': 'coatnet_nano_rw_224.sw_in1k',
+    'coatnet_0': 'coatnet_0_rw_224.sw_in1k',
+    'coatnet_1': 'coatnet_1_rw_224.sw_in1k',
+    'coatnet_2': 'coatnet_2_rw_224.sw_in12k_ft_in1k',
+    'coatnet_3': 'coatnet_3_rw_224.sw_in12k',
+}
+OTHERS = {
+    'coatnet_nano.rmlp_sw_in1k': 'coatnet_rmlp_nano_rw_224.sw_in1k',
+    'coatnet_0.bn_sw_in1k': 'coatnet_bn_0_rw_224.sw_in1k',
+    'coatnet_1.rmlp_sw_in1k': 'coatnet_rmlp_1_rw_224.sw_in1k',
+    'coatnet_1.rmlp2_sw_in12k': 'coatnet_rmlp_1_rw2_224.sw_in12k',
+    'coatnet_1.rmlp2_sw_in12k_ft_in1k': 'coatnet_rmlp_1_rw2_224.sw_in12k_ft_in1k',
+    'coatnet_2.sw_in12k': 'coatnet_2_rw_224.sw_in12k',
+    'coatnet_2.rmlp_sw_in1k': 'coatnet_rmlp_2_rw_224.sw_in1k',
+    'coatnet_2.rmlp_sw_in12k': 'coatnet_rmlp_2_rw_224.sw_in12k',
+    'coatnet_2.rmlp_sw_in12k_ft_in1k': 'coatnet_rmlp_2_rw_224.sw_in12k_ft_in1k',
+    'coatnet_2.rmlp_sw_in12k_ft_in1k_384': 'coatnet_rmlp_2_rw_384.sw_in12k_ft_in1k',
+}
+# One of each implementation, the other size, and the default of most.
+LOGITS = {
+    'coatnet_nano',
+    'coatnet_nano.rmlp_sw_in1k',
+    'coatnet_0.bn_sw_in1k',
+    'coatnet_1',
+    'coatnet_1.rmlp2_sw_in12k_ft_in1k',
+    'coatnet_2.rmlp_sw_in12k_ft_in1k_384',
+}
+
+
+def publish(hub: HubServer, name: str, model: nn.Module, folder: Path) -> None:
+    """Serve a model of timm's as timm does, together with a pickle that nobody is to ask for."""
+    safetensors.torch.save_file(model.state_dict(), folder / SAFE)
+    hub.add_repo(f'timm/{name}', {SAFE: folder / SAFE, BIN: b'not to be fetched'})
+
+
+def assert_only_safetensors(hub: HubServer, repo_id: str) -> None:
+    assert hub.filenames == {SAFE}
+    assert all(path.startswith(f'/{repo_id}/resolve/') for _, path in hub.requests)
+    assert hub.count('GET') == 1
+
+
+@pytest.mark.parametrize('name', sorted(LOGITS))
+@torch.inference_mode()
+def test_logits_are_those_of_timm(name: str, hub: HubServer, fresh_cache: Path) -> None:
+    timm_name = {**DEFAULTS, **OTHERS}[name]
+    theirs = timm_peer(timm_name)
+    chans, *size = theirs.pretrained_cfg['input_size']
+    images = random_images(2, chans, tuple(size))
+    expected = theirs(images)
+    assert expected.shape == (2, timm.get_pretrained_cfg(timm_name).num_classes)
+    with tempfile.TemporaryDirectory() as folder:
+        publish(hub, timm_name, theirs, Path(folder))
+        del theirs
+        gc.collect()
+        ours = timm.create_model(name, pretrained=True, cache_dir=fresh_cache).eval()
+    assert_close(ours(images), expected, REL)
+    assert_only_safetensors(hub, f'timm/{timm_name}')
+
+
+@pytest.mark.parametrize('name', sorted({*DEFAULTS, *OTHERS} - LOGITS))
+def test_every_other_file_of_timms_is_taken_whole(name: str, hub: HubServer, fresh_cache: Path, tmp_path: Path) -> None:
+    """Logits of these networks are compared in tests/network, so zeros in timm's shapes are enough here."""
+    timm_name = {**DEFAULTS, **OTHERS}[name]
+    hub.add_repo(f'timm/{timm_name}', {SAFE: empty_weights(timm_name, tmp_path), BIN: b'not to be fetched'})
+    ours = timm.create_model(name, pretrained=True, cache_dir=fresh_cache)
+    assert not any(tensor.any() for tensor in ours.state_dict().values())
+    theirs = timm.get_pretrained_cfg(timm_name)
+    for key in ('num_classes', 'input_size', 'mean', 'std', 'crop_pct', 'interpolation'):
+        assert ours.pretrained_cfg[key] == getattr(theirs, key), key
+    assert_only_safetensors(hub, f'timm/{timm_name}')
