@@ -218,6 +218,14 @@ def test_picture_shows_what_was_found() -> None:
     assert [b.get_width() for b in bars.patches] == pytest.approx([g.probability for g in explanation.top])
 
 
+@pytest.mark.parametrize('block_types', ['CCTT', 'CCCC'])
+def test_a_photo_is_drawn_larger_than_its_pixels(block_types: str) -> None:
+    figure = draw_explanation(explain_image(noise(64, 64), small(img_size=64, block_types=block_types)), 'title')
+    figure.draw_without_rendering()
+    (image,) = figure.findobj(lambda a: hasattr(a, 'get_title') and a.get_title().startswith('What the network saw'))
+    assert image.get_window_extent().width >= 1.4 * 224  # at the 100 dpi of the written file
+
+
 def test_no_evidence_has_no_colour() -> None:
     model = small(impl='timm')
     nn.init.zeros_(model.get_classifier().weight)

@@ -54,10 +54,11 @@ def draw_explanation(explanation: Explanation, title: str) -> 'Figure':
         ExplainError: If matplotlib is not installed.
     """
     tables = explanation.tables
-    figure = require_matplotlib().Figure(figsize=(12, 8 if tables else 4.4), layout='constrained')
+    figure = require_matplotlib().Figure(figsize=(12, 8 if tables else 4.7), layout='constrained')
     figure.suptitle(textwrap.fill(shown(title), 100), fontsize='x-large', parse_math=False)
-    rows = np.atleast_1d(figure.subfigures(2 if tables else 1, 1, hspace=0.05))
-    image, evidence, classes = rows[0].subplots(1, 3, width_ratios=(1, 1.25, 0.95))
+    heights = (1.3, 1) if tables else (1,)
+    rows = np.atleast_1d(figure.subfigures(len(heights), 1, hspace=0.05, height_ratios=heights))
+    image, evidence, classes = rows[0].subplots(1, 3, width_ratios=(1, 1.3, 0.85))
     image.imshow(explanation.image, cmap='gray', vmin=0, vmax=1)
     image.set_axis_off()
     height, width = explanation.image.shape[:2]
