@@ -27,9 +27,13 @@ _log = logging.getLogger('mkdocs.hooks.repository')
 
 
 class _Links(Extension):
-    """Turns the relative links of a page, which are right on GitHub, into links to pages of the site or to GitHub."""
+    """Turns the relative links of a page, which are right on GitHub, into links to pages of the site or to GitHub.
+
+    A link whose text is the name of a file gets the title of the page.
+    """
 
     repository = ''
+    titles: dict[str, str]  # by page
     path = ''  # of the current page, in the repository
 
     def extendMarkdown(self, md: Markdown) -> None:  # noqa: N802
@@ -40,7 +44,11 @@ class _Links(Extension):
     def _turn(self, root: Element) -> None:
         for element in root.iter():
             for name in {'href', 'src'} & set(element.keys()):
-                element.set(name, self._target(element.get(name)))
+                link = element.get(name)
+                target = self._target(link)
+                element.set(name, target)
+                if posixpath.basename(element.text or '') == posixpath.basename(urlsplit(link).path):
+                    element.text = self.titles.get(urlsplit(target).path, element.text)
 
     def _target(self, link: str) -> str:
         parts = urlsplit(link)
@@ -61,6 +69,7 @@ _links = _Links()
 def on_config(config: MkDocsConfig) -> None:
     """Have links turned on every page."""
     _links.repository = config.repo_url
+    _links.titles = {page: title for item in config.nav for title, page in item.items()}
     if _links not in config.markdown_extensions:
         config.markdown_extensions.append(_links)
 
