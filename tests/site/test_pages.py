@@ -12,14 +12,13 @@ import pytest
 import timm
 from command_line import output_of
 from paths import ROOT
+from site_data import NAV, ROWS
 
 import coatnet_zoo
 from coatnet_zoo.commands import main
-from scripts.site.catalogue import CPU, rows
+from scripts.site.catalogue import CPU
 
-ROWS = rows()
 PAGES = {f'docs/{file.name}' for file in (ROOT / 'docs').glob('*.md')}
-NAV = re.findall(r'^  - [^:]+: (\S+\.md)$', (ROOT / 'mkdocs.yml').read_text(encoding='utf-8'), flags=re.MULTILINE)
 
 
 def ids(row: dict[str, Any]) -> str:
