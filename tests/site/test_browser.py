@@ -61,7 +61,7 @@ WIDER = """() => [...document.querySelectorAll('.md-content *')]
 
 def test_search(open_page: Callable) -> None:
     page = open_page('index.html')
-    page.locator('.md-search__input').first.fill('relative bias')
+    page.locator('.md-search__input').first.press_sequentially('relative bias')
     results = page.locator('.md-search-result__link')
     results.first.wait_for()
     assert any('implementations.html' in link.get_attribute('href') for link in results.all())

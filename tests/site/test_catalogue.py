@@ -157,6 +157,9 @@ def test_without_javascript(browser, address: str) -> None:
 def test_from_a_folder(browser, site) -> None:
     context = browser.new_context(offline=True)
     page = context.new_page()
+    faults = []
+    page.on('console', lambda message: message.type == 'error' and faults.append(message.text))
+    page.on('pageerror', lambda error: faults.append(str(error)))
     page.goto(f'{site.folder.as_uri()}/catalogue.html')
     page.locator('th[data-key=params] button').click()
     page.locator('th[data-key=params] button').click()
@@ -165,5 +168,8 @@ def test_from_a_folder(browser, site) -> None:
     page.locator('.cz-line button').first.click()
     page.get_by_text('Copied').wait_for()
     page.locator('.md-nav__link', has_text='Fine-tune').first.click()
-    page.wait_for_url('**/finetuning.html')
+    page.wait_for_url('**/finetuning.html', wait_until='networkidle')
+    page.locator('.md-search__input').first.press_sequentially('relative bias')
+    page.locator('.md-search-result__link[href*="implementations.html"]').first.wait_for()
+    assert faults == []
     context.close()
