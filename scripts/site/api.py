@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,23 +16,22 @@ SOURCES = Path(__file__).parents[2] / 'src'
 _log = logging.getLogger('mkdocs.hooks.api')
 
 
-def undocumented(sources: Path = SOURCES) -> Iterator[str]:
-    """The public names of the package, and the public methods and properties of its classes, that have no docstring."""
-    package = griffe.load('coatnet_zoo', search_paths=[sources])
+def undocumented(package: griffe.Module) -> Iterator[str]:
+    """The public names of a package, and the public methods and properties of its classes, without docstrings."""
     for name in package.exports:
         found = package[name].final_target
-        inside = [m for m in found.members.values() if m.is_function or 'property' in m.labels] if found.is_class else []
-        for each in (found, *(m for m in inside if not m.name.startswith('_'))):
-            if not each.has_docstring:
-                yield each.path
+        members = found.members.values() if found.is_class else ()
+        own = [m for m in members if (m.is_function or 'property' in m.labels) and not m.name.startswith('_')]
+        yield from (each.path for each in (found, *own) if not each.has_docstring)
 
 
 def on_page_content(html: str, page: Page, **_) -> None:
     """Warn about public names without docstrings, and about those that the page of the API does not show."""
     if page.file.src_uri != 'api.md':
         return
-    for name in undocumented():
+    package = griffe.load('coatnet_zoo', search_paths=[SOURCES])
+    for name in undocumented(package):
         _log.warning(f'{name} has no docstring.')
-    for name in griffe.load('coatnet_zoo', search_paths=[SOURCES]).exports:
-        if not re.search(rf'id="coatnet_zoo\.{name}"', html):
+    for name in package.exports:
+        if f'id="coatnet_zoo.{name}"' not in html:
             _log.warning(f'The page of the API does not show coatnet_zoo.{name}.')

@@ -36,7 +36,7 @@ class _Links(Extension):
     titles: dict[str, str]  # by page
     path = ''  # of the current page, in the repository
 
-    def extendMarkdown(self, md: Markdown) -> None:  # noqa: N802
+    def extendMarkdown(self, md: Markdown) -> None:
         processor = Treeprocessor(md)
         processor.run = self._turn
         md.treeprocessors.register(processor, 'repository', 5)  # before mkdocs turns names of pages into addresses

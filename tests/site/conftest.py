@@ -1,66 +1,28 @@
 """The built site, a server for it, and Debian's chromium; what is missing skips the tests with a reason."""
 
+from __future__ import annotations
+
 import functools
 import os
 import shutil
-import subprocess
-import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from paths import ROOT
+from site_build import Built, build
 
-# What the generator reads, and what links of pages lead to.
-READ = ('docs', 'src', 'scripts', 'mkdocs.yml', 'README.md', 'CHANGELOG.md', 'CONTRIBUTING.md')
-LINKED = ('LICENSE', 'weights', 'tests')
-
-
-@dataclass
-class Built:
-    """A built site: its folder, the seconds that the build took, its exit code and what it said."""
-
-    folder: Path
-    seconds: float
-    code: int
-    said: str
-
-
-def _build(repository: Path, folder: Path) -> Built:
-    pytest.importorskip('material', reason='needs the extra docs')
-    pytest.importorskip('mkdocstrings_handlers.python', reason='needs the extra docs')
-    start = time.monotonic()
-    command = [sys.executable, '-m', 'mkdocs', 'build', '--site-dir', str(folder)]
-    done = subprocess.run(command, cwd=repository, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    return Built(folder, time.monotonic() - start, done.returncode, done.stdout)
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 
 @pytest.fixture(scope='session')
 def site(tmp_path_factory: pytest.TempPathFactory) -> Built:
     """The site of this repository."""
-    return _build(ROOT, tmp_path_factory.mktemp('site'))
-
-
-@pytest.fixture
-def build_changed(tmp_path: Path) -> Callable[[Callable[[Path], object]], Built]:
-    """A function that changes a copy of the repository and builds its site."""
-
-    def build(change: Callable[[Path], object]) -> Built:
-        copy = tmp_path / 'copy'
-        copy.mkdir()
-        for name in READ:
-            put = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
-            put(ROOT / name, copy / name)
-        for name in LINKED:
-            (copy / name).symlink_to(ROOT / name)
-        change(copy)
-        return _build(copy, tmp_path / 'site')
-
-    return build
+    return build(ROOT, tmp_path_factory.mktemp('site'))
 
 
 class _Quiet(SimpleHTTPRequestHandler):
@@ -80,7 +42,7 @@ def address(site: Built) -> Iterator[str]:
 
 
 @pytest.fixture(scope='session')
-def browser() -> Iterator['Browser']:  # noqa: F821
+def browser() -> Iterator[Browser]:
     """Debian's chromium without a window."""
     api = pytest.importorskip('playwright.sync_api', reason='needs playwright')
     chromium = shutil.which('chromium')

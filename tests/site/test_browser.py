@@ -1,9 +1,15 @@
 """The site in a real browser: every page loads, fits phones and desks, can be searched, and suits everybody."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
 import pytest
 from site_data import NAV
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
 
 PAGES = [page.replace('.md', '.html') for page in NAV]
 WIDTHS = (360, 768, 1440)
@@ -13,14 +19,12 @@ CHECKED = ('catalogue.html', 'index.html', 'performance.html', 'api.html', 'ecos
 
 
 @pytest.fixture
-def open_page(browser, address: str) -> Iterator[Callable]:
+def open_page(browser: Browser, address: str) -> Iterator[Callable[..., Page]]:
     """A function that opens a page; the test fails if a page said an error or asked another machine for anything."""
     faults, contexts = [], []
 
-    def open_(path: str, width: int = 1440, palette: str = 'light', **options):
-        contexts.append(
-            browser.new_context(viewport={'width': width, 'height': 900}, color_scheme=palette, **options)
-        )
+    def open_(path: str, width: int = 1440, palette: str = 'light') -> Page:
+        contexts.append(browser.new_context(viewport={'width': width, 'height': 900}, color_scheme=palette))
         page = contexts[-1].new_page()
         page.on('console', lambda message: message.type in ('error', 'warning') and faults.append(message.text))
         page.on('pageerror', lambda error: faults.append(str(error)))
@@ -36,7 +40,7 @@ def open_page(browser, address: str) -> Iterator[Callable]:
 
 
 @pytest.mark.parametrize('path', PAGES)
-def test_pages_load_and_fit(path: str, open_page: Callable) -> None:
+def test_pages_load_and_fit(path: str, open_page: Callable[..., Page]) -> None:
     page = open_page(path)
     assert page.locator('h1').count() == 1
     assert page.evaluate('[...document.images].filter((i) => !i.complete || !i.naturalWidth || !i.alt).length') == 0
@@ -59,7 +63,7 @@ WIDER = """() => [...document.querySelectorAll('.md-content *')]
   .map((e) => e.outerHTML.slice(0, 200))"""
 
 
-def test_search(open_page: Callable) -> None:
+def test_search(open_page: Callable[..., Page]) -> None:
     page = open_page('index.html')
     page.locator('.md-search__input').first.press_sequentially('relative bias')
     results = page.locator('.md-search-result__link')
@@ -71,7 +75,7 @@ def test_search(open_page: Callable) -> None:
 
 @pytest.mark.parametrize('palette', PALETTES)
 @pytest.mark.parametrize('path', CHECKED)
-def test_everybody_can_use_it(path: str, palette: str, open_page: Callable, axe: str) -> None:
+def test_everybody_can_use_it(path: str, palette: str, open_page: Callable[..., Page], axe: str) -> None:
     for width in (360, 1440):
         page = open_page(path, width=width, palette=palette)
         if path == 'catalogue.html':
@@ -82,9 +86,9 @@ def test_everybody_can_use_it(path: str, palette: str, open_page: Callable, axe:
         assert [(v['id'], [node['html'][:200] for node in v['nodes'][:3]]) for v in bad] == []
 
 
-def test_the_palette_can_be_changed(open_page: Callable) -> None:
+def test_the_palette_can_be_changed(open_page: Callable[..., Page]) -> None:
     page = open_page('catalogue.html', palette='dark')
-    shade = "getComputedStyle(document.body).backgroundColor"
+    shade = 'getComputedStyle(document.body).backgroundColor'
     dark = page.evaluate(shade)
     page.locator('label[for="__palette_1"]').click()
     assert page.evaluate(shade) != dark

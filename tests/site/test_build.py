@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 from pages import blocks
 from paths import ROOT
+from site_build import Built, build, copy_repository
+
+import coatnet_zoo
 
 
 def edit(file: str, old: str, new: str) -> Callable[[Path], object]:
@@ -55,26 +58,32 @@ FAULTS = {
         'The page of the API does not show coatnet_zoo.optimize_for_inference',
     ),
     'a described argument that does not exist': (
-        edit('src/coatnet_zoo/tables/sizes.py', 'size: Registered name without tag, e.g. `coatnet_1`.\n    """', 'siz: Name.\n    """'),
+        edit(
+            'src/coatnet_zoo/tables/sizes.py',
+            'size: Registered name without tag, e.g. `coatnet_1`.\n    """',
+            'siz: Name.\n    """',
+        ),
         "Parameter 'siz' does not appear in the function signature",
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize('fault', FAULTS)
-def test_the_build_fails(fault: str, build_changed) -> None:
+def test_the_build_fails(fault: str, tmp_path: Path) -> None:
     change, message = FAULTS[fault]
-    built = build_changed(change)
+    copy_repository(tmp_path / 'copy')
+    change(tmp_path / 'copy')
+    built = build(tmp_path / 'copy', tmp_path / 'site')
     assert built.code == 1 and 'in strict mode' in built.said and message in built.said, built.said
 
 
-def test_the_build_is_quick_and_the_site_is_small(site) -> None:
+def test_the_build_is_quick_and_the_site_is_small(site: Built) -> None:
     assert site.code == 0, site.said
     assert site.seconds < 60
     assert sum(file.stat().st_size for file in site.folder.rglob('*') if file.is_file()) < 5e6
 
 
-def test_nothing_is_loaded_from_elsewhere(site) -> None:
+def test_nothing_is_loaded_from_elsewhere(site: Built) -> None:
     """In pages and style sheets; the tests in the browser see what scripts ask for."""
     for page in site.folder.rglob('*.html'):
         text = page.read_text(encoding='utf-8')
@@ -88,7 +97,7 @@ def test_nothing_is_loaded_from_elsewhere(site) -> None:
 
 
 @pytest.mark.parametrize('page', ['README.md', *sorted(f'docs/{page.name}' for page in (ROOT / 'docs').glob('*.md'))])
-def test_code_is_code(page: str, site) -> None:
+def test_code_is_code(page: str, site: Built) -> None:
     """Blocks are coloured by their language. The words after the language, which are for the tests, are not shown."""
     name = 'index' if page == 'README.md' else Path(page).stem
     text = (site.folder / f'{name}.html').read_text(encoding='utf-8')
@@ -97,8 +106,6 @@ def test_code_is_code(page: str, site) -> None:
     assert shown >= Counter(block.language or 'text' for block in blocks(page))
 
 
-def test_the_api_has_every_public_name(site) -> None:
-    import coatnet_zoo
-
+def test_the_api_has_every_public_name(site: Built) -> None:
     page = (site.folder / 'api.html').read_text(encoding='utf-8')
     assert [name for name in coatnet_zoo.__all__ if f'id="coatnet_zoo.{name}"' not in page] == []

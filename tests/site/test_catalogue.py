@@ -1,12 +1,19 @@
 """The page to choose a model on, in a real browser: by mouse, by keyboard, from a folder and without JavaScript."""
 
+from __future__ import annotations
+
 import subprocess
 import sys
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from site_data import ROWS
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+    from site_build import Built
 
 WITH_WEIGHTS = [row for row in ROWS if row['tag']]
 PLOTTED = [row for row in WITH_WEIGHTS if row['top1'] and row['num_classes'] == 1000]
@@ -14,7 +21,7 @@ CLIPBOARD = ['clipboard-read', 'clipboard-write']
 
 
 @pytest.fixture
-def page(browser, address: str):
+def page(browser: Browser, address: str) -> Iterator[Page]:
     context = browser.new_context(permissions=CLIPBOARD, viewport={'width': 1440, 'height': 900})
     page = context.new_page()
     page.goto(f'{address}/catalogue.html')
@@ -22,7 +29,7 @@ def page(browser, address: str):
     context.close()
 
 
-def names(page) -> list[str]:
+def names(page: Page) -> list[str]:
     """The names in the table, in the order in which they are shown."""
     shown = page.locator('.cz-table tbody tr:visible th')
     return [text.strip() for text in shown.all_inner_texts()]
@@ -33,7 +40,7 @@ def by(key: str, found: list[dict[str, Any]] = WITH_WEIGHTS, down: bool = False)
 
 
 @pytest.mark.parametrize('key', ['top1', 'params', 'gmacs', 'download', 'img_size', 'cpu_images_per_second'])
-def test_sorting(key: str, page) -> None:
+def test_sorting(key: str, page: Page) -> None:
     head = page.locator(f'th[data-key={key}]')
     value = {row['name']: row[key] for row in WITH_WEIGHTS}
     for press, direction in (('click', 'ascending'), ('Enter', 'descending'), ('Space', 'ascending')):
@@ -46,7 +53,7 @@ def test_sorting(key: str, page) -> None:
         assert known == by(key, down=direction == 'descending') == shown[: len(known)]
 
 
-def test_sorting_by_name(page) -> None:
+def test_sorting_by_name(page: Page) -> None:
     page.locator('th[data-key=name] button').click()
     assert len(names(page)) == len(WITH_WEIGHTS) and names(page)[0] == 'coatnet_0.bn_sw_in1k'
     page.locator('th[data-key=license] button').click()
@@ -54,7 +61,7 @@ def test_sorting_by_name(page) -> None:
     assert names(page)[0].startswith('coatnet_0.kecam')
 
 
-def test_filtering(page) -> None:
+def test_filtering(page: Page) -> None:
     assert names(page) == [row['name'] for row in WITH_WEIGHTS]
     page.get_by_label('Find').fill('ft_in1k TIMM_RMLP ')
     assert names(page) == [
@@ -73,7 +80,7 @@ def test_filtering(page) -> None:
     assert names(page) == [] and page.locator('.cz-point').count() == 0
 
 
-def test_the_plot(page) -> None:
+def test_the_plot(page: Page) -> None:
     points = page.locator('.cz-point')
     assert points.count() == len(PLOTTED)
     assert points.locator('path').count() == sum(row['trained_on'].startswith('ImageNet-12k') for row in PLOTTED)
@@ -99,7 +106,7 @@ def test_the_plot(page) -> None:
     assert page.locator('.cz-point.cz-on').get_attribute('data-name') == 'coatnet_0.sw_in1k'
 
 
-def test_points_upon_each_other_are_chosen_in_turn(page) -> None:
+def test_points_upon_each_other_are_chosen_in_turn(page: Page) -> None:
     box = page.locator('[data-name="coatnet_2.sw_in12k_ft_in1k"]').bounding_box()
     found = set()
     for _ in range(2):
@@ -108,7 +115,7 @@ def test_points_upon_each_other_are_chosen_in_turn(page) -> None:
     assert found == {'coatnet_2.sw_in12k_ft_in1k', 'coatnet_2.rmlp_sw_in12k_ft_in1k'}
 
 
-def copied(page) -> dict[str, str]:
+def copied(page: Page) -> dict[str, str]:
     """What the buttons of the chosen model copy, as a paste gives it."""
     texts = {}
     for line in page.locator('.cz-line').all():
@@ -119,7 +126,7 @@ def copied(page) -> dict[str, str]:
     return texts
 
 
-def test_the_copied_lines(page, tmp_path) -> None:
+def test_the_copied_lines(page: Page, tmp_path: Path) -> None:
     """Those of the shipped weights run here; tests/site/test_pages.py has those of all models."""
     page.get_by_role('button', name='coatnet_atto.digits').click()
     lines = copied(page)
@@ -135,7 +142,7 @@ def test_the_copied_lines(page, tmp_path) -> None:
     assert (tmp_path / 'exported' / 'model.onnx').is_file()
 
 
-def test_back_to_the_table(page) -> None:
+def test_back_to_the_table(page: Page) -> None:
     button = page.get_by_role('button', name='coatnet_3.sw_in12k')
     button.press('Enter')
     assert page.evaluate('document.activeElement.innerText') == 'coatnet_3.sw_in12k'
@@ -145,7 +152,7 @@ def test_back_to_the_table(page) -> None:
     assert button.get_attribute('aria-pressed') == 'true'
 
 
-def test_without_javascript(browser, address: str) -> None:
+def test_without_javascript(browser: Browser, address: str) -> None:
     context = browser.new_context(java_script_enabled=False)
     page = context.new_page()
     page.goto(f'{address}/catalogue.html')
@@ -154,7 +161,7 @@ def test_without_javascript(browser, address: str) -> None:
     context.close()
 
 
-def test_from_a_folder(browser, site) -> None:
+def test_from_a_folder(browser: Browser, site: Built) -> None:
     context = browser.new_context(offline=True)
     page = context.new_page()
     faults = []
