@@ -59,6 +59,7 @@ def test_sorting_by_name(page: Page) -> None:
     page.locator('th[data-key=license] button').click()
     page.locator('th[data-key=license] button').click()
     assert names(page)[0].startswith('coatnet_0.kecam')
+    assert page.locator('[aria-sort]').count() == 1
 
 
 def test_filtering(page: Page) -> None:
