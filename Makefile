@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test soak clients lint tables wheel clean
+.PHONY: demo test soak clients lint tables docs docs-serve wheel clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python scripts/demo.py
@@ -26,6 +26,12 @@ lint: $(VENV)/.installed
 tables: $(VENV)/.installed
 	$(BIN)/python -m scripts.tables
 
+docs: $(VENV)/.docs
+	$(BIN)/python -m mkdocs build
+
+docs-serve: $(VENV)/.docs
+	$(BIN)/python -m mkdocs serve
+
 wheel: $(VENV)/.installed
 	$(BIN)/python -m pip wheel --no-deps --wheel-dir dist .
 
@@ -35,5 +41,9 @@ $(VENV)/.installed: pyproject.toml
 	$(BIN)/python -m pip install --editable '.[test]'
 	touch $@
 
+$(VENV)/.docs: $(VENV)/.installed
+	$(BIN)/python -m pip install --editable '.[docs]'
+	touch $@
+
 clean:
-	rm -rf $(VENV) dist build
+	rm -rf $(VENV) dist build site

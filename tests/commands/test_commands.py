@@ -31,7 +31,7 @@ ON_THE_HUB = [name for name, weights in WEIGHTS.items() if weights.hf_hub_id]
 RELEASED = [name for name, weights in WEIGHTS.items() if weights.release]
 FIELDS = {
     'name', 'tag', 'impl', 'params', 'gmacs', 'img_size', 'num_classes', 'top1', 'license', 'source', 'cached',
-    'default', 'download', 'in_chans',
+    'default', 'download', 'in_chans', 'trained_on',
 }  # fmt: skip
 
 

@@ -73,7 +73,7 @@ def test_default_entries() -> None:
 
 def test_fields_of_json_are_added_at_the_end() -> None:
     by_name = {entry['name']: entry for entry in json.loads(output_of('list', '--json'))}
-    assert list(by_name['coatnet_1.sw_in1k'])[-4:] == ['cached', 'default', 'download', 'in_chans']
+    assert list(by_name['coatnet_1.sw_in1k'])[-5:] == ['cached', 'default', 'download', 'in_chans', 'trained_on']
     assert [by_name[name]['download'] for name in ('coatnet_1.sw_in1k', 'coatnet_atto.digits', 'coatnet_4')] == [
         4 * 41_721_502, 0, None,
     ]  # fmt: skip

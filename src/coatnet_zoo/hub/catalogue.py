@@ -32,7 +32,7 @@ _BYTES = 4  # for each parameter
 class Entry:
     """One set of weights, or one network that has no published weights.
 
-    Without weights, the tag, accuracy, licence, source, `cached` and `download` are None.
+    Without weights, the tag, accuracy, licence, source, `cached`, `download` and `trained_on` are None.
 
     Attributes:
         name: The name for `timm.create_model`. A network without weights also needs `impl`.
@@ -49,6 +49,7 @@ class Entry:
         default: Whether `timm.create_model` with the size alone means this entry.
         download: Bytes of the file to download, within about 1 %; 0 if the file is shipped.
         in_chans: Channels of the images.
+        trained_on: The training data of the weights.
     """
 
     name: str
@@ -65,6 +66,7 @@ class Entry:
     default: bool
     download: int | None
     in_chans: int
+    trained_on: str | None
 
 
 def entries(pretrained: bool = False, impl: str | None = None) -> list[Entry]:
@@ -107,6 +109,7 @@ def _with_weights(name: str) -> Entry:
         default=name.partition('.')[2] == next(iter(tags_of(name.partition('.')[0]))),
         download=_BYTES * params if weights.hf_hub_id or weights.release else 0,
         in_chans=cfg['input_size'][0],
+        trained_on=weights.data,
     )
 
 
@@ -127,6 +130,7 @@ def _without_weights(size: str, impl: str) -> Entry:
         default=not tags_of(size) and impl == list_impls(size)[0],
         download=None,
         in_chans=cfg['input_size'][0],
+        trained_on=None,
     )
 
 

@@ -1,0 +1,45 @@
+"""Building the site of this repository, or of a changed copy."""
+
+import shutil
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from paths import ROOT
+
+# What the generator reads, and what links of pages lead to.
+READ = ('docs', 'src', 'scripts', 'mkdocs.yml', 'README.md', 'CHANGELOG.md', 'CONTRIBUTING.md')
+LINKED = ('LICENSE', 'weights', 'tests')
+
+
+@dataclass
+class Built:
+    """A built site: its folder, the seconds that the build took, its exit code and what it said."""
+
+    folder: Path
+    seconds: float
+    code: int
+    said: str
+
+
+def build(repository: Path, folder: Path) -> Built:
+    """Build the site of a repository into a folder; without the generator, the test is skipped."""
+    for module in ('material', 'mkdocstrings_handlers.python'):
+        pytest.importorskip(module, reason='needs the extra docs')
+    command = [sys.executable, '-m', 'mkdocs', 'build', '--site-dir', str(folder)]
+    start = time.monotonic()
+    done = subprocess.run(command, cwd=repository, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    return Built(folder, time.monotonic() - start, done.returncode, done.stdout)
+
+
+def copy_repository(copy: Path) -> None:
+    """Copy what the generator reads into a new folder, and link what links of pages lead to."""
+    copy.mkdir()
+    for name in READ:
+        put = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+        put(ROOT / name, copy / name)
+    for name in LINKED:
+        (copy / name).symlink_to(ROOT / name)
