@@ -1,4 +1,4 @@
-"""A hook of the site: the theme's source maps, a quarter of the site, are left out; only those who debug it read them."""
+"""A hook of the site: leaves out the source maps of the theme, a quarter of the site, which only debuggers read."""
 
 from __future__ import annotations
 
