@@ -17,6 +17,7 @@
   const models = JSON.parse(find('#cz-data').textContent);
   let chosen = null;
   let opener = null; // what the reader chose the model by
+  let name; // writes the name of a model beside its point
 
   function make(tag, attributes = {}, ...children) {
     const node = document.createElement(tag);
@@ -111,7 +112,7 @@
     const about = `Top-1 accuracy against ${axis.label}; ${shown.length} models`;
     const svg = draw('svg', { width, height, viewBox: `0 0 ${width} ${height}`, role: 'group', 'aria-label': about });
     const label = draw('text', { class: 'cz-label', 'aria-hidden': 'true' });
-    const name = (model) => {
+    name = (model) => {
       label.replaceChildren();
       if (!model?.point) return;
       const [start, [px, py]] = [model.at[0] < width / 2, model.at];
@@ -154,7 +155,6 @@
     }
     svg.append(label);
     figure.replaceChildren(svg);
-    name(chosen);
     find('.cz-speeds').hidden = key !== 'cpu_images_per_second';
     mark();
     held?.point.focus();
@@ -171,6 +171,7 @@
   // The chosen model
 
   function mark() {
+    name(chosen);
     for (const model of models) {
       model.row.classList.toggle('cz-on', model === chosen);
       model.button.setAttribute('aria-pressed', model === chosen);

@@ -146,11 +146,14 @@ def test_the_copied_lines(page: Page, tmp_path: Path) -> None:
 def test_back_to_the_table(page: Page) -> None:
     button = page.get_by_role('button', name='coatnet_3.sw_in12k')
     button.press('Enter')
+    assert page.locator('.cz-label').text_content() == ''  # no accuracy is published, so there is no point
     assert page.evaluate('document.activeElement.innerText') == 'coatnet_3.sw_in12k'
     assert page.locator('.cz-chosen h2').evaluate('(h) => h === document.activeElement')
     page.get_by_role('button', name='Back to the table').press('Enter')
     assert button.evaluate('(b) => b === document.activeElement')
     assert button.get_attribute('aria-pressed') == 'true'
+    page.locator('tbody').get_by_role('button', name='coatnet_1.sw_in1k').click()
+    assert 'coatnet_1.sw_in1k' in page.locator('.cz-label').text_content()
 
 
 def test_without_javascript(browser: Browser, address: str) -> None:
