@@ -79,7 +79,7 @@ def test_the_picture_has_a_panel_for_each_measured_part(tmp_path: Path) -> None:
     for parts, size in (('inference', 580), (('growth', 'training'), 822), ('', 1405)):
         benchmark.draw([row for row in rows if row.part.startswith(parts)], tmp_path / 'picture.png')
         with Image.open(tmp_path / 'picture.png') as picture:
-            assert picture.size == (pytest.approx(size, abs=5), 506)
+            assert picture.size == pytest.approx((size, 506), abs=5)
 
 
 def test_the_fastest_of_several_is_the_reference() -> None:

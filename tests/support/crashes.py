@@ -6,6 +6,7 @@ program prints how many crashes there were, or fails with the case in which some
 
 import errno
 import os
+import pathlib
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -28,6 +29,9 @@ class Crashing:
         self.at, self.after, self.crash, self.count = at, after, crash, 0
         for name in CALLS:
             setattr(os, name, self.wrapped(getattr(os, name)))
+            # Until Python 3.10, pathlib keeps the calls that it found when it was imported.
+            if name != 'open' and (kept := getattr(pathlib, '_NormalAccessor', None)):
+                setattr(kept, name, staticmethod(getattr(os, name)))
         files._exchange = self.wrapped(files._exchange) if exchange else lambda one, other: False
         files.fcntl.flock = self.wrapped(files.fcntl.flock)
 
