@@ -28,17 +28,14 @@ def test_every_block_is_tried() -> None:
     assert all(len(program.splitlines()) <= 14 for _, program in BLOCKS)
 
 
-@pytest.mark.parametrize(
-    'block, module, loaded', [(0, 'onnxruntime', []), (1, 'openvino', []), (2, 'torch', ['torch'])]
-)
-def test_the_blocks_of_a_runtime(block: int, module: str, loaded: list[str], tmp_path: Path) -> None:
+@pytest.mark.parametrize('block, module', [(0, 'onnxruntime'), (1, 'openvino')])
+def test_the_blocks_of_a_runtime(block: int, module: str, tmp_path: Path) -> None:
+    """tests/clients has the blocks of AOTInductor, whose compiler takes longer than all tests of this folder."""
     pytest.importorskip(module, reason='needs the extra of this format')
-    if module == 'torch' and not any(map(shutil.which, ('g++', 'clang++'))):
-        pytest.skip('AOTInductor needs a C++ compiler')
     command, program = BLOCKS[block]
     name, *args = shlex.split(command)
     assert name == 'coatnet-zoo'
     said = run(tmp_path, '-m', 'coatnet_zoo_command', *args)
     assert float(re.search(r'difference of a logit from torch is (\S+),', said)[1]) < 1e-4
     shutil.copy(DATA / 'digits' / '7_row1496.png', tmp_path / 'image.png')
-    assert run(tmp_path, '-c', program + STRANGERS).splitlines() == ['7', str(loaded)]
+    assert run(tmp_path, '-c', program + STRANGERS).splitlines() == ['7', '[]']

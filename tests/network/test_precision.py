@@ -90,7 +90,7 @@ def test_channels_last_goes_in_and_comes_out(impl: str, device: str) -> None:
 
 @pytest.mark.parametrize('impl', IMPLS)
 def test_compiled_training_and_evaluation(impl: str, device: str) -> None:
-    """Of one implementation with the compiler's code generation, which takes long; of the others without."""
+    """One step of training with the compiler's code generation, which takes long; everything else without."""
     torch._dynamo.reset()
     backend = 'inductor' if impl == 'timm' else 'aot_eager'
     model = create(impl, device, embed_dim=(32, 64), depths=(1, 1), block_types='CT')
@@ -101,7 +101,7 @@ def test_compiled_training_and_evaluation(impl: str, device: str) -> None:
     x = images(device)
     with torch.no_grad():
         expected = model(x)
-        assert error(torch.compile(model, backend=backend)(x), expected) < TOLERANCE[torch.float32]
+        assert error(torch.compile(model, backend='aot_eager')(x), expected) < TOLERANCE[torch.float32]
 
     model.train()
     model(x).square().mean().backward()
