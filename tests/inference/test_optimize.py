@@ -11,8 +11,9 @@ from timm.models import reparameterize_model
 from torch import nn
 
 from coatnet_zoo import optimize_for_inference
-from coatnet_zoo.inference import microbatch, precision
+from coatnet_zoo.inference import optimize, precision
 from coatnet_zoo.inference.expanded import ExpandedRelPos
+from coatnet_zoo.network import parts
 from coatnet_zoo.tables import SIZES, list_impls
 
 VARIANTS = [
@@ -89,7 +90,8 @@ def test_norms_without_a_scale_stay_where_squeeze_excite_would_divide_by_it() ->
 @torch.inference_mode()
 def test_position_tables_of_the_native_size_are_expanded_once() -> None:
     model = create('coatnet_1', 'paper')
-    optimized = optimize_for_inference(model)
+    optimized = copy.deepcopy(model)
+    optimize._replace_attention(optimized, by_rows=True)
     ours = next(m for m in optimized.modules() if isinstance(m, ExpandedRelPos))
     assert ours(4, 4).data_ptr() == ours(4, 4).data_ptr()
     assert ours(4, 4).is_contiguous()  # or attention would copy it
@@ -103,7 +105,7 @@ def test_large_batches_are_computed_in_parts(compile: bool, monkeypatch: pytest.
     torch._dynamo.reset()
     monkeypatch.setattr(torch, 'compile', functools.partial(torch.compile, backend='eager'))
     model = create('coatnet_1', 'timm', depths=(1, 1, 1, 1))
-    monkeypatch.setattr(microbatch, '_LARGEST', 3 * 4 * 32 * 32 * 64 * 4)  # three images' largest tensors
+    monkeypatch.setattr('coatnet_zoo.network.parts._LARGEST', 3 * 4 * 32 * 32 * 64 * 4)  # three images' largest tensors
     optimized = optimize_for_inference(model, compile=compile)
     seen: list[int] = []
     optimized.stages[0].module.register_forward_hook(lambda _, args, __: seen.append(len(args[0])))
@@ -114,9 +116,9 @@ def test_large_batches_are_computed_in_parts(compile: bool, monkeypatch: pytest.
 
 
 def test_parts_of_a_batch_are_about_equal() -> None:
-    limit = microbatch._LARGEST
-    assert [microbatch.chunk_size(n, limit / 3) for n in (1, 2, 3, 4, 6, 7, 8)] == [1, 2, 3, 2, 3, 3, 3]
-    assert microbatch.chunk_size(8, 10 * limit) == 1
+    limit = parts._LARGEST
+    assert [parts.chunk_size(n, limit / 3) for n in (1, 2, 3, 4, 6, 7, 8)] == [1, 2, 3, 2, 3, 3, 3]
+    assert parts.chunk_size(8, 10 * limit) == 1
 
 
 @torch.no_grad()

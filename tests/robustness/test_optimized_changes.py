@@ -131,7 +131,7 @@ def copy_of_last(model: nn.Module) -> nn.Module:
 @torch.no_grad()
 def test_special_changes(change: Callable[[nn.Module], None], monkeypatch: pytest.MonkeyPatch) -> None:
     """Also of one that looks at other images of the batch, which is then not cut."""
-    monkeypatch.setattr('coatnet_zoo.inference.microbatch._LARGEST', 1)
+    monkeypatch.setattr('coatnet_zoo.network.parts._LARGEST', 1)
     model = create('timm_bn', conv_stride='pool', pre_norm_act=False)
     change(model)
     model.eval()

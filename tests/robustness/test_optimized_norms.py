@@ -61,7 +61,7 @@ def test_torchs_conversion_leaves_out_activations_and_so_does_the_optimised_mode
 @pytest.mark.parametrize('impl', ['timm', 'timm_bn'])
 @torch.no_grad()
 def test_norms_without_statistics_see_the_whole_batch(impl: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr('coatnet_zoo.inference.microbatch._LARGEST', 1)
+    monkeypatch.setattr('coatnet_zoo.network.parts._LARGEST', 1)
     model = without_statistics(create(impl))
     x = torch.randn(4, 3, 64, 64) * torch.tensor([0.5, 1, 2, 4]).view(-1, 1, 1, 1)
     optimized = optimize_for_inference(model)

@@ -1,17 +1,11 @@
-"""Computing a batch a few images at a time, because large blocks of memory are expensive on CPUs.
-
-glibc returns freed blocks of more than 32 MB to the system, and the system hands out new blocks page by page, cleared.
-This work takes a quarter of the time of a batch of 8 at 224 pixels. Fewer images at once need smaller blocks. Smaller
-blocks are used again and fit the caches better. The results are the same.
-"""
+"""Parts of an optimised model that compute a batch a few images at a time, see `network.chunk_size`."""
 
 import copy
-import math
 
 import torch
 from torch import nn
 
-_LARGEST = 32 << 20  # bytes: glibc's DEFAULT_MMAP_THRESHOLD_MAX
+from ..network import chunk_size
 
 
 def largest_activation(part: nn.Module, chans: int, height: int, width: int) -> float:
@@ -34,12 +28,6 @@ def largest_activation(part: nn.Module, chans: int, height: int, width: int) -> 
         module.register_forward_hook(note)
     part(torch.empty(1, chans, height, width, device='meta', dtype=next(part.parameters()).dtype))
     return max(sizes) / (height * width)
-
-
-def chunk_size(batch: int, bytes_per_image: float) -> int:
-    """The number of images to compute at once, so that all parts of a batch (not empty) have about the same size."""
-    parts = math.ceil(batch / max(1, int(_LARGEST / bytes_per_image)))
-    return math.ceil(batch / parts)
 
 
 class MicroBatched(nn.Module):

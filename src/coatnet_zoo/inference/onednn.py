@@ -7,19 +7,21 @@ layer and the activation that it replaces. Only layers, activations and blocks o
 from typing import Any
 
 import torch
-from timm.layers import GELU, Mlp
+from timm.layers import Mlp
 from torch import nn
 
-from ..network import Attention, CoAtNet, Downsample, MBConv, PatchStem, Stage, Stem, TransformerBlock, is_exactly
-
-# oneDNN's names of activations, and of the algorithms of an activation with several algorithms.
-_ACTIVATIONS = {
-    nn.Identity: ('none', ''),
-    nn.SiLU: ('swish', ''),
-    nn.ReLU: ('relu', ''),
-    nn.GELU: ('gelu', 'none'),
-    GELU: ('gelu', 'none'),
-}
+from ..network import (
+    ONEDNN_ACTIVATIONS,
+    Attention,
+    CoAtNet,
+    Downsample,
+    MBConv,
+    PatchStem,
+    Stage,
+    Stem,
+    TransformerBlock,
+    is_exactly,
+)
 
 
 def _is_packable(layer: nn.Module) -> bool:
@@ -31,7 +33,7 @@ def _is_packable(layer: nn.Module) -> bool:
 
 def _is_activation(act: nn.Module | None) -> bool:
     """Whether a module is exactly an activation that oneDNN has, or an identity."""
-    return is_exactly(act, *_ACTIVATIONS) and getattr(act, 'approximate', 'none') == 'none'
+    return is_exactly(act, *ONEDNN_ACTIVATIONS) and getattr(act, 'approximate', 'none') == 'none'
 
 
 def is_available(dtype: torch.dtype) -> bool:
@@ -54,7 +56,7 @@ class _Packed(nn.Module):
     def __init__(self, layer: nn.Conv2d | nn.Linear, act: nn.Module) -> None:
         super().__init__()
         self.bias = None if layer.bias is None else layer.bias.detach()
-        self.act, self.algorithm = _ACTIVATIONS[type(act)]
+        self.act, self.algorithm = ONEDNN_ACTIVATIONS[type(act)]
 
     def _pack(self, weight: torch.Tensor) -> torch.Tensor:
         """Pack the weight in the layout that oneDNN chooses."""

@@ -8,7 +8,16 @@ import torch
 from timm.models import reparameterize_model
 from torch import nn
 
-from ..network import Attention, CoAtNet, GlobalCore, RelPosBias, RelPosMlp, SoftmaxAttention, is_exactly
+from ..network import (
+    MAX_EXPANDED,
+    Attention,
+    CoAtNet,
+    GlobalCore,
+    RelPosBias,
+    RelPosMlp,
+    SoftmaxAttention,
+    is_exactly,
+)
 from ..slow import say_if_slow
 from ..tables import feature_sizes
 from . import onednn
@@ -21,10 +30,6 @@ from .precision import multiplies_slower
 from .quantize import check_calibration, quantize_parts
 
 _logger = logging.getLogger(__name__)
-
-# Positions of a feature map of 384 pixels, the largest published size. The expanded tables of coatnet_1 take 240 MB
-# there, and 16 times that at twice the size. Without expanded tables, a call takes a tenth longer.
-_MAX_EXPANDED = 576
 
 
 def optimize_for_inference(
@@ -129,7 +134,7 @@ def _replace_attention(model: CoAtNet, by_rows: bool) -> None:
             rel_pos, (height, width) = attn.rel_pos, attn.core.grid(*size)
             if by_rows and is_exactly(attn.core, GlobalCore) and is_exactly(attn.core.attn, SoftmaxAttention):
                 attn.core, attn.rel_pos = RowCore(attn.num_heads), TableOfSize(rel_pos)
-            if height * width <= _MAX_EXPANDED:
+            if height * width <= MAX_EXPANDED:
                 attn.rel_pos = ExpandedRelPos(rel_pos, height, width, otherwise=attn.rel_pos)
 
 

@@ -1,5 +1,6 @@
 """The network: relative positions, attention, blocks, stem and head; folding layers, and loading weights."""
 
+from .attention import MAX_EXPANDED as MAX_EXPANDED
 from .attention import Attention as Attention
 from .attention_core import GlobalCore as GlobalCore
 from .attention_core import LinearAttention as LinearAttention
@@ -11,8 +12,10 @@ from .blocks import TransformerBlock as TransformerBlock
 from .counting import multiply_adds as multiply_adds
 from .counting import num_params as num_params
 from .exact import is_exactly as is_exactly
+from .fused import ONEDNN_ACTIVATIONS as ONEDNN_ACTIVATIONS
 from .fusion import BATCH_NORMS as BATCH_NORMS
 from .init import initial_weights as initial_weights
+from .known import is_known as is_known
 from .layers import AvgPool2x2 as AvgPool2x2
 from .layers import Downsample as Downsample
 from .layers import MaxPool2x2 as MaxPool2x2
@@ -20,10 +23,13 @@ from .loading import adapt_state_dict as adapt_state_dict
 from .loading import check_structure as check_structure
 from .model import CoAtNet as CoAtNet
 from .model import Stage as Stage
+from .parts import chunk_size as chunk_size
 from .rel_pos import NoRelPos as NoRelPos
 from .rel_pos import RelPosBias as RelPosBias
 from .rel_pos import RelPosMlp as RelPosMlp
+from .row_attention import attend_by_rows as attend_by_rows
 from .stem import PatchStem as PatchStem
 from .stem import Stem as Stem
+from .transforms import is_eager_inference as is_eager_inference
 from .transforms import is_transformed as is_transformed
 from .windows import WindowCore as WindowCore

@@ -4,8 +4,15 @@ import torch
 from torch import nn
 
 from ..tables import CoAtNetCfg
-from .attention_core import create_core
+from .attention_core import GlobalCore, SoftmaxAttention, create_core, merge_heads, split_heads
+from .exact import is_exactly
 from .rel_pos import NoRelPos, RelPosBias, RelPosMlp
+from .row_attention import attend_by_rows
+from .transforms import is_eager_inference
+
+# Positions of a feature map of 384 pixels, the largest published size. The bias of all pairs of larger maps takes more
+# memory, and on CPUs more time, than attention row by row.
+MAX_EXPANDED = 576
 
 
 class Attention(nn.Module):
@@ -71,8 +78,26 @@ class Attention(nn.Module):
         Returns:
             (B, N, heads * d).
         """
+        # TorchScript compiles every condition except this one.
+        if not torch.jit.is_scripting():  # noqa: SIM102
+            if is_eager_inference(qkv) and self._can_go_by_rows(height * width):
+                q, k, v = split_heads(qkv, self.num_heads)
+                table = self.rel_pos.table(height, width).to(q.dtype)
+                return merge_heads(attend_by_rows(q, k, v, table, height, width))
         rows, cols = self.core.grid(height, width)
         return self.core(qkv, self.rel_pos(rows, cols), height, width)
+
+    @torch.jit.ignore
+    def _can_go_by_rows(self, positions: int) -> bool:
+        """Whether the map is large, and rows give the same result: nothing sees or changes the parts of attention."""
+        return (
+            positions > MAX_EXPANDED
+            and not self.training
+            and is_exactly(self.core, GlobalCore)
+            and is_exactly(self.core.attn, SoftmaxAttention)
+            and self.core.attn.fused_attn
+            and is_exactly(self.rel_pos, RelPosBias, RelPosMlp)
+        )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, dim, H, W) -> (B, dim_out, H, W)."""

@@ -1,8 +1,13 @@
 """Checking that a module computes exactly what its class defines, before the module is folded or replaced."""
 
+import functools
+
 from torch import nn
 
-_HOOKS = ('_forward_hooks', '_forward_pre_hooks')
+
+@functools.cache
+def _methods(module_type: type[nn.Module]) -> frozenset[str]:
+    return frozenset(name for name in dir(module_type) if callable(getattr(module_type, name, None)))
 
 
 def is_exactly(module: nn.Module | None, *types: type[nn.Module]) -> bool:
@@ -11,9 +16,11 @@ def is_exactly(module: nn.Module | None, *types: type[nn.Module]) -> bool:
     Subclasses (LoRA layers, parametrizations), hooks, methods that an instance replaces (`module.forward = ...`) and
     parameters of tensor subclasses may change what a module computes.
     """
-    return (
-        type(module) in types
-        and not any(getattr(module, hooks) for hooks in _HOOKS)
-        and not any(callable(getattr(type(module), name, None)) for name in vars(module))
-        and all(p is None or type(p) is nn.Parameter for p in module._parameters.values())
-    )
+    return type(module) in types and is_unchanged(module)
+
+
+def is_unchanged(module: nn.Module) -> bool:
+    """Whether a module computes what its class defines, see `is_exactly`."""
+    if module._forward_hooks or module._forward_pre_hooks or not _methods(type(module)).isdisjoint(vars(module)):
+        return False
+    return all([p is None or type(p) is nn.Parameter for p in module._parameters.values()])

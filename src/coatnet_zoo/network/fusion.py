@@ -18,7 +18,7 @@ _NORMS_WITH_ACTIVATION = (BatchNormAct2d, SyncBatchNormAct, FrozenBatchNormAct2d
 BATCH_NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm, FrozenBatchNorm2d, *_NORMS_WITH_ACTIVATION)
 
 
-def _is_foldable(norm: nn.Module) -> bool:
+def is_foldable(norm: nn.Module) -> bool:
     """Whether a module is exactly a batch norm with statistics, with or without an activation after the norm."""
     return (
         is_exactly(norm, *BATCH_NORMS)
@@ -42,7 +42,7 @@ def _keeps_constants(module: nn.Module) -> bool:
     return is_exactly(module, nn.Identity, nn.Dropout)
 
 
-def _scale_and_shift(norm: nn.Module) -> tuple[torch.Tensor, torch.Tensor]:
+def scale_and_shift(norm: nn.Module) -> tuple[torch.Tensor, torch.Tensor]:
     """Write a batch norm in evaluation mode as `x * scale + shift`: both in float64, both (channels,)."""
     var = norm.running_var.double() + norm.eps
     scale = var.rsqrt() if norm.weight is None else norm.weight.double() / var.sqrt()
@@ -69,7 +69,7 @@ def _bias(layer: Linear) -> torch.Tensor:
     return layer.weight.new_zeros((), dtype=torch.float64) if layer.bias is None else layer.bias.double()
 
 
-def _activation(norm: nn.Module) -> nn.Module:
+def activation_of(norm: nn.Module) -> nn.Module:
     # torch's conversion to nn.SyncBatchNorm keeps the activation as a child that is never called.
     return norm.act if isinstance(norm, _NORMS_WITH_ACTIVATION) else nn.Identity()
 
@@ -81,12 +81,12 @@ def fold_after(layer: Linear, norm: nn.Module) -> nn.Module:
     Returns:
         The module that replaces the norm: the activation of the norm; or `norm` itself if the norm cannot be folded.
     """
-    if not _is_foldable(norm) or not is_exactly(layer, nn.Conv2d, nn.Linear):
+    if not is_foldable(norm) or not is_exactly(layer, nn.Conv2d, nn.Linear):
         return norm
-    scale, shift = _scale_and_shift(norm)
+    scale, shift = scale_and_shift(norm)
     weight = layer.weight.double()
     _set(layer, weight * _per_output(scale, weight), _bias(layer) * scale + shift)
-    return _activation(norm)
+    return activation_of(norm)
 
 
 @torch.no_grad()
@@ -102,11 +102,11 @@ def fold_before(norm: nn.Module, layer: Linear, between: nn.Module | None = None
         The module that replaces the norm: an identity; or `norm` itself if the norm cannot be folded or has an
         activation.
     """
-    if not _is_foldable(norm) or not is_exactly(_activation(norm), nn.Identity) or not _is_pointwise(layer):
+    if not is_foldable(norm) or not is_exactly(activation_of(norm), nn.Identity) or not _is_pointwise(layer):
         return norm
     if between is not None and not _keeps_constants(between):
         return norm
-    scale, shift = _scale_and_shift(norm)
+    scale, shift = scale_and_shift(norm)
     weight = layer.weight.double()
     _set(layer, weight * _per_input(scale, weight), _bias(layer) + weight.flatten(1) @ shift)
     return nn.Identity()
@@ -172,14 +172,14 @@ def fold_across_se(conv: nn.Conv2d, se: nn.Module, norm: nn.Module) -> nn.Module
     """
     if is_exactly(se, nn.Identity):
         return fold_after(conv, norm)
-    if not _is_foldable(norm) or not is_exactly(conv, nn.Conv2d) or not is_exactly(se, SqueezeExcite):
+    if not is_foldable(norm) or not is_exactly(conv, nn.Conv2d) or not is_exactly(se, SqueezeExcite):
         return norm
     if se.add_maxpool or not _is_pointwise(se.fc1):
         return norm
-    scale, shift = _scale_and_shift(norm)
+    scale, shift = scale_and_shift(norm)
     if scale.abs().min() < 1e-3 * scale.abs().max():
         return norm
     _scale_outputs(conv, scale)
     squeeze = se.fc1
     _set(squeeze, squeeze.weight.double() / _per_input(scale, squeeze.weight), None)
-    return BiasAct(shift.to(conv.weight.dtype), _activation(norm))
+    return BiasAct(shift.to(conv.weight.dtype), activation_of(norm))

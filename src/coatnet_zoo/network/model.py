@@ -12,6 +12,7 @@ from .._timm import feature_take_indices, update_model_input_size
 from ..tables import CoAtNetCfg, Side, check, check_window, feature_sizes
 from .attention import Attention
 from .blocks import MBConv, TransformerBlock, get_norm_2d
+from .fused import can_fuse, fused_blocks
 from .init import initial_weights
 from .layers import ClassifierHead
 from .loading import Adapted, adapt_state_dict
@@ -69,6 +70,10 @@ class Stage(nn.Module):
         return join_phases(self._run(split_phases(x, self.phases)), self.phases, x.shape[-2], x.shape[-1])
 
     def _run(self, x: torch.Tensor) -> torch.Tensor:
+        # TorchScript compiles every condition except this one.
+        if not torch.jit.is_scripting():  # noqa: SIM102
+            if can_fuse([self.blocks], x):
+                return fused_blocks(list(self.blocks), x)
         if self.grad_checkpointing and not torch.jit.is_scripting():
             return checkpoint_seq(self.blocks, x)
         return self.blocks(x)

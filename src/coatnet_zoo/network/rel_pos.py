@@ -14,6 +14,8 @@ from torch import nn
 
 from ..tables import num_offsets
 from .resized import replace_values
+from .row_attention import expand_by_rows
+from .transforms import is_eager_inference
 
 
 def _lerp_offsets(
@@ -140,6 +142,10 @@ def expand_rel_pos_table(table: torch.Tensor, height: int, width: int) -> torch.
     Returns:
         (1, heads, height * width, height * width), queries before keys.
     """
+    # TorchScript compiles every condition except this one.
+    if not torch.jit.is_scripting():  # noqa: SIM102
+        if is_eager_inference(table):
+            return expand_by_rows(table, height, width)
     heads = table.shape[1]
     ys = torch.arange(height, device=table.device)
     xs = torch.arange(width, device=table.device)

@@ -9,6 +9,7 @@ from torch import nn
 
 from ..tables import CoAtNetCfg
 from .exact import is_exactly
+from .fused import can_fuse, fused_layers
 from .fusion import fold_after
 from .init import initial_weights
 
@@ -52,6 +53,10 @@ class Stem(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, in_chans, H, W) -> (B, stem_width[-1], ceil(H/2), ceil(W/2)), H and W at least 32."""
         check_images(x)
+        # TorchScript compiles every condition except this one.
+        if not torch.jit.is_scripting():  # noqa: SIM102
+            if can_fuse(self.children(), x):
+                return fused_layers(list(self.children()), x)
         for layer in self.children():
             x = layer(x)
         return x
