@@ -50,12 +50,13 @@ def draw_choice(file: Path) -> None:
             continue
         params = COSTS[name, WEIGHTS[name].impl][0] / 1e6
         axis.scatter(speed, top1, 6 * params, color='#1f5fa8', alpha=0.75)
-        axis.annotate(name, (speed, top1), (0, 9 + params / 12), textcoords='offset points', ha='center', fontsize=8)
+        axis.annotate(name, (speed, top1), (7 + params / 12, -3), textcoords='offset points', fontsize=8)
     axis.set(xscale='log', xlabel='images a second on two CPU cores', ylabel='ImageNet-1k top-1, %')
     axis.xaxis.set_major_formatter(lambda value, _: f'{value:g}')
     axis.set_xticks([0.5, 1, 2, 5, 10, 20, 50], minor=False)
     axis.minorticks_off()
-    axis.margins(x=0.2, y=0.15)
+    axis.set_xlim(1.2, 95)
+    axis.margins(y=0.15)
     axis.spines[['top', 'right']].set_visible(False)
     axis.grid(alpha=0.25)
     figure.savefig(file, dpi=110)
