@@ -36,7 +36,7 @@ def test_transformers(environment: Environment, tmp_path: Path) -> None:
 def test_the_commands_of_the_page(environment: Environment) -> None:
     page = (ROOT / 'docs' / 'ecosystem.md').read_text(encoding='utf-8')
     blocks = re.findall(r'^```(\w*)\n(.*?)^```', page, flags=re.MULTILINE | re.DOTALL)
-    (commands,) = (block for language, block in blocks if not language)
+    (commands,) = (block for language, block in blocks if language == 'sh')
     script = environment.python.with_name('coatnet-zoo')
     script.write_text(f'#!{environment.python}\nimport coatnet_zoo_command\ncoatnet_zoo_command.main()\n')
     script.chmod(0o755)
