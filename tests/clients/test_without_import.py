@@ -1,13 +1,13 @@
 """Programs that do not import this package have its models once `coatnet-zoo autoload on` was said."""
 
 import os
-import re
 import subprocess
 from pathlib import Path
 
 import pytest
 from clients import client, save, small
 from environment import Environment
+from pages import blocks
 from paths import ROOT
 
 client('transformers')
@@ -34,9 +34,7 @@ def test_transformers(environment: Environment, tmp_path: Path) -> None:
 
 
 def test_the_commands_of_the_page(environment: Environment) -> None:
-    page = (ROOT / 'docs' / 'ecosystem.md').read_text(encoding='utf-8')
-    blocks = re.findall(r'^```(\w*)\n(.*?)^```', page, flags=re.MULTILINE | re.DOTALL)
-    (commands,) = (block for language, block in blocks if language == 'sh')
+    (commands,) = (block.code for block in blocks('docs/ecosystem.md') if block.language == 'sh')
     script = environment.python.with_name('coatnet-zoo')
     script.write_text(f'#!{environment.python}\nimport coatnet_zoo_command\ncoatnet_zoo_command.main()\n')
     script.chmod(0o755)

@@ -5,7 +5,6 @@ The word after the language says what a block needs; GitHub does not show the wo
 
 import re
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -28,16 +27,15 @@ ELSEWHERE = {
 NOT_RUN = {
     'install': 'installs from the package index',
     'long': 'takes more than a minute; tests/scripts runs the same program on less',
-    'cluster': 'needs eight GPUs',
 }
-TEXT = {'text', 'json', 'bibtex', 'csv', 'console'}
+TEXT = {'text', 'bibtex'}
 BLOCKS = [b for page in PAGES if page not in ELSEWHERE for b in blocks(page) if b.language not in TEXT]
 
 
 @pytest.fixture(scope='module')
-def folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Path]]:
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """By page: the folder in which the reader of the page works."""
-    yield {page: lay_out(tmp_path_factory.mktemp('page')) for page in {b.page for b in BLOCKS}}
+    return {page: lay_out(tmp_path_factory.mktemp('page')) for page in {b.page for b in BLOCKS}}
 
 
 def serve(hub: HubServer, code: str, folder: Path) -> None:

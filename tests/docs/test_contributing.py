@@ -1,7 +1,6 @@
 """Takes the examples of CONTRIBUTING and uses them: a size, weights and a foreign code need nothing else."""
 
 import importlib
-import re
 import sys
 import types
 from pathlib import Path
@@ -11,16 +10,15 @@ import pytest
 import timm
 import torch
 from command_line import output_of
-from paths import DATA, ROOT
+from pages import blocks
+from paths import DATA
 
 from coatnet_zoo import CoAtNet, resolve_cfg
 from coatnet_zoo.checkpoints import read_checkpoint
 from coatnet_zoo.network import num_params
 from coatnet_zoo.tables import IMPLS, SIZES, WEIGHTS, Request, choose, weights_cfg
 
-SIZE, WEIGHTS_ROW, FILE, IMPL = re.findall(
-    r'^```python\n(.*?)^```', (ROOT / 'CONTRIBUTING.md').read_text(), flags=re.MULTILINE | re.DOTALL
-)
+SIZE, WEIGHTS_ROW, FILE, IMPL = (block.code for block in blocks('CONTRIBUTING.md') if block.language == 'python')
 
 
 def add(monkeypatch: pytest.MonkeyPatch, table: dict[str, Any], module: str, text: str) -> str:

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+from pages import blocks
 from paths import ROOT
 
 REPO = os.environ.get('TIMM_REPO')
@@ -22,10 +23,9 @@ FULL = os.environ.get('WALKTHROUGH_EPOCHS') == 'full'
 pytestmark = pytest.mark.skipif(not REPO, reason='TIMM_REPO names no checkout of huggingface/pytorch-image-models')
 
 
-def blocks() -> list[str]:
+def steps() -> list[str]:
     """The commands of the page that belong to the walk-through."""
-    text = (ROOT / 'docs' / 'training.md').read_text()
-    return re.findall(r'^```sh walkthrough\n(.*?)^```', text, flags=re.MULTILINE | re.DOTALL)
+    return [block.code for block in blocks('docs/training.md') if 'walkthrough' in block.words]
 
 
 @pytest.fixture(scope='module')
@@ -39,7 +39,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copy(Path(REPO) / f'{name}.py', folder / 'pytorch-image-models')
     for name in ('scripts', 'tests'):
         (folder / name).symlink_to(ROOT / name)
-    commands = '\n'.join(blocks())
+    commands = '\n'.join(steps())
     if not FULL:
         commands = commands.replace('--epochs 15', '--epochs 2').replace('--epochs 3', '--epochs 1')
     bin_dir = Path(sys.executable).parent

@@ -18,7 +18,7 @@ import safetensors.torch
 import timm
 import torch
 from children import result_of, start_fetch
-from hub_server import HubServer
+from hub_server import HubServer, assert_only_safetensors
 from huggingface_hub import constants
 from peers import assert_close, random_images, timm_peer
 from torch import nn
@@ -34,12 +34,6 @@ SAFE = 'model.safetensors'
 
 NANO = 'coatnet_nano_rw_224.sw_in1k'
 NANO_REPO = f'timm/{NANO}'
-
-
-def assert_only_safetensors(hub: HubServer, repo_id: str) -> None:
-    assert hub.filenames == {SAFE}
-    assert all(path.startswith(f'/{repo_id}/resolve/') for _, path in hub.requests)
-    assert hub.count('GET') == 1
 
 
 @contextmanager

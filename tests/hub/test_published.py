@@ -9,7 +9,7 @@ import safetensors.torch
 import timm
 import torch
 from empty_weights import empty_weights
-from hub_server import HubServer
+from hub_server import HubServer, assert_only_safetensors
 from peers import assert_close, random_images, timm_peer
 from torch import nn
 
@@ -52,12 +52,6 @@ def publish(hub: HubServer, name: str, model: nn.Module, folder: Path) -> None:
     """Serve a model of timm's as timm does, together with a pickle that nobody is to ask for."""
     safetensors.torch.save_file(model.state_dict(), folder / SAFE)
     hub.add_repo(f'timm/{name}', {SAFE: folder / SAFE, BIN: b'not to be fetched'})
-
-
-def assert_only_safetensors(hub: HubServer, repo_id: str) -> None:
-    assert hub.filenames == {SAFE}
-    assert all(path.startswith(f'/{repo_id}/resolve/') for _, path in hub.requests)
-    assert hub.count('GET') == 1
 
 
 @pytest.mark.parametrize('name', sorted(LOGITS))

@@ -318,6 +318,13 @@ class _Handler(BaseHTTPRequestHandler):
         pass
 
 
+def assert_only_safetensors(hub: HubServer, repo_id: str) -> None:
+    """Require that one file was downloaded, and that it was the safetensors file of a repository."""
+    assert hub.filenames == {'model.safetensors'}
+    assert all(path.startswith(f'/{repo_id}/resolve/') for _, path in hub.requests)
+    assert hub.count('GET') == 1
+
+
 def digest(file: Path | bytes) -> str:
     """The SHA-256, which the Hub declares for large files."""
     return hashlib.sha256(file).hexdigest() if isinstance(file, bytes) else _file_digest(file, file.stat().st_mtime_ns)

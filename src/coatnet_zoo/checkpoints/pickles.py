@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import torch
 
 from ..errors import shown
-from ._torch import SIZED, allowed_globals, finish_tensors
+from ._torch import SIZED, allowed_globals, forget_sparse
 
 # Opcodes whose argument is the value.
 _VALUES = {
@@ -80,7 +80,7 @@ def unpickle(file: Reader, storage_of: Callable[[Any], Any]) -> Any:
             machine.step(opcode.name, argument)
         return machine.stack.pop()
     finally:
-        finish_tensors()
+        forget_sparse()
 
 
 class _Machine:

@@ -5,6 +5,7 @@ from .evidence import Explanation as Explanation
 from .evidence import class_labels as class_labels
 from .evidence import data_config as data_config
 from .evidence import explain_image as explain_image
+from .evidence import image_endings as image_endings
 from .evidence import known_labels as known_labels
 from .evidence import open_image as open_image
 from .evidence import prepare_image as prepare_image

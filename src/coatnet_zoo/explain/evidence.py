@@ -75,6 +75,12 @@ class Explanation:
     tables: tuple[BiasTable, ...]
 
 
+def image_endings() -> tuple[str, ...]:
+    """The endings of the names of files that Pillow can open, in small letters: '.png', '.jpg', ..."""
+    Image.init()
+    return tuple(ending for ending, kind in Image.EXTENSION.items() if kind in Image.OPEN)
+
+
 def open_image(path: str | os.PathLike) -> Image.Image:
     """Read an image file, upright as the camera recorded it.
 

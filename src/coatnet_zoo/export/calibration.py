@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from ..errors import ExplainError, ExportError
-from ..explain import open_image, prepare_image
+from ..explain import image_endings, open_image, prepare_image
 
 # The default of NNCF. More images hardly change the ranges of values.
 _MOST = 300
@@ -48,7 +47,6 @@ def _image_files(folder: Path) -> list[Path]:
     def fail(error: OSError) -> None:
         raise error
 
-    Image.init()
-    endings = tuple(ending for ending, name in Image.EXTENSION.items() if name in Image.OPEN)
+    endings = image_endings()
     walk = os.walk(folder, onerror=fail)
     return [Path(parent) / name for parent, _, names in walk for name in names if name.lower().endswith(endings)]

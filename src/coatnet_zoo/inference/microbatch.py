@@ -1,11 +1,11 @@
-"""Parts of an optimised model that compute a batch a few images at a time, see `network.chunk_size`."""
+"""Parts of an optimised model that compute a batch a few images at a time, see `network.in_parts`."""
 
 import copy
 
 import torch
 from torch import nn
 
-from ..network import chunk_size
+from ..network import in_parts
 
 
 def largest_activation(part: nn.Module, chans: int, height: int, width: int) -> float:
@@ -49,15 +49,10 @@ class MicroBatched(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Call the module."""
-        batch = len(x)
-        if not batch:
+        if not len(x):
             # Packed and compiled layers need at least one image.
             return self.module(x.new_zeros(1, *x.shape[1:]))[:0]
         if self.elements is None:
             return self.module(x)
-        chunk = chunk_size(batch, self.elements * x.shape[-2] * x.shape[-1] * x.element_size())
-        if chunk == batch:
-            return self.module(x)
-        if self.equal and batch % chunk:
-            x = torch.cat([x, x[: -batch % chunk]])
-        return torch.cat([self.module(part) for part in x.split(chunk)])[:batch]
+        bytes_per_image = self.elements * x.shape[-2] * x.shape[-1] * x.element_size()
+        return in_parts(self.module, x, bytes_per_image, self.equal)

@@ -11,6 +11,7 @@ from timm.layers import Mlp
 from torch import nn
 
 from ..network import (
+    HAS_ONEDNN,
     ONEDNN_ACTIVATIONS,
     Attention,
     CoAtNet,
@@ -38,10 +39,7 @@ def _is_activation(act: nn.Module | None) -> bool:
 
 def is_available(dtype: torch.dtype) -> bool:
     """Whether this build of torch has the operators, and this CPU the instructions that they need for a precision."""
-    if not torch.backends.mkldnn.is_available() or not all(
-        hasattr(torch.ops.mkldnn, name)
-        for name in ('_convolution_pointwise', '_linear_pointwise', '_reorder_convolution_weight')
-    ):
+    if not HAS_ONEDNN or not hasattr(torch.ops.mkldnn, '_reorder_convolution_weight'):
         return False
     if dtype == torch.bfloat16:
         return torch.ops.mkldnn._is_mkldnn_bf16_supported()

@@ -32,7 +32,8 @@ ONEDNN_ACTIVATIONS = {
 # Elements of an input. Below this number, the checks take longer than the passes over memory that they save.
 _SMALL = 1 << 16
 _OPERATORS = ('_convolution_pointwise', '_linear_pointwise')
-_HAS_OPERATORS = torch.backends.mkldnn.is_available() and all(hasattr(torch.ops.mkldnn, name) for name in _OPERATORS)
+# Whether this build of torch has the operators.
+HAS_ONEDNN = torch.backends.mkldnn.is_available() and all(hasattr(torch.ops.mkldnn, name) for name in _OPERATORS)
 # The classes that the layers of a block must have. Dropout and stochastic depth have no effect in evaluation mode.
 _PARTS = {
     MBConv: dict.fromkeys(('conv1_1x1', 'conv2_kxk', 'conv3_1x1'), (nn.Conv2d,))
@@ -69,7 +70,7 @@ def can_fuse(parts: Iterable[nn.Module], x: torch.Tensor) -> bool:
         is_eager_inference(x)
         and x.dtype == torch.float32
         and x.numel() >= _SMALL
-        and _HAS_OPERATORS
+        and HAS_ONEDNN
         and torch.backends.mkldnn.enabled
         and not torch.is_autocast_enabled('cpu')
         and not _has_any_global_hook()

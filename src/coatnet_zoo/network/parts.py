@@ -19,15 +19,21 @@ def chunk_size(batch: int, bytes_per_image: float) -> int:
     return math.ceil(batch / parts)
 
 
-def in_parts(function: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor, bytes_per_image: float) -> torch.Tensor:
+def in_parts(
+    function: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor, bytes_per_image: float, equal: bool = False
+) -> torch.Tensor:
     """function(x), computed a few images at a time.
 
     Args:
         function: (B, C, H, W) -> (B, C', H', W'), each image separately.
         x: (B, C, H, W), not empty.
         bytes_per_image: The size of the largest tensor that the function makes for an image.
+        equal: Compute the same number of images every time; the first images then complete the last part.
     """
-    chunk = chunk_size(len(x), bytes_per_image)
-    if chunk == len(x):
+    batch = len(x)
+    chunk = chunk_size(batch, bytes_per_image)
+    if chunk == batch:
         return function(x)
-    return torch.cat([function(part) for part in x.split(chunk)])
+    if equal and batch % chunk:
+        x = torch.cat([x, x[: -batch % chunk]])
+    return torch.cat([function(part) for part in x.split(chunk)])[:batch]

@@ -5,10 +5,10 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from PIL import Image
 from timm.utils import natural_key
 
 from ..errors import shown
+from ..explain import image_endings
 
 
 def find_images(sources: Sequence[str]) -> tuple[list[Path], list[str]]:
@@ -45,8 +45,7 @@ def _images_in(folder: str, problems: list[str]) -> Iterator[str]:
     def note(error: OSError) -> None:
         problems.append(f'The folder {shown(error.filename)} cannot be read: {error.strerror}.')
 
-    Image.init()
-    endings = tuple(ending for ending, kind in Image.EXTENSION.items() if kind in Image.OPEN)
+    endings = image_endings()
     seen = {os.path.realpath(folder)}
     for parent, folders, names in os.walk(folder, onerror=note, followlinks=True):
         visible = [name for name in folders if not name.startswith('.')]
