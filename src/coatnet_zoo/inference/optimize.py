@@ -154,3 +154,5 @@ def _optimize_for_cpu(
     model.stem = parts[0]
     for i, part in enumerate(parts[1:]):
         model.stages[i] = part  # the sequence itself may have hooks
+    if None not in elements and unknown_module(model.norm) is None:
+        model.streams = 'equal' if compile else 'any'

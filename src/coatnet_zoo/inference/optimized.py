@@ -1,13 +1,14 @@
 """The model that `optimize_for_inference` makes. The model gives logits and features, and refuses all other calls."""
 
 from collections.abc import Callable, Mapping
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 import torch
 from torch import nn
 from typing_extensions import Self
 
-from ..network import CoAtNet, is_transformed
+from ..network import CoAtNet, is_transformed, is_unchanged
+from .streams import is_worthwhile, on_streams
 
 
 def _refuse(what: str) -> NoReturn:
@@ -26,6 +27,8 @@ class OptimizedCoAtNet(CoAtNet):
     dtype: torch.dtype
     device: torch.device
     image_shape: tuple[int, int, int] | None
+    # Whether threads compute parts of a batch, and whether these parts must have an equal size.
+    streams: Literal['any', 'equal'] | None = None
 
     @classmethod
     def adopt(cls, model: CoAtNet, image_shape: tuple[int, int, int] | None) -> Self:
@@ -65,7 +68,15 @@ class OptimizedCoAtNet(CoAtNet):
     def forward_features(self, x: torch.Tensor) -> torch.Tensor:
         """See `CoAtNet.forward_features`."""
         self._check_images(x)
-        return self._compute(super().forward_features, x)
+        return self._compute(self._features, x)
+
+    def _features(self, x: torch.Tensor) -> torch.Tensor:
+        function = super().forward_features
+        parts = (self.stem, self.stages, *self.stages, self.norm)
+        # Hooks expect whole batches.
+        if self.streams is None or not is_worthwhile(x) or not all(is_unchanged(part) for part in parts):
+            return function(x)
+        return on_streams(function, x, equal=self.streams == 'equal')
 
     def forward_intermediates(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
         """See `CoAtNet.forward_intermediates`."""

@@ -1,0 +1,95 @@
+"""Parts of a batch on threads of their own, one core each, instead of all cores on every operator.
+
+Cores that share an operator wait for the slowest of them, hundreds of times per batch. Another program on one core
+then delays all cores. Images are independent, so threads that compute separate images need to wait only once.
+"""
+
+import math
+import os
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import torch
+
+from ..network import in_chunks, is_eager_inference
+
+# Images that a thread computes at once. Larger parts are not faster, and leave less for a thread whose core is free.
+_MOST = 4
+# The share of the threads' time that must be used. If threads wait longer for the last parts, sharing operators wins.
+_USED = 0.85
+
+_pools: dict[int, ThreadPoolExecutor] = {}
+_lock = threading.Lock()
+
+
+def _forget_pools() -> None:
+    global _lock
+    _lock = threading.Lock()
+    _pools.clear()
+
+
+if hasattr(os, 'register_at_fork'):
+    os.register_at_fork(after_in_child=_forget_pools)  # a forked process has only the thread that forked
+
+
+def _pool(threads: int) -> ThreadPoolExecutor:
+    """Threads that compute with one core each."""
+    with _lock:
+        if threads not in _pools:
+            pool = ThreadPoolExecutor(threads, thread_name_prefix='coatnet_zoo')
+            everybody = threading.Barrier(threads)
+
+            def prepare(_: int) -> None:
+                torch.get_num_threads()  # takes the setting of the process, which would undo the next line later
+                everybody.wait()  # so that every thread takes one call
+                torch.set_num_threads(1)
+
+            list(pool.map(prepare, range(threads)))
+            torch.set_num_threads(threads)  # threads that begin later take the last setting of any thread
+            _pools[threads] = pool
+        return _pools[threads]
+
+
+def images_at_once(batch: int, threads: int) -> int:
+    """The size of the parts of a batch: the size with which the last thread ends first."""
+    return min(range(1, _MOST + 1), key=lambda size: (_longest(batch, threads, size), -size))
+
+
+def _longest(batch: int, threads: int, size: int) -> int:
+    """The number of images that the thread with most images computes."""
+    return size * math.ceil(math.ceil(batch / size) / threads)
+
+
+def is_worthwhile(x: torch.Tensor) -> bool:
+    """Whether threads of their own are faster, and nothing in the calling thread watches the operators.
+
+    Args:
+        x: (B, C, H, W).
+    """
+    batch, threads = len(x), torch.get_num_threads()
+    return (
+        1 < threads <= batch
+        and batch >= _USED * threads * _longest(batch, threads, images_at_once(batch, threads))
+        and is_eager_inference(x)
+        and not torch.autograd._profiler_enabled()
+    )
+
+
+def on_streams(function: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor, equal: bool) -> torch.Tensor:
+    """function(x), computed on as many threads as `torch.get_num_threads()` says, one core each.
+
+    Args:
+        function: (B, C, H, W) -> (B, C', H', W'), each image separately.
+        x: (B, C, H, W), a batch for which `is_worthwhile` is true.
+        equal: Compute the same number of images in every part, see `network.in_chunks`.
+    """
+    threads = torch.get_num_threads()
+    in_inference_mode = torch.is_inference_mode_enabled()
+
+    def compute(part: torch.Tensor) -> torch.Tensor:
+        # These settings belong to a thread.
+        with torch.inference_mode(in_inference_mode), torch.no_grad(), torch.autocast('cpu', enabled=False):
+            return function(part)
+
+    return in_chunks(compute, x, images_at_once(len(x), threads), equal, _pool(threads).map)
