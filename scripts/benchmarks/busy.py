@@ -40,4 +40,4 @@ def busy_cores(count: int) -> Iterator[None]:
             raise RuntimeError('A process that should keep a core busy did not start.')
         yield
         if any(child.poll() is not None for child in children):
-            raise RuntimeError('A process that should keep a core busy has ended; the times are not those of busy cores.')
+            raise RuntimeError('A process that should keep a core busy has ended too early.')
