@@ -4,13 +4,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 
 from .core import Row
 
 OURS, THEIRS = '#1f5fa8', '#8a8a8a'
-_SHADES = 0.4, 0.65, 1.0  # from the smallest batch to the largest
+_FIRST = 'timm eager fp32'  # has speed 1
+_PALEST = 0.4  # share of the colour at the smallest batch; the largest batch has all of it
 _VALUE = dict(textcoords='offset points', va='center', fontsize=8, bbox=dict(facecolor='white', linewidth=0, pad=0.6))
 _LABELS = {
     'ours eager fp32': 'ours as created',
@@ -34,18 +36,17 @@ def _fastest(rows: list[Row]) -> dict[str, dict[int, float]]:
     speeds: dict[str, dict[int, float]] = {}
     for row in rows:
         name, batch = row.candidate.removesuffix(' streams'), int(row.setting.split()[-1])
-        if name != rows[0].candidate:  # 1 everywhere
+        if name != _FIRST:
             own = speeds.setdefault(name, {})
             own[batch] = max(row.speed, own.get(batch, 0))
     return dict(sorted(speeds.items(), key=lambda item: ('int8' in item[0], not item[0].startswith('ours'))))
 
 
 def _speed(axis: Axes, rows: list[Row]) -> None:
-    """A group of bars for every candidate, one for each batch size: the speed relative to the first candidate."""
-    rows = [row for row in rows if row.part == rows[0].part]
+    """A group of bars for every candidate, one for each batch size: the speed relative to timm's."""
     speeds = _fastest(rows)
     batches = sorted({int(row.setting.split()[-1]) for row in rows})
-    shades = dict(zip(batches, _SHADES[-len(batches) :], strict=False))
+    shades = dict(zip(batches, np.linspace(1, _PALEST, len(batches))[::-1], strict=True))
     place, ticks = 0.0, []
     for name, own in speeds.items():
         for batch, speed in sorted(own.items()):
@@ -62,12 +63,13 @@ def _speed(axis: Axes, rows: list[Row]) -> None:
     for batch, shade in shades.items():
         axis.bar(0, 0, color=_colour('ours', shade), label=f'batch {batch}')
     axis.legend(frameon=False, fontsize=8, loc='upper center', bbox_to_anchor=(0.5, -0.04), ncols=len(shades))
-    axis.set_title(f'Speed, {rows[0].candidate} = 1', loc='left', fontsize=10)
+    axis.set_title(f'Speed, {_FIRST} = 1', loc='left', fontsize=10)
 
 
 def _growth(axis: Axes, rows: list[Row]) -> None:
     """Lines of the time of one image over its size, with the peak memory at the ends."""
-    for candidate, colour in zip(dict.fromkeys(row.candidate for row in rows), (THEIRS, OURS), strict=True):
+    for candidate in dict.fromkeys(row.candidate for row in rows):
+        colour = _colour(candidate, 1)
         own = [row for row in rows if row.candidate == candidate]
         sizes = [int(row.setting.split()[0]) for row in own]
         axis.plot(sizes, [row.seconds for row in own], marker='o', color=colour, label=candidate, clip_on=False)
@@ -77,7 +79,7 @@ def _growth(axis: Axes, rows: list[Row]) -> None:
         axis.annotate(
             text,
             place,
-            (-4, 7) if colour == THEIRS else (4, -16),
+            (6, -30) if candidate.startswith('ours') else (-4, 7),
             textcoords='offset points',
             ha='right',
             fontsize=8,
@@ -104,7 +106,10 @@ def _training(axis: Axes, rows: list[Row]) -> None:
 def draw(rows: list[Row], file: Path) -> None:
     """Draw the speeds on the left, growth and training on the right, as far as measured. The CSV file has all parts."""
     measured = {name: [row for row in rows if row.part.startswith(name)] for name in ('growth', 'training')}
-    speed = [row for row in rows if row.part == 'engines'] or [row for row in rows if row.part.startswith('inference')]
+    # The engines' part has the same candidates of ours.
+    speed = [row for row in rows if row.part == 'engines'] or [
+        row for row in rows if row.part == 'inference, timm weights'
+    ]
     right = [name for name, own in measured.items() if own]
     left = ['speed'] if speed else []
     if not left and not right:
