@@ -100,21 +100,45 @@ def compare(
     rows = []
     for name in candidates:
         reference = min((references or {}).get(name, [first]), key=medians.get)
-        expected, actual = outputs[first], outputs[name]
-        difference = None
-        if expected is not None and actual is not None:
-            expected = expected.float()
-            difference = ((actual.float() - expected).abs().max() / expected.abs().max()).item()
-            if difference > (tolerance or {}).get(name, 1e-4):
-                raise ValueError(f'{name} differs from {first} by {difference:.1e} of the largest output.')
-        low, median, high = statistics.quantiles(times[name], n=4, method='inclusive')
-        ratio, speed = (
-            statistics.median(a / b for a, b in zip(times[other], times[name], strict=True))
-            for other in (reference, first)
-        )
-        spread = (high - low) / 2 / median
-        rows.append(Row(part, setting, name, reference, median, spread, ratio, speed, difference, memory[name]))
+        row = summary(part, setting, name, reference, times)
+        row.difference = difference(name, outputs, (tolerance or {}).get(name, 1e-4))
+        row.memory = memory[name]
+        rows.append(row)
     return rows
+
+
+def summary(part: str, setting: str, name: str, reference: str, times: dict[str, list[float]]) -> Row:
+    """The row of a candidate.
+
+    Args:
+        part: See `Row`.
+        setting: See `Row`.
+        name: The candidate.
+        reference: See `Row`.
+        times: Seconds by candidate, at least two, one for each round. Candidates may be left out of the last rounds.
+    """
+    low, median, high = statistics.quantiles(times[name], n=4, method='inclusive')
+    ratio, speed = (
+        statistics.median(a / b for a, b in zip(times[other], times[name], strict=False))
+        for other in (reference, next(iter(times)))
+    )
+    return Row(part, setting, name, reference, median, (high - low) / 2 / median, ratio, speed)
+
+
+def difference(name: str, outputs: dict[str, torch.Tensor | None], tolerance: float) -> float | None:
+    """See `Row.difference`; None if a candidate has no output.
+
+    Raises:
+        ValueError: If the difference is above the tolerance.
+    """
+    first = next(iter(outputs))
+    if outputs[first] is None or outputs[name] is None:
+        return None
+    expected = outputs[first].float()
+    found = ((outputs[name].float() - expected).abs().max() / expected.abs().max()).item()
+    if not found <= tolerance:
+        raise ValueError(f'{name} differs from {first} by {found:.1e} of the largest output.')
+    return found
 
 
 def write(rows: list[Row], file: Path) -> None:
@@ -135,21 +159,28 @@ def read(file: Path) -> list[Row]:
         ]
 
 
-def in_child(function: Callable[..., dict], **arguments: Any) -> dict:
-    """Call a function in a new process.
+def child_command(function: Callable, **arguments: Any) -> list[str]:
+    """The command of a process that calls a function and prints its result; the process must start in `ROOT`.
 
     Args:
         function: A function of a module; its result must fit into JSON.
         **arguments: Arguments; they must fit into JSON.
-
-    Raises:
-        RuntimeError: If the process fails.
     """
     module = function.__module__
     if module == '__main__':
         module = sys.modules['__main__'].__spec__.name
-    command = [sys.executable, '-m', 'scripts.benchmarks.child', module, function.__name__]
-    result = subprocess.run([*command, json.dumps(arguments)], capture_output=True, text=True, cwd=ROOT, check=False)
+    name, values = function.__name__, json.dumps(arguments)
+    return [sys.executable, '-m', 'scripts.benchmarks.child', module, name, values]
+
+
+def in_child(function: Callable[..., dict], **arguments: Any) -> dict:
+    """Call a function in a new process, see `child_command`.
+
+    Raises:
+        RuntimeError: If the process fails.
+    """
+    command = child_command(function, **arguments)
+    result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
     if result.returncode != 0:
         raise RuntimeError(result.stderr)
     return json.loads(result.stdout.splitlines()[-1])

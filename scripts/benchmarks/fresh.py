@@ -1,11 +1,21 @@
-"""Measurements for fresh processes: importing, loading, converting. Heavy imports are inside the functions."""
+"""Measurements for fresh processes: importing, loading, converting, first logits.
+
+Heavy imports are inside the functions.
+"""
 
 import os
 import shutil
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from .memory import peak_rss, reset_peak_rss
+
+if TYPE_CHECKING:
+    import torch
+
+# By kind of model: the arguments of `optimize_for_inference`; int8 also needs images.
+OPTIMIZED = {'optimised': {}, 'compiled': dict(compile=True), 'int8': dict(quantize='int8')}
 
 
 def import_times() -> dict:
@@ -53,3 +63,53 @@ def convert(src: str, dst: str) -> dict:
     start = time.perf_counter()
     coatnet_zoo.convert_checkpoint(src, dst)
     return dict(seconds=time.perf_counter() - start, copy=copy, memory=peak_rss() - before)
+
+
+def _model_and_images(kind: str, file: str, threads: int, cache: str) -> 'tuple[torch.nn.Module, torch.Tensor]':
+    os.environ['TORCHINDUCTOR_CACHE_DIR'] = cache
+    import timm
+    import torch
+
+    import coatnet_zoo
+
+    torch.set_num_threads(threads)
+    torch.manual_seed(0)
+    images = torch.randn(8, 3, 224, 224).to(memory_format=torch.channels_last)
+    if kind == 'saved':
+        return coatnet_zoo.load_optimized(file), images
+    model = timm.create_model('coatnet_1', pretrained=True, pretrained_cfg_overlay=dict(file=file)).eval()
+    if kind == 'eager':
+        return model, images
+    calibration = dict(calibration=images) if kind == 'int8' else {}
+    return coatnet_zoo.optimize_for_inference(model, **OPTIMIZED[kind], **calibration), images
+
+
+def first_logits(kind: str, file: str, threads: int, cache: str, start: float) -> dict:
+    """Seconds from a time to the logits of 8 images, and these logits.
+
+    Args:
+        kind: 'eager', one of `OPTIMIZED`, or 'saved' for a model saved by `save_optimized`.
+        file: The weights of coatnet_1, or the saved model.
+        threads: Threads of torch.
+        cache: Folder in which torch's compiler keeps what it has compiled.
+        start: The time by `time.time()`.
+    """
+    model, images = _model_and_images(kind, file, threads, cache)
+    import torch
+
+    with torch.inference_mode():
+        logits = model(images)
+    return dict(seconds=time.time() - start, logits=logits.tolist())
+
+
+def save(kind: str, file: str, threads: int, cache: str, saved: str) -> dict:
+    """Optimise a model, call it once, and save it; see `first_logits` for the arguments."""
+    model, images = _model_and_images(kind, file, threads, cache)
+    import torch
+
+    import coatnet_zoo
+
+    with torch.inference_mode():
+        model(images)
+    coatnet_zoo.save_optimized(model, saved)
+    return {}

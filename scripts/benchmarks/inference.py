@@ -35,6 +35,15 @@ def randomize(model: nn.Module) -> nn.Module:
     return model.eval()
 
 
+def pair(img_size: int = 224) -> tuple[nn.Module, nn.Module]:
+    """timm's coatnet_1_rw_224, and our coatnet_1 with the same weights."""
+    torch.manual_seed(0)
+    theirs = randomize(timm.create_model('coatnet_1_rw_224', img_size=img_size))
+    ours = timm.create_model('coatnet_1', img_size=img_size).eval()
+    ours.load_state_dict(theirs.state_dict())
+    return theirs, ours
+
+
 def load_peer(path: Path) -> ModuleType:
     """The module of a checkout of chinhsuanwu/coatnet-pytorch."""
     spec = importlib.util.spec_from_file_location('chinhsuanwu_coatnet', path / 'coatnet.py')
@@ -57,10 +66,7 @@ def freeze(model: nn.Module, device: str) -> Callable:
 
 def timm_candidates(device: str, batch: int, compiled: bool) -> dict[str, Callable[[], torch.Tensor]]:
     """timm's coatnet_1_rw_224, and our model with the same weights. The first is timm in eager mode, channels last."""
-    torch.manual_seed(0)
-    theirs = randomize(timm.create_model('coatnet_1_rw_224')).to(device)
-    ours = timm.create_model('coatnet_1').eval().to(device)
-    ours.load_state_dict(theirs.state_dict())
+    theirs, ours = (model.to(device) for model in pair())
     images = torch.randn(batch, 3, 224, 224, device=device)
     last = images.to(memory_format=torch.channels_last)
     half = last.bfloat16()
@@ -194,10 +200,8 @@ def growth(rounds: int, threads: int) -> list[Row]:
     """Time and peak memory of one image at growing sizes on the CPU."""
     rows = []
     for size in SIZES:
-        torch.manual_seed(0)
-        theirs = randomize(timm.create_model('coatnet_1_rw_224', img_size=size)).to(memory_format=torch.channels_last)
-        ours = timm.create_model('coatnet_1', img_size=size).eval()
-        ours.load_state_dict(theirs.state_dict())
+        theirs, ours = pair(size)
+        theirs = theirs.to(memory_format=torch.channels_last)
         ours = optimize_for_inference(ours)
         images = torch.randn(1, 3, size, size).to(memory_format=torch.channels_last)
         candidates = {

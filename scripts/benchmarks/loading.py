@@ -14,7 +14,7 @@ from tqdm import tqdm
 import coatnet_zoo
 
 from . import fresh
-from .core import Row, in_child
+from .core import Row, in_child, summary
 
 
 def _random_file(model: torch.nn.Module, file: Path) -> None:
@@ -26,15 +26,10 @@ def _random_file(model: torch.nn.Module, file: Path) -> None:
 
 
 def _rows(part: str, runs: list[dict[str, dict]], names: tuple[str, str], file_size: float) -> list[Row]:
-    rows = []
-    for name in names:
-        seconds = [run[name]['seconds'] for run in runs]
-        median = statistics.median(seconds)
-        low, _, high = statistics.quantiles(seconds, n=4)
-        ratio = statistics.median(run[names[0]]['seconds'] / run[name]['seconds'] for run in runs)
-        memory = max(run[name]['memory'] for run in runs)
-        setting = f'file {file_size / 1e6:.0f} MB'
-        rows.append(Row(part, setting, name, names[0], median, (high - low) / 2 / median, ratio, ratio, None, memory))
+    times = {name: [run[name]['seconds'] for run in runs] for name in names}
+    rows = [summary(part, f'file {file_size / 1e6:.0f} MB', name, names[0], times) for name in names]
+    for row in rows:
+        row.memory = max(run[row.candidate]['memory'] for run in runs)
     return rows
 
 

@@ -1,52 +1,95 @@
-"""The picture of a run of the benchmarks: inference, larger images, training; a panel for each that was measured."""
+"""The picture of a run of the benchmarks: speed, larger images, training; a panel for each that was measured."""
 
 from collections.abc import Callable
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
 
 from .core import Row
 
-OURS, THEIRS = '#1f5fa8', '#9a9a9a'
+OURS, THEIRS = '#1f5fa8', '#8a8a8a'
+_FIRST = 'timm eager fp32'  # has speed 1
+_PALEST = 0.4  # share of the colour at the smallest batch; the largest batch has all of it
+_VALUE = dict(textcoords='offset points', va='center', fontsize=8, bbox=dict(facecolor='white', linewidth=0, pad=0.6))
+_LABELS = {
+    'ours eager fp32': 'ours as created',
+    'ours optimised fp32': 'ours optimised',
+    'ours compiled fp32': 'ours compiled',
+    'ours compiled int8': 'ours int8',
+    'timm compiled fp32': 'timm compiled',
+    'onnxruntime fp32': 'ONNX Runtime',
+    'OpenVINO fp32': 'OpenVINO',
+    'OpenVINO int8': 'OpenVINO int8',
+}
 
 
-def _inference(axis: Axes, rows: list[Row]) -> None:
-    """A dot for every candidate and batch size, at its speed relative to the first candidate."""
-    rows = [row for row in rows if row.part == rows[0].part]
-    names = list(dict.fromkeys(row.candidate for row in rows))
-    settings = sorted({row.setting for row in rows}, key=lambda setting: int(setting.split()[-1]))
-    areas = {setting: 25 + 45 * i for i, setting in enumerate(settings)}
-    for place, name in enumerate(names):
-        own = [row for row in rows if row.candidate == name]
-        speeds, colour = [row.speed for row in own], OURS if name.startswith('ours') else THEIRS
-        axis.plot((min(speeds), max(speeds)), (place, place), color=colour, linewidth=2)
-        axis.scatter(speeds, [place] * len(own), [areas[row.setting] for row in own], color=colour)
-        middle = sorted(own, key=lambda row: settings.index(row.setting))[len(own) // 2].speed
-        axis.annotate(f'{middle:.2f}', (max(speeds), place), (9, -3), textcoords='offset points', fontsize=8)
-    axis.set_yticks(range(len(names)), names)
+def _colour(name: str, shade: float) -> tuple[float, ...]:
+    """The colour of ours or of the others, mixed with white."""
+    return tuple(1 - shade * (1 - part) for part in to_rgb(OURS if name.startswith('ours') else THEIRS))
+
+
+def _fastest(rows: list[Row]) -> dict[str, dict[int, float]]:
+    """Speed by candidate and batch, float32 first and the integers last; of OpenVINO's ways the faster one."""
+    speeds: dict[str, dict[int, float]] = {}
+    for row in rows:
+        name, batch = row.candidate.removesuffix(' streams'), int(row.setting.split()[-1])
+        if name != _FIRST:
+            own = speeds.setdefault(name, {})
+            own[batch] = max(row.speed, own.get(batch, 0))
+    return dict(sorted(speeds.items(), key=lambda item: ('int8' in item[0], not item[0].startswith('ours'))))
+
+
+def _speed(axis: Axes, rows: list[Row]) -> None:
+    """A group of bars for every candidate, one for each batch size: the speed relative to timm's."""
+    speeds = _fastest(rows)
+    batches = sorted({int(row.setting.split()[-1]) for row in rows})
+    shades = dict(zip(batches, np.linspace(1, _PALEST, len(batches))[::-1], strict=True))
+    place, ticks = 0.0, []
+    for name, own in speeds.items():
+        for batch, speed in sorted(own.items()):
+            axis.barh(place, speed, height=0.94, color=_colour(name, shades[batch]))
+            axis.annotate(f'{speed:.2f}', (speed, place), (3, 0), **_VALUE)
+            place += 1
+        ticks.append(place - (len(own) + 1) / 2)
+        place += 0.7
+    axis.set_yticks(ticks, [_LABELS.get(name, name) for name in speeds])
     axis.invert_yaxis()
-    axis.axvline(1, color='black', linewidth=0.8, zorder=0)
-    axis.margins(x=0.12)
-    for setting, area in areas.items():
-        axis.scatter([], [], area, color=OURS, label=setting)
-    axis.legend(frameon=False, fontsize=8, loc='upper right')
-    axis.set_title(f'Speed, {names[0]} = 1; number: {settings[len(settings) // 2]}', loc='left', fontsize=10)
+    axis.axvline(1, color='black', linewidth=0.8)
+    axis.margins(x=0.12, y=0.01)
+    axis.set_xlim(left=0)
+    for batch, shade in shades.items():
+        axis.bar(0, 0, color=_colour('ours', shade), label=f'batch {batch}')
+    axis.legend(frameon=False, fontsize=8, loc='upper center', bbox_to_anchor=(0.5, -0.04), ncols=len(shades))
+    axis.set_title(f'Speed, {_FIRST} = 1', loc='left', fontsize=10)
 
 
 def _growth(axis: Axes, rows: list[Row]) -> None:
     """Lines of the time of one image over its size, with the peak memory at the ends."""
-    for candidate, colour in zip(dict.fromkeys(row.candidate for row in rows), (THEIRS, OURS), strict=True):
+    for candidate in dict.fromkeys(row.candidate for row in rows):
+        colour = _colour(candidate, 1)
         own = [row for row in rows if row.candidate == candidate]
         sizes = [int(row.setting.split()[0]) for row in own]
-        axis.plot(sizes, [row.seconds for row in own], marker='o', color=colour, label=candidate)
+        axis.plot(sizes, [row.seconds for row in own], marker='o', color=colour, label=candidate, clip_on=False)
         memory = '' if own[-1].memory is None else f', {own[-1].memory / 1e3:.1f} GB'
         text = f'{own[-1].seconds:.1f} s{memory}'
         place = sizes[-1], own[-1].seconds
-        axis.annotate(text, place, (-4, 7), textcoords='offset points', ha='right', fontsize=8, color=colour)
+        axis.annotate(
+            text,
+            place,
+            (6, -30) if candidate.startswith('ours') else (-4, 7),
+            textcoords='offset points',
+            ha='right',
+            fontsize=8,
+            color=colour,
+        )
+    axis.margins(y=0.12)
+    axis.set_ylim(bottom=0)
     axis.set(xticks=sizes, xlabel='pixels a side', ylabel='seconds for one image')
     axis.legend(frameon=False, fontsize=8, loc='upper left')
-    axis.set_title('Larger images: time and memory of a process', loc='left', fontsize=10)
+    axis.set_title('One larger image: time and memory', loc='left', fontsize=10)
 
 
 def _training(axis: Axes, rows: list[Row]) -> None:
@@ -60,30 +103,29 @@ def _training(axis: Axes, rows: list[Row]) -> None:
     axis.set_title('Speed of training, timm = 1', loc='left', fontsize=10)
 
 
-# By the first word of a part; the shares are those of the width.
-_PANELS: dict[str, tuple[float, Callable[[Axes, list[Row]], None]]] = {
-    'inference': (1.2, _inference),
-    'growth': (1.0, _growth),
-    'training': (0.7, _training),
-}
-
-
 def draw(rows: list[Row], file: Path) -> None:
-    """Draw the panels whose parts were measured, side by side. The CSV file has all parts."""
-    panels = [
-        (width, panel, measured)
-        for name, (width, panel) in _PANELS.items()
-        if (measured := [row for row in rows if row.part.startswith(name)])
+    """Draw the speeds on the left, growth and training on the right, as far as measured. The CSV file has all parts."""
+    measured = {name: [row for row in rows if row.part.startswith(name)] for name in ('growth', 'training')}
+    # The engines' part has the same candidates of ours.
+    speed = [row for row in rows if row.part == 'engines'] or [
+        row for row in rows if row.part == 'inference, timm weights'
     ]
-    if not panels:
+    right = [name for name, own in measured.items() if own]
+    left = ['speed'] if speed else []
+    if not left and not right:
         return
-    widths = [width for width, _, _ in panels]
-    figure, axes = plt.subplots(
-        1, len(panels), figsize=(4.4 * sum(widths), 4.6), width_ratios=widths, squeeze=False, layout='constrained'
+    mosaic = [[*left, name] for name in right] or [left]
+    size = (4.8 * len(left) + 4.0 * bool(right), 6.4 if speed else 3.2 * len(right))
+    figure, axes = plt.subplot_mosaic(
+        mosaic, figsize=size, width_ratios=[4.8, 4.0][-len(mosaic[0]) :], layout='constrained'
     )
-    for axis, (_, panel, measured) in zip(axes[0], panels, strict=True):
-        panel(axis, measured)
-        axis.spines[['top', 'right']].set_visible(False)
-        axis.tick_params(labelsize=8)
-    figure.savefig(file, dpi=110)
+    for name, panel in _PANELS.items():
+        if name in axes:
+            panel(axes[name], speed if name == 'speed' else measured[name])
+            axes[name].spines[['top', 'right']].set_visible(False)
+            axes[name].tick_params(labelsize=8)
+    figure.savefig(file, dpi=150)
     plt.close(figure)
+
+
+_PANELS: dict[str, Callable[[Axes, list[Row]], None]] = {'speed': _speed, 'growth': _growth, 'training': _training}

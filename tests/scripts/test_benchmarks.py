@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from paths import ROOT
 from PIL import Image
 
 from scripts.benchmarks import __main__ as benchmark
@@ -72,14 +71,6 @@ def test_ratios_are_those_of_time_and_unequal_outputs_are_refused(tmp_path: Path
     calls['ours eager fp32'] = sleeper(0.02, 2.001)
     with pytest.raises(ValueError, match='ours eager fp32 differs from timm eager fp32 by 5'):
         core.compare('training', 'a', calls, rounds=2)
-
-
-def test_the_picture_has_a_panel_for_each_measured_part(tmp_path: Path) -> None:
-    rows = core.read(ROOT / 'docs' / 'performance.csv')
-    for parts, size in (('inference', 580), (('growth', 'training'), 822), ('', 1405)):
-        benchmark.draw([row for row in rows if row.part.startswith(parts)], tmp_path / 'picture.png')
-        with Image.open(tmp_path / 'picture.png') as picture:
-            assert picture.size == pytest.approx((size, 506), abs=5)
 
 
 def test_the_fastest_of_several_is_the_reference() -> None:
