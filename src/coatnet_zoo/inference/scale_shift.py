@@ -1,4 +1,8 @@
-"""Batch norms that no layer takes in, as a product and a sum: torchao quantises graphs without batch norms faster."""
+"""Batch norms that cannot be folded into a layer, as a product and a sum, for torchao.
+
+If a graph has a batch norm, torchao exports 192 patterns of training, and looks for each. That is four fifths of the
+time of quantising `coatnet_1`.
+"""
 
 import torch
 from torch import nn
