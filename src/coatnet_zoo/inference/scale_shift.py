@@ -1,7 +1,7 @@
 """Batch norms that cannot be folded into a layer, as a product and a sum, for torchao.
 
-If a graph has a batch norm, torchao exports 192 patterns of training, and looks for each. That is four fifths of the
-time of quantising `coatnet_1`.
+If a graph has a batch norm, torchao exports 192 patterns of training, and looks for each. That takes
+more than half of the time of quantising `coatnet_1`.
 """
 
 import torch
