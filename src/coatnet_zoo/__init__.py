@@ -9,7 +9,7 @@ if not coatnet_zoo_command.without_models:
     from .errors import CheckpointError, ExplainError, ExportError, HubError
     from .explain import draw_explanation, explain_image
     from .export import export_model
-    from .inference import optimize_for_inference
+    from .inference import optimize_for_inference, quantization_report
     from .network import CoAtNet
     from .plugin import convert_checkpoint
     from .tables import CoAtNetCfg, list_impls, resolve_cfg
@@ -27,5 +27,6 @@ if not coatnet_zoo_command.without_models:
         'export_model',
         'list_impls',
         'optimize_for_inference',
+        'quantization_report',
         'resolve_cfg',
     ]

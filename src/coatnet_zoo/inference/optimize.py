@@ -2,6 +2,7 @@
 
 import copy
 import logging
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -27,7 +28,7 @@ from .known import unknown_module
 from .microbatch import MicroBatched, largest_activation
 from .optimized import OptimizedCoAtNet, check_model
 from .precision import multiplies_slower
-from .quantize import check_calibration, quantize_parts
+from .quantize import check_calibration, check_keep_float, named_parts, quantize_parts
 
 _logger = logging.getLogger(__name__)
 
@@ -38,6 +39,7 @@ def optimize_for_inference(
     compile: bool = False,
     quantize: Literal['int8'] | None = None,
     calibration: torch.Tensor | None = None,
+    keep_float: Sequence[str] = (),
 ) -> OptimizedCoAtNet:
     """A copy of a model that computes the same logits faster.
 
@@ -56,31 +58,54 @@ def optimize_for_inference(
             needs torchao (extra `quantize`), always compiles, and limits the model to one size of images.
         calibration: Images (B, in_chans, H, W), prepared like the later images. `quantize` takes the ranges of values
             from these images; a few dozen suffice.
+        keep_float: Names of modules, as `model.named_modules()` gives them, whose layers `quantize` leaves in float32.
+            `quantization_report` says for which modules this helps most.
 
     Returns:
         A model in evaluation mode: images (B, in_chans, H, W) -> (B, num_classes). The model cannot be
         trained or moved, takes no other weights and gives no gradients. Calls that ask for these raise an error.
 
     Raises:
-        TypeError: If the model is not a CoAtNet, wraps a CoAtNet, or is optimised already.
-        ValueError: If `quantize` is unknown, or does not suit the other arguments or a module of the model; or if the
-            model has a module that cannot be copied, or weights on several devices or in several precisions.
+        TypeError: If the model is not a CoAtNet, wraps a CoAtNet, or is optimised already; or if `keep_float` is not a
+            sequence of names.
+        ValueError: If `quantize` is unknown, or does not suit the other arguments or a module of the model; if a name
+            in `keep_float` has no effect; or if the model has a module that cannot be copied, or weights on several
+            devices or in several precisions.
         ImportError: If torchao is needed and not installed.
     """
     check_model(model)
     weight = next(model.parameters())
     on_cpu = weight.device.type == 'cpu'
     images = None if quantize is None else check_calibration(quantize, calibration, model, dtype)
+    layers = check_keep_float(keep_float, quantize, model)
     dtype = dtype or weight.dtype
     if on_cpu and dtype in (torch.bfloat16, torch.float16) and multiplies_slower(dtype):
         _logger.warning(
             'This CPU multiplies matrices more slowly in %s than in float32; optimise with dtype=torch.float32.', dtype
         )
     with say_if_slow(f'{"Quantising" if quantize else "Optimising"} the model'):
-        return _optimize(model, dtype, compile, images)
+        return _optimize(model, dtype, compile, images, layers)
 
 
-def _optimize(model: CoAtNet, dtype: torch.dtype, compile: bool, calibration: torch.Tensor | None) -> OptimizedCoAtNet:
+def _optimize(
+    model: CoAtNet, dtype: torch.dtype, compile: bool, calibration: torch.Tensor | None, keep_float: Sequence[str]
+) -> OptimizedCoAtNet:
+    model, elements = fold(model, dtype)
+    model = OptimizedCoAtNet.adopt(model, None if calibration is None else tuple(calibration.shape[1:]))
+    if elements:
+        _optimize_for_cpu(model, elements, compile, calibration, keep_float)
+    elif compile:
+        model.compile()
+    return model
+
+
+def fold(model: CoAtNet, dtype: torch.dtype) -> tuple[CoAtNet, list[float | None]]:
+    """Fold norms and expand positions in a copy of a model.
+
+    Returns:
+        The copy; and, on CPUs, the elements of the largest tensor of the stem and of each stage, see
+        `largest_activation`.
+    """
     weight = next(model.parameters())
     on_cpu = weight.device.type == 'cpu'
     model = copy.deepcopy(model).eval().to(torch.promote_types(weight.dtype, torch.float32))
@@ -92,12 +117,7 @@ def _optimize(model: CoAtNet, dtype: torch.dtype, compile: bool, calibration: to
     model.requires_grad_(False)
     elements = _largest_activations(model, is_known) if on_cpu else []
     model.to(dtype=dtype, memory_format=torch.channels_last)
-    model = OptimizedCoAtNet.adopt(model, None if calibration is None else tuple(calibration.shape[1:]))
-    if on_cpu:
-        _optimize_for_cpu(model, elements, compile, calibration)
-    elif compile:
-        model.compile()
-    return model
+    return model, elements
 
 
 def _separate(model: nn.Module) -> None:
@@ -139,13 +159,17 @@ def _replace_attention(model: CoAtNet, by_rows: bool) -> None:
 
 
 def _optimize_for_cpu(
-    model: OptimizedCoAtNet, elements: list[float | None], compile: bool, calibration: torch.Tensor | None
+    model: OptimizedCoAtNet,
+    elements: list[float | None],
+    compile: bool,
+    calibration: torch.Tensor | None,
+    keep_float: Sequence[str],
 ) -> None:
     """Quantise and compile the stem and the stages, or pack them; and let them compute a few images at a time."""
     parts = [model.stem, *model.stages]
     compile = compile or calibration is not None
     if calibration is not None:
-        parts = quantize_parts(parts, calibration)
+        parts = quantize_parts(named_parts(model), calibration, keep_float)
     if compile:
         parts = [Frozen(part, f'stage {i}' if i else 'the stem') for i, part in enumerate(parts)]
     elif onednn.is_available(model.dtype):

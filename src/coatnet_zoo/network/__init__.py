@@ -16,6 +16,9 @@ from .exact import is_unchanged as is_unchanged
 from .fused import HAS_ONEDNN as HAS_ONEDNN
 from .fused import ONEDNN_ACTIVATIONS as ONEDNN_ACTIVATIONS
 from .fusion import BATCH_NORMS as BATCH_NORMS
+from .fusion import activation_of as activation_of
+from .fusion import is_foldable as is_foldable
+from .fusion import scale_and_shift as scale_and_shift
 from .init import initial_weights as initial_weights
 from .known import is_known as is_known
 from .layers import AvgPool2x2 as AvgPool2x2
