@@ -17,17 +17,14 @@ _COMPILED = {'compiled': 'ours compiled fp32', 'int8': 'ours compiled int8'}
 _FIRST_ROUNDS = 2  # of the processes that find nothing compiled, which are slow
 
 
-def _steps(folder: Path, i: int) -> Iterator[tuple[str, str, Path, Path]]:
-    """Name of the candidate, kind, file, and folder of the compiler's cache, of all processes of a round."""
-    weights = folder / 'weights.safetensors'
-    yield 'ours eager fp32', 'eager', weights, folder / 'unused'
-    yield 'ours optimised fp32', 'optimised', weights, folder / 'unused'
+def _steps(folder: Path, i: int) -> Iterator[tuple[str, str, Path]]:
+    """Name of the candidate, kind, and folder of the compiler's cache, of all processes of a round."""
+    yield 'ours eager fp32', 'eager', folder / 'unused'
+    yield 'ours optimised fp32', 'optimised', folder / 'unused'
     for kind, name in _COMPILED.items():
         if i < _FIRST_ROUNDS:
-            yield f'{name}, first process', kind, weights, folder / f'{kind}{i}'
-        yield f'{name}, second process', kind, weights, folder / f'{kind}0'
-        # As on a machine that has only the file: with a cache that nobody has filled.
-        yield f'{name}, saved', 'saved', folder / f'{kind}.saved', folder / f'saved {kind}{i}'
+            yield f'{name}, first process', kind, folder / f'{kind}{i}'
+        yield f'{name}, second process', kind, folder / f'{kind}0'
 
 
 def first(rounds: int, threads: int) -> list[Row]:
@@ -38,12 +35,9 @@ def first(rounds: int, threads: int) -> list[Row]:
         folder = Path(name)
         weights = folder / 'weights.safetensors'
         save_file(pair()[1].state_dict(), weights)
-        for kind in tqdm(_COMPILED, desc='first: saving', leave=False):
-            saved = str(folder / f'{kind}.saved')
-            in_child(fresh.save, kind=kind, file=str(weights), threads=threads, cache=str(folder / kind), saved=saved)
         for i in tqdm(range(rounds), desc='first', leave=False):
-            for candidate, kind, file, cache in _steps(folder, i):
-                arguments = dict(kind=kind, file=str(file), threads=threads, cache=str(cache))
+            for candidate, kind, cache in _steps(folder, i):
+                arguments = dict(kind=kind, file=str(weights), threads=threads, cache=str(cache))
                 result = in_child(fresh.first_logits, **arguments, start=time.time())
                 times.setdefault(candidate, []).append(result['seconds'])
                 outputs[candidate] = torch.tensor(result['logits'])

@@ -75,8 +75,6 @@ def _model_and_images(kind: str, file: str, threads: int, cache: str) -> 'tuple[
     torch.set_num_threads(threads)
     torch.manual_seed(0)
     images = torch.randn(8, 3, 224, 224).to(memory_format=torch.channels_last)
-    if kind == 'saved':
-        return coatnet_zoo.load_optimized(file), images
     model = timm.create_model('coatnet_1', pretrained=True, pretrained_cfg_overlay=dict(file=file)).eval()
     if kind == 'eager':
         return model, images
@@ -88,8 +86,8 @@ def first_logits(kind: str, file: str, threads: int, cache: str, start: float) -
     """Seconds from a time to the logits of 8 images, and these logits.
 
     Args:
-        kind: 'eager', one of `OPTIMIZED`, or 'saved' for a model saved by `save_optimized`.
-        file: The weights of coatnet_1, or the saved model.
+        kind: 'eager', or one of `OPTIMIZED`.
+        file: The weights of coatnet_1.
         threads: Threads of torch.
         cache: Folder in which torch's compiler keeps what it has compiled.
         start: The time by `time.time()`.
@@ -100,16 +98,3 @@ def first_logits(kind: str, file: str, threads: int, cache: str, start: float) -
     with torch.inference_mode():
         logits = model(images)
     return dict(seconds=time.time() - start, logits=logits.tolist())
-
-
-def save(kind: str, file: str, threads: int, cache: str, saved: str) -> dict:
-    """Optimise a model, call it once, and save it; see `first_logits` for the arguments."""
-    model, images = _model_and_images(kind, file, threads, cache)
-    import torch
-
-    import coatnet_zoo
-
-    with torch.inference_mode():
-        model(images)
-    coatnet_zoo.save_optimized(model, saved)
-    return {}
