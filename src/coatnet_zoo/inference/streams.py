@@ -88,8 +88,8 @@ def on_streams(function: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor
     in_inference_mode = torch.is_inference_mode_enabled()
 
     def compute(part: torch.Tensor) -> torch.Tensor:
-        # These settings belong to a thread.
-        with torch.inference_mode(in_inference_mode), torch.no_grad(), torch.autocast('cpu', enabled=False):
+        # These settings belong to a thread. Autocast does too, and is off in new threads.
+        with torch.inference_mode(in_inference_mode), torch.no_grad():
             return function(part)
 
     return in_chunks(compute, x, images_at_once(len(x), threads), equal, _pool(threads).map)
