@@ -107,7 +107,7 @@ def test_large_batches_are_computed_in_parts(compile: bool, monkeypatch: pytest.
     model = create('coatnet_1', 'timm', depths=(1, 1, 1, 1))
     monkeypatch.setattr('coatnet_zoo.network.parts._LARGEST', 3 * 4 * 32 * 32 * 64 * 4)  # three images' largest tensors
     optimized = optimize_for_inference(model, compile=compile)
-    optimized.streams = None  # the parts of one thread
+    optimized.streams = False  # the parts of one thread
     seen: list[int] = []
     optimized.stages[0].module.register_forward_hook(lambda _, args, __: seen.append(len(args[0])))
     for n in (1, 3, 4, 7, 8):

@@ -1,15 +1,13 @@
 """Compiling a part of a model for inference, with its weights as constants."""
 
+import contextlib
 import itertools
-import threading
 
 import torch
 import torch._inductor.config
 from torch import nn
 
 from ..slow import say_if_slow
-
-_compiling = threading.RLock()
 
 
 class Frozen(nn.Module):
@@ -26,7 +24,7 @@ class Frozen(nn.Module):
         super().__init__()
         self.module = module
         self.name = name
-        self.known: set[tuple] = set()
+        self.sizes: set[torch.Size] = set()
 
         def call(x: torch.Tensor) -> torch.Tensor:
             return module(x)
@@ -41,20 +39,11 @@ class Frozen(nn.Module):
         return Frozen, (self.module, self.name)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Call the module. A call with a new size or from threads with another number of cores may compile again."""
-        kind = (x.shape, x.stride(), torch.is_inference_mode_enabled(), torch.get_num_threads())
-        if kind in self.known:
-            with torch.no_grad():
-                return self.compiled(x)
-        # The setting of the compiler holds for all threads, so a thread could undo the setting of another one. Both
-        # halves of the compiler read it, and the `options` of torch.compile reach only one of them. The setting
-        # has no effect if gradients are on.
-        with (
-            _compiling,
-            say_if_slow(f'Compiling {self.name} of the model'),
-            torch._inductor.config.patch(freezing=True),
-            torch.no_grad(),
-        ):
-            x = self.compiled(x)
-        self.known.add(kind)
-        return x
+        """Call the module. A call with a new size may compile again."""
+        is_new = x.shape not in self.sizes
+        self.sizes.add(x.shape)
+        said = say_if_slow(f'Compiling {self.name} of the model') if is_new else contextlib.nullcontext()
+        # Both halves of the compiler read this setting, and the `options` of torch.compile reach only one of them. The
+        # setting has no effect if gradients are on.
+        with said, torch._inductor.config.patch(freezing=True), torch.no_grad():
+            return self.compiled(x)

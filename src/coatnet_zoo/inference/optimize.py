@@ -178,5 +178,5 @@ def _optimize_for_cpu(
     model.stem = parts[0]
     for i, part in enumerate(parts[1:]):
         model.stages[i] = part  # the sequence itself may have hooks
-    if None not in elements and unknown_module(model.norm) is None:
-        model.streams = 'equal' if compile else 'any'
+    # Threads would need compiled parts of more sizes and for other numbers of cores, and are not faster on free cores.
+    model.streams = not compile and None not in elements and unknown_module(model.norm) is None

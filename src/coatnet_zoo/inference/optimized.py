@@ -1,7 +1,7 @@
 """The model that `optimize_for_inference` makes. The model gives logits and features, and refuses all other calls."""
 
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, NoReturn
+from typing import Any, NoReturn
 
 import torch
 from torch import nn
@@ -27,8 +27,7 @@ class OptimizedCoAtNet(CoAtNet):
     dtype: torch.dtype
     device: torch.device
     image_shape: tuple[int, int, int] | None
-    # Whether threads compute parts of a batch, and whether these parts must have an equal size.
-    streams: Literal['any', 'equal'] | None = None
+    streams: bool = False  # whether threads compute parts of a batch
 
     @classmethod
     def adopt(cls, model: CoAtNet, image_shape: tuple[int, int, int] | None) -> Self:
@@ -74,9 +73,9 @@ class OptimizedCoAtNet(CoAtNet):
         function = super().forward_features
         parts = (self.stem, self.stages, *self.stages, self.norm)
         # Hooks expect whole batches.
-        if self.streams is None or not is_worthwhile(x) or not all(is_unchanged(part) for part in parts):
+        if not self.streams or not is_worthwhile(x) or not all(is_unchanged(part) for part in parts):
             return function(x)
-        return on_streams(function, x, equal=self.streams == 'equal')
+        return on_streams(function, x)
 
     def forward_intermediates(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
         """See `CoAtNet.forward_intermediates`."""

@@ -76,13 +76,12 @@ def is_worthwhile(x: torch.Tensor) -> bool:
     )
 
 
-def on_streams(function: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor, equal: bool) -> torch.Tensor:
+def on_streams(function: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor) -> torch.Tensor:
     """function(x), computed on as many threads as `torch.get_num_threads()` says, one core each.
 
     Args:
         function: (B, C, H, W) -> (B, C', H', W'), each image separately.
         x: (B, C, H, W), a batch for which `is_worthwhile` is true.
-        equal: Compute the same number of images in every part, see `network.in_chunks`.
     """
     threads = torch.get_num_threads()
     in_inference_mode = torch.is_inference_mode_enabled()
@@ -92,4 +91,4 @@ def on_streams(function: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor
         with torch.inference_mode(in_inference_mode), torch.no_grad():
             return function(part)
 
-    return in_chunks(compute, x, images_at_once(len(x), threads), equal, _pool(threads).map)
+    return in_chunks(compute, x, images_at_once(len(x), threads), call_all=_pool(threads).map)
