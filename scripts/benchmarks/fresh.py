@@ -65,36 +65,56 @@ def convert(src: str, dst: str) -> dict:
     return dict(seconds=time.perf_counter() - start, copy=copy, memory=peak_rss() - before)
 
 
-def _model_and_images(kind: str, file: str, threads: int, cache: str) -> 'tuple[torch.nn.Module, torch.Tensor]':
-    os.environ['TORCHINDUCTOR_CACHE_DIR'] = cache
-    import timm
+def _images() -> 'torch.Tensor':
     import torch
+
+    torch.manual_seed(0)
+    return torch.randn(8, 3, 224, 224).to(memory_format=torch.channels_last)
+
+
+def _model(kind: str, file: str, images: 'torch.Tensor') -> 'torch.nn.Module':
+    import timm
 
     import coatnet_zoo
 
-    torch.set_num_threads(threads)
-    torch.manual_seed(0)
-    images = torch.randn(8, 3, 224, 224).to(memory_format=torch.channels_last)
+    if kind == 'saved':
+        return coatnet_zoo.load_optimized(file)
     model = timm.create_model('coatnet_1', pretrained=True, pretrained_cfg_overlay=dict(file=file)).eval()
     if kind == 'eager':
-        return model, images
+        return model
     calibration = dict(calibration=images) if kind == 'int8' else {}
-    return coatnet_zoo.optimize_for_inference(model, **OPTIMIZED[kind], **calibration), images
+    return coatnet_zoo.optimize_for_inference(model, **OPTIMIZED[kind], **calibration)
+
+
+def save(kind: str, file: str, folder: str) -> None:
+    """Save coatnet_1 as `save_optimized` does.
+
+    Args:
+        kind: One of `OPTIMIZED`.
+        file: The weights.
+        folder: The folder to write.
+    """
+    import coatnet_zoo
+
+    coatnet_zoo.save_optimized(_model(kind, file, _images()), folder)
 
 
 def first_logits(kind: str, file: str, threads: int, cache: str, start: float) -> dict:
     """Seconds from a time to the logits of 8 images, and these logits.
 
     Args:
-        kind: 'eager', or one of `OPTIMIZED`.
-        file: The weights of coatnet_1.
+        kind: 'eager', 'saved', or one of `OPTIMIZED`.
+        file: The weights of coatnet_1; or a folder of `save_optimized`.
         threads: Threads of torch.
         cache: Folder in which torch's compiler keeps what it has compiled.
         start: The time by `time.time()`.
     """
-    model, images = _model_and_images(kind, file, threads, cache)
+    os.environ['TORCHINDUCTOR_CACHE_DIR'] = cache
     import torch
 
+    torch.set_num_threads(threads)
+    images = _images()
+    model = _model(kind, file, images)
     with torch.inference_mode():
         logits = model(images)
     return dict(seconds=time.time() - start, logits=logits.tolist())

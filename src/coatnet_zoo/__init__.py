@@ -9,7 +9,7 @@ if not coatnet_zoo_command.without_models:
     from .errors import CheckpointError, ExplainError, ExportError, HubError
     from .explain import draw_explanation, explain_image
     from .export import export_model
-    from .inference import optimize_for_inference, quantization_report
+    from .inference import load_optimized, optimize_for_inference, quantization_report, save_optimized
     from .network import CoAtNet
     from .plugin import convert_checkpoint
     from .tables import CoAtNetCfg, list_impls, resolve_cfg
@@ -26,7 +26,9 @@ if not coatnet_zoo_command.without_models:
         'explain_image',
         'export_model',
         'list_impls',
+        'load_optimized',
         'optimize_for_inference',
         'quantization_report',
         'resolve_cfg',
+        'save_optimized',
     ]

@@ -43,7 +43,7 @@ def test_int8_agrees_on_held_out_digits(model: nn.Module, monkeypatch: pytest.Mo
         same, difference = agreement(quantized(batch), model(batch))
         assert same >= 0.985
         assert 0.001 < difference < 0.06
-    with pytest.raises(ValueError, match=r'quantised for images of \(1, 64, 64\), got \(1, 32, 64\)'):
+    with pytest.raises(ValueError, match=r'takes only images of \(1, 64, 64\), got \(1, 32, 64\)'):
         quantized(images[:, :, :32])
 
 

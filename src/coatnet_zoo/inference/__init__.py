@@ -2,3 +2,5 @@
 
 from .optimize import optimize_for_inference as optimize_for_inference
 from .report import quantization_report as quantization_report
+from .saved import load_optimized as load_optimized
+from .saved import save_optimized as save_optimized

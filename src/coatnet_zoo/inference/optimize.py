@@ -26,6 +26,7 @@ from .expanded import ExpandedRelPos
 from .frozen import Frozen
 from .known import unknown_module
 from .microbatch import MicroBatched, largest_activation
+from .one_channel import add_channel
 from .optimized import OptimizedCoAtNet, check_model
 from .precision import multiplies_slower
 from .quantize import check_calibration, check_keep_float, named_parts, quantize_parts
@@ -166,8 +167,10 @@ def _optimize_for_cpu(
     keep_float: Sequence[str],
 ) -> None:
     """Quantise and compile the stem and the stages, or pack them; and let them compute a few images at a time."""
-    parts = [model.stem, *model.stages]
     compile = compile or calibration is not None
+    if compile:
+        add_channel(model.stem)
+    parts = [model.stem, *model.stages]
     if calibration is not None:
         parts = quantize_parts(named_parts(model), calibration, keep_float)
     if compile:

@@ -50,7 +50,7 @@ class OptimizedCoAtNet(CoAtNet):
             raise ValueError(f'This model takes images of shape (B, {self.in_chans}, H, W), got {tuple(x.shape)}.')
         if self.image_shape is not None and tuple(x.shape[1:]) != self.image_shape:
             got = tuple(x.shape[1:])
-            raise ValueError(f'This model was quantised for images of {self.image_shape}, got {got}; resize them.')
+            raise ValueError(f'This model takes only images of {self.image_shape}, got {got}; resize them.')
 
     def _compute(self, function: Callable[..., Any], x: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
         """Call a function of a tensor in the precision of this model, without gradients."""

@@ -1,0 +1,184 @@
+"""Saved models: machine code that gives the same logits, and folders that are refused in one sentence."""
+
+import copy
+import json
+import pickle
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from peers import relative_error
+from torch import nn
+
+from coatnet_zoo import CheckpointError, load_optimized, optimize_for_inference, save_optimized
+from coatnet_zoo.inference import saved
+
+needs_compiler = pytest.mark.skipif(shutil.which('g++') is None, reason='needs a C++ compiler')
+SMALL = dict(embed_dim=(16,), depths=(1,), block_types='T', dim_head=16, img_size=32, num_classes=7)
+
+
+@pytest.fixture(scope='module')
+def model() -> nn.Module:
+    torch.manual_seed(0)
+    return timm.create_model('coatnet_atto', **SMALL).eval()
+
+
+@pytest.fixture(scope='module')
+def compiled(model: nn.Module) -> nn.Module:
+    torch._dynamo.reset()
+    return optimize_for_inference(model, compile=True)
+
+
+@pytest.fixture(scope='module')
+def folder(compiled: nn.Module, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    if shutil.which('g++') is None:
+        pytest.skip('needs a C++ compiler')
+    folder = tmp_path_factory.mktemp('saved') / 'folder'
+    save_optimized(compiled, folder)
+    return folder
+
+
+@torch.inference_mode()
+def test_a_saved_model_gives_the_same_logits(model: nn.Module, folder: Path) -> None:
+    loaded = load_optimized(folder)
+    images = torch.randn(5, 1, 32, 32)
+    for copied in (loaded, copy.deepcopy(loaded), pickle.loads(pickle.dumps(loaded))):
+        for batch in (5, 1, 2, 3):
+            assert relative_error(copied(images[:batch]), model(images[:batch])) < 1e-5
+    assert loaded(images[:0]).shape == (0, 7)
+    assert relative_error(loaded.forward_features(images), model.forward_features(images)) < 1e-5
+    ours, theirs = (m.forward_intermediates(images, intermediates_only=True) for m in (loaded, model))
+    assert all(relative_error(a, b) < 1e-5 for a, b in zip(ours, theirs, strict=True))
+    assert timm.data.resolve_model_data_config(loaded) == timm.data.resolve_model_data_config(model)
+    assert (loaded.num_classes, loaded.feature_info, loaded.num_features) == (7, model.feature_info, 16)
+
+
+def test_a_saved_model_takes_one_size(folder: Path) -> None:
+    loaded = load_optimized(folder)
+    with pytest.raises(ValueError, match=r'takes only images of \(1, 32, 32\), got \(1, 64, 64\); resize'):
+        loaded(torch.zeros(1, 1, 64, 64))
+    with pytest.raises(ValueError, match=r'stages.0.pt2 takes tensors of torch.float32 of .* got torch.float64'):
+        loaded.stages[0](torch.zeros(1, 64, 16, 16, dtype=torch.float64))
+    with pytest.raises(RuntimeError, match='cannot be trained'):
+        loaded.train()
+
+
+@needs_compiler
+@torch.inference_mode()
+def test_compiled_stems_take_batches_of_any_size(model: nn.Module, compiled: nn.Module) -> None:
+    """Images of one channel are contiguous and have channels last; the compiler took the wrong one of the two."""
+    for batch in (4, 2):
+        images = torch.randn(batch, 1, 32, 32)
+        assert relative_error(compiled.stem(images), model.stem(images)) < 1e-5
+
+
+def _rewrite(folder: Path, change: Callable[[dict], object]) -> None:
+    """Change the record of a folder as another version of the package would have written it."""
+    file = folder / 'optimized.json'
+    record = json.loads(file.read_text())
+    del record['checksum']
+    change(record)
+    file.write_text(json.dumps({**record, 'checksum': saved._checksum_of(record)}))
+
+
+def _on_machine(folder: Path, **values: object) -> None:
+    _rewrite(folder, lambda record: record['machine'].update(values))
+
+
+def _flip(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+
+
+REFUSED = {
+    'no folder': (shutil.rmtree, 'is not a folder of save_optimized .*No such file'),
+    'no record': (lambda f: (f / 'optimized.json').unlink(), 'is not a folder of save_optimized .*No such file'),
+    'no text': (lambda f: (f / 'optimized.json').write_bytes(b'\xff'), 'is not a folder of save_optimized'),
+    'deep': (lambda f: (f / 'optimized.json').write_text('[' * 100_000), 'is not a folder of save_optimized'),
+    'no table': (lambda f: (f / 'optimized.json').write_text('[]'), 'optimized.json .* has changed since'),
+    'edited': (lambda f: _flip(f / 'optimized.json'), 'optimized.json|not a folder of save_optimized'),
+    'format': (lambda f: _rewrite(f, lambda r: r.update(format=9)), 'was saved by another version of coatnet-zoo'),
+    'torch': (
+        lambda f: _rewrite(f, lambda r: r['machine'].update(torch='2.0.1')),
+        r'code for torch 2.0.1, and here is',
+    ),
+    'cpu': (
+        lambda f: _rewrite(f, lambda r: r['machine'].update(avx9=True)),
+        'code for avx9 True, and here is avx9 None',
+    ),
+    'no part': (lambda f: (f / 'stem.pt2').unlink(), r'cannot be loaded \(.*No such file'),
+    'cut part': (lambda f: (f / 'stem.pt2').write_bytes(b'PK'), 'stem.pt2 in .* has changed since'),
+    'damaged part': (lambda f: _flip(f / 'stages.0.pt2'), 'stages.0.pt2 in .* has changed since'),
+    'damaged head': (lambda f: _flip(f / 'head.safetensors'), 'head.safetensors in .* has changed since'),
+}
+
+
+@pytest.mark.parametrize('case', REFUSED)
+def test_folders_that_are_refused(case: str, folder: Path, tmp_path: Path) -> None:
+    change, message = REFUSED[case]
+    changed = tmp_path / 'changed'
+    shutil.copytree(folder, changed)
+    change(changed)
+    with pytest.raises(CheckpointError, match=message) as raised:
+        load_optimized(changed)
+    assert '\n' not in str(raised.value)
+
+
+def test_models_that_are_not_saved(model: nn.Module, compiled: nn.Module, folder: Path, tmp_path: Path) -> None:
+    new = tmp_path / 'new'
+    hooked = copy.deepcopy(compiled)
+    hooked.stages[0].register_forward_hook(lambda *_: None)
+    other_head = copy.deepcopy(compiled)
+    other_head.head.fc = nn.Sequential(nn.Linear(16, 7))
+    for wrong, error, message in (
+        (model, TypeError, 'needs a model from optimize_for_inference, not CoAtNet'),
+        (optimize_for_inference(model), ValueError, 'this model is not compiled; save the original model'),
+        (load_optimized(folder), ValueError, 'was loaded from .*folder; copy that folder'),
+        (hooked, ValueError, r'what was changed in stages\.0 \(hooks'),
+        (other_head, ValueError, r'what was changed in head \(hooks'),
+    ):
+        with pytest.raises(error, match=message):
+            save_optimized(wrong, new)
+        assert not list(tmp_path.iterdir())
+
+
+def test_places_that_are_not_written(compiled: nn.Module, tmp_path: Path) -> None:
+    (tmp_path / 'file').write_text('mine')
+    for place, message in (
+        (tmp_path, 'exists already; choose another folder'),
+        (tmp_path / 'file', 'exists already; choose another folder'),
+        (tmp_path / 'file' / 'new', 'cannot be written: '),
+        ('', 'does not name a folder'),
+    ):
+        with pytest.raises(CheckpointError, match=message):
+            save_optimized(compiled, place)
+    assert (tmp_path / 'file').read_text() == 'mine'
+    assert [path.name for path in tmp_path.iterdir()] == ['file']
+
+
+class WrongCode(nn.Conv2d):
+    """Machine code that returns other numbers."""
+
+    def __init__(self, file: Path, *_: object) -> None:
+        super().__init__(1, 16, 2, 2)
+        self.file = file
+
+
+def test_a_compiler_that_fails_leaves_nothing(
+    compiled: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError('no compiler\nat all')
+
+    monkeypatch.setattr(saved, 'write_package', fail)
+    with pytest.raises(CheckpointError, match=r'the stem .* cannot be compiled \(no compiler\); .* needs g\+\+'):
+        save_optimized(compiled, tmp_path / 'new')
+    monkeypatch.setattr(saved, 'write_package', lambda part, images, file: file.touch())
+    monkeypatch.setattr(saved, 'Package', WrongCode)
+    with pytest.raises(CheckpointError, match=r'made wrong code for this model \(stem differs by \d+%\)'):
+        save_optimized(compiled, tmp_path / 'new')
+    assert not list(tmp_path.iterdir())
