@@ -86,7 +86,7 @@ def _model(kind: str, file: str, images: 'torch.Tensor') -> 'torch.nn.Module':
     return coatnet_zoo.optimize_for_inference(model, **OPTIMIZED[kind], **calibration)
 
 
-def save(kind: str, file: str, folder: str) -> None:
+def save(kind: str, file: str, folder: str) -> dict:
     """Save coatnet_1 as `save_optimized` does.
 
     Args:
@@ -97,6 +97,7 @@ def save(kind: str, file: str, folder: str) -> None:
     import coatnet_zoo
 
     coatnet_zoo.save_optimized(_model(kind, file, _images()), folder)
+    return {}
 
 
 def first_logits(kind: str, file: str, threads: int, cache: str, start: float) -> dict:
