@@ -120,7 +120,7 @@ def observed_parts(
     )
 
     # Without VNNI, sums of two products of 8 bits each overflow.
-    vnni = torch.cpu.get_capabilities().get('avx512_vnni', False)
+    vnni = torch.cpu._is_vnni_supported()
     quantizer = X86InductorQuantizer()
     quantizer.set_global(get_default_x86_inductor_quantization_config(reduce_range=not vnni))
     x = images

@@ -8,6 +8,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import platform
 import sys
 from pathlib import Path
 from typing import Any
@@ -129,8 +130,10 @@ def _check_new(folder: Path) -> None:
 
 def _machine() -> dict[str, Any]:
     """What machine code depends on: the version of torch, the system, and the instructions of the processor."""
-    capabilities = {k: v for k, v in torch.cpu.get_capabilities().items() if isinstance(v, (bool, str))}
-    return {'torch': torch.__version__, 'system': sys.platform, **capabilities}
+    capabilities = getattr(torch.cpu, 'get_capabilities', dict)()  # torch 2.9 has no such function
+    flags = {name: value for name, value in capabilities.items() if isinstance(value, (bool, str))}
+    widest = torch.backends.cpu.get_cpu_capability()
+    return {'torch': torch.__version__, 'system': f'{sys.platform} {platform.machine()}', 'vectors': widest, **flags}
 
 
 def _check_machine(folder: Path, record: dict[str, Any]) -> None:
