@@ -12,8 +12,7 @@ from torch import nn
 
 from coatnet_zoo import optimize_for_inference
 from coatnet_zoo.inference import optimize, precision
-from coatnet_zoo.inference.expanded import ExpandedRelPos
-from coatnet_zoo.network import parts
+from coatnet_zoo.network import ExpandedRelPos, parts
 from coatnet_zoo.tables import SIZES, list_impls
 
 VARIANTS = [
@@ -91,7 +90,7 @@ def test_norms_without_a_scale_stay_where_squeeze_excite_would_divide_by_it() ->
 def test_position_tables_of_the_native_size_are_expanded_once() -> None:
     model = create('coatnet_1', 'paper')
     optimized = copy.deepcopy(model)
-    optimize._replace_attention(optimized, by_rows=True)
+    optimize._replace_attention(optimized, by_rows=True, largest=576)
     ours = next(m for m in optimized.modules() if isinstance(m, ExpandedRelPos))
     assert ours(4, 4).data_ptr() == ours(4, 4).data_ptr()
     assert ours(4, 4).is_contiguous()  # or attention would copy it

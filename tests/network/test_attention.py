@@ -15,8 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from coatnet_zoo import CheckpointError, CoAtNetCfg, optimize_for_inference
 from coatnet_zoo.inference import optimize
-from coatnet_zoo.inference.expanded import ExpandedRelPos
-from coatnet_zoo.network import Attention
+from coatnet_zoo.network import Attention, ExpandedRelPos
 from coatnet_zoo.network.attention_core import linear_attention, weighted_sum
 from coatnet_zoo.network.rel_pos import NoRelPos, expand_rel_pos_table
 
@@ -317,7 +316,7 @@ def test_a_window_needs_an_image_that_is_larger() -> None:
 def test_windows_have_their_tables_expanded() -> None:
     model = create('pre window', img_size=640)
     optimized = copy.deepcopy(model)
-    optimize._replace_attention(optimized, by_rows=True)
+    optimize._replace_attention(optimized, by_rows=True, largest=576)
     sizes = [m.size for m in optimized.modules() if isinstance(m, ExpandedRelPos)]
     assert sizes == [(3, 3)] * 3
     table = model.stages[2].blocks[0].attn.rel_pos.relative_position_bias_table

@@ -11,6 +11,7 @@ import torch
 from peers import random_images, randomize_
 from torch import nn
 
+from coatnet_zoo import optimize_for_inference
 from coatnet_zoo.network import fused, parts
 
 STAGES = dict(stem_width=(8, 16), embed_dim=(16, 32), depths=(2, 2), block_types='CT', dim_head=8, num_classes=5)
@@ -70,6 +71,28 @@ ALL = ['_layers', '_block', '_block', '_block', '_block']
 def test_logits_of_every_impl(impl: str, size: int, layout: torch.memory_format, calls: list[str]) -> None:
     check(create(impl).to(memory_format=layout), random_images(3, 3, size).to(memory_format=layout))
     assert calls == ALL
+
+
+@pytest.mark.parametrize(('dtype', 'tolerance'), [(torch.float32, 1e-5), (torch.bfloat16, 0.1)])
+@pytest.mark.parametrize('impl', IMPLS)
+@torch.inference_mode()
+def test_optimised_models(impl: str, dtype: torch.dtype, tolerance: float, calls: list[str]) -> None:
+    """Packed weights, also after a copy, and also where a norm cannot be folded."""
+    model = create(impl)
+    if impl == 'timm':
+        model.stages[0].blocks[1].norm2.weight[0] = 0
+    fast = optimize_for_inference(model, dtype=dtype)
+    for size in (64, 96):
+        x = random_images(3, 3, size)
+        for optimized in (fast, copy.deepcopy(fast)):
+            calls.clear()
+            logits = optimized(x)
+            assert calls == ALL
+            torch.testing.assert_close(logits, as_defined(model, x), rtol=tolerance, atol=tolerance)
+    fast.stages[0].module.blocks[0].register_forward_hook(lambda *_: calls.append('hook'))
+    calls.clear()
+    torch.testing.assert_close(fast(x), logits, rtol=tolerance, atol=tolerance)
+    assert calls == ['_layers', 'hook', '_block', '_block']
 
 
 @pytest.mark.parametrize(

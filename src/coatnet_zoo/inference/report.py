@@ -47,7 +47,7 @@ def quantization_report(model: CoAtNet, calibration: torch.Tensor) -> list[Quant
     check_model(model)
     images = check_calibration('int8', calibration, model, None)
     with say_if_slow('Quantising the modules of the model one by one'), torch.no_grad():
-        folded, _ = fold(model, torch.float32)
+        folded, _ = fold(model, torch.float32, compile=True)
         rows = _rows(folded, images, {name for name, _ in model.named_modules(remove_duplicate=False)})
     return sorted(rows, key=lambda row: -row.difference)
 

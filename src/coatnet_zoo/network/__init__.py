@@ -13,8 +13,8 @@ from .counting import multiply_adds as multiply_adds
 from .counting import num_params as num_params
 from .exact import is_exactly as is_exactly
 from .exact import is_unchanged as is_unchanged
+from .expanded import ExpandedRelPos as ExpandedRelPos
 from .fused import HAS_ONEDNN as HAS_ONEDNN
-from .fused import ONEDNN_ACTIVATIONS as ONEDNN_ACTIVATIONS
 from .fusion import BATCH_NORMS as BATCH_NORMS
 from .fusion import activation_of as activation_of
 from .fusion import is_foldable as is_foldable
@@ -28,6 +28,7 @@ from .loading import adapt_state_dict as adapt_state_dict
 from .loading import check_structure as check_structure
 from .model import CoAtNet as CoAtNet
 from .model import Stage as Stage
+from .packed import pack_layer as pack_layer
 from .parts import in_chunks as in_chunks
 from .parts import in_parts as in_parts
 from .rel_pos import NoRelPos as NoRelPos

@@ -1,4 +1,4 @@
-"""Blocks and stems in fewer passes over memory, for ordinary inference in float32 on CPUs.
+"""Blocks and stems in fewer passes over memory, for ordinary inference on CPUs: in float32, or with packed weights.
 
 Batch norms are folded into convolutions anew in every call, so no folded weight can be out of date. Activations and
 sums are computed inside oneDNN's loops, or written over tensors that nobody else can see. The operators are those that
@@ -10,14 +10,16 @@ import math
 from collections.abc import Iterable
 
 import torch
+import torch.nn.functional as F
 from timm.layers import GELU, DropPath, LayerScale2d, Mlp, SqueezeExcite
 from torch import nn
 from torch.nn.modules.module import _has_any_global_hook
 
 from .attention import Attention
 from .blocks import MBConv, TransformerBlock
-from .fusion import activation_of, is_foldable, scale_and_shift
+from .fusion import BiasAct, activation_of, is_foldable, scale_and_shift
 from .known import is_known
+from .packed import PackedConv2d, PackedLinear
 from .parts import in_parts
 from .transforms import is_eager_inference
 
@@ -34,33 +36,46 @@ _SMALL = 1 << 16
 _OPERATORS = ('_convolution_pointwise', '_linear_pointwise')
 # Whether this build of torch has the operators.
 HAS_ONEDNN = torch.backends.mkldnn.is_available() and all(hasattr(torch.ops.mkldnn, name) for name in _OPERATORS)
-# The classes that the layers of a block must have. Dropout and stochastic depth have no effect in evaluation mode.
+_PACKED = (PackedConv2d, PackedLinear)
+_CONVS, _LINEARS = (nn.Conv2d, PackedConv2d), (nn.Linear, PackedLinear)
+_NONE, _DROP_PATH, _DROPOUT = (nn.Identity,), (nn.Identity, DropPath), (nn.Identity, nn.Dropout)
+_SCALE, _SE = (nn.Identity, LayerScale2d), (nn.Identity, SqueezeExcite)
+# The classes that the layers of a module must have. Dropout and stochastic depth have no effect in evaluation mode.
 _PARTS = {
-    MBConv: dict.fromkeys(('conv1_1x1', 'conv2_kxk', 'conv3_1x1'), (nn.Conv2d,))
-    | dict.fromkeys(('se_early', 'se'), (nn.Identity, SqueezeExcite))
-    | dict.fromkeys(('drop_path',), (nn.Identity, DropPath)),
-    TransformerBlock: dict(attn=(Attention,), mlp=(Mlp,))
-    | dict.fromkeys(('attn.qkv', 'attn.proj', 'mlp.fc1', 'mlp.fc2'), (nn.Linear,))
-    | dict.fromkeys(('mlp.norm',), (nn.Identity,))
-    | dict.fromkeys(('ls1', 'ls2'), (nn.Identity, LayerScale2d))
-    | dict.fromkeys(('drop_path1', 'drop_path2'), (nn.Identity, DropPath))
-    | dict.fromkeys(('attn.proj_drop', 'mlp.drop1', 'mlp.drop2'), (nn.Identity, nn.Dropout)),
+    MBConv: dict(conv1_1x1=_CONVS, conv2_kxk=_CONVS, conv3_1x1=_CONVS, se_early=_SE, se=_SE, drop_path=_DROP_PATH),
+    TransformerBlock: dict(
+        attn=(Attention,), mlp=(Mlp,), ls1=_SCALE, ls2=_SCALE, drop_path1=_DROP_PATH, drop_path2=_DROP_PATH
+    ),
+    Attention: dict(qkv=_LINEARS, proj=_LINEARS, proj_drop=_DROPOUT),
+    Mlp: dict(fc1=_LINEARS, fc2=_LINEARS, norm=_NONE, drop1=_DROPOUT, drop2=_DROPOUT),
 }
 
 
-def _is_plain(module: nn.Module) -> bool:
-    """Whether a module is known, in evaluation mode and in float32 on the CPU."""
+def _is_plain(module: nn.Module, dtype: torch.dtype) -> bool:
+    """Whether a module is known, in evaluation mode and in a precision on the CPU."""
     if module.training or not is_known(module, MBConv, TransformerBlock):
         return False
-    weights = [p for p in module._parameters.values() if p is not None]
-    parts = _PARTS.get(type(module), {})
-    return all([p.dtype == torch.float32 and p.is_cpu for p in weights]) and all(
-        [type(module.get_submodule(name)) in types for name, types in parts.items()]
-    )
+    for p in module._parameters.values():
+        if p is not None and (p.dtype != dtype or not p.is_cpu):
+            return False
+    return all([type(module._modules[name]) in types for name, types in _PARTS.get(type(module), {}).items()])
+
+
+def _are_plain(parts: Iterable[nn.Module], dtype: torch.dtype) -> bool:
+    """Whether all modules inside parts are plain. Blocks have hundreds of modules, which are checked in every call."""
+    is_packed, rest = False, list(parts)
+    while rest:
+        module = rest.pop()
+        if not _is_plain(module, dtype):
+            return False
+        is_packed = is_packed or type(module) in _PACKED
+        rest += module._modules.values()
+    # Batch norms are folded in float32. Packed weights are folded already, and the CPU has their precision.
+    return is_packed or dtype == torch.float32
 
 
 def can_fuse(parts: Iterable[nn.Module], x: torch.Tensor) -> bool:
-    """Whether parts may be computed by this file: ordinary inference in float32, and no hook sees their modules.
+    """Whether parts may be computed by this file: ordinary inference, and no hook sees their modules.
 
     Args:
         parts: Modules, of which all inner modules are checked as well.
@@ -68,13 +83,12 @@ def can_fuse(parts: Iterable[nn.Module], x: torch.Tensor) -> bool:
     """
     return (
         is_eager_inference(x)
-        and x.dtype == torch.float32
         and x.numel() >= _SMALL
         and HAS_ONEDNN
         and torch.backends.mkldnn.enabled
         and not torch.is_autocast_enabled('cpu')
         and not _has_any_global_hook()
-        and all(_is_plain(module) for part in parts for module in part.modules())
+        and _are_plain(parts, x.dtype)
     )
 
 
@@ -87,14 +101,14 @@ def _is_usual(conv: nn.Conv2d) -> bool:
 
 
 def _conv(conv: nn.Conv2d, norm: nn.Module, x: torch.Tensor, residual: torch.Tensor | None = None) -> torch.Tensor:
-    """norm(conv(x)), or residual + norm(conv(x))."""
-    act = _name_of(activation_of(norm))
-    is_norm_usual = type(norm) is nn.Identity or is_foldable(norm)
-    if not is_norm_usual or not _is_usual(conv) or act is None or (residual is not None and act[0] != 'none'):
+    """norm(conv(x)), or residual + norm(conv(x)). The norm may be the activation that is left of a folded norm."""
+    folds = type(conv) is nn.Conv2d and is_foldable(norm)
+    act = _name_of(activation_of(norm) if folds else norm)
+    if not _is_usual(conv) or act is None or (residual is not None and act[0] != 'none'):
         x = norm(conv(x))
         return x if residual is None else residual + x
     weight, bias = conv.weight, conv.bias
-    if type(norm) is not nn.Identity:
+    if folds:
         scale, shift = (t.float() for t in scale_and_shift(norm))
         weight = weight * scale.reshape(-1, 1, 1, 1)
         bias = shift if bias is None else torch.addcmul(shift, bias, scale)
@@ -114,15 +128,22 @@ def _linear(linear: nn.Linear, x: torch.Tensor, act: nn.Module) -> torch.Tensor:
     return x if _name_of(act) else act(x)
 
 
+def _activate(act: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    """act(x); overwrites x if the activation can."""
+    return F.silu(x, inplace=True) if type(act) is nn.SiLU else act(x)
+
+
 def _squeeze_excite(se: nn.Module, norm: nn.Module, x: torch.Tensor) -> torch.Tensor:
     """norm(se(x)); overwrites x."""
     if type(se) is nn.Identity or se.add_maxpool:
         return norm(se(x))
     gate = se.gate(se.fc2(se.act(se.bn(se.fc1(x.mean((2, 3), keepdim=True))))))
+    if type(norm) is BiasAct:
+        return _activate(norm.act, torch.addcmul(norm.bias, x, gate, out=x))
     if not is_foldable(norm):
         return norm(x.mul_(gate))
     scale, shift = (t.float().reshape(1, -1, 1, 1) for t in scale_and_shift(norm))
-    return activation_of(norm)(torch.addcmul(shift, x, gate * scale, out=x))
+    return _activate(activation_of(norm), torch.addcmul(shift, x, gate * scale, out=x))
 
 
 def _mbconv(block: MBConv, x: torch.Tensor) -> torch.Tensor:
@@ -157,8 +178,8 @@ def _layers(layers: list[nn.Module], x: torch.Tensor) -> torch.Tensor:
     layers = list(layers)
     while layers:
         layer = layers.pop(0)
-        if type(layer) is nn.Conv2d:
-            has_norm = layers and type(layers[0]) is not nn.Conv2d
+        if isinstance(layer, nn.Conv2d):
+            has_norm = layers and not isinstance(layers[0], nn.Conv2d)
             x = _conv(layer, layers.pop(0) if has_norm else nn.Identity(), x)
         else:
             x = layer(x)
@@ -172,7 +193,7 @@ def fused_layers(layers: list[nn.Module], x: torch.Tensor) -> torch.Tensor:
         layers: Modules of which `can_fuse` is true.
         x: (B, C, H, W).
     """
-    widest = max((layer.out_channels for layer in layers if type(layer) is nn.Conv2d), default=1)
+    widest = max((layer.out_channels for layer in layers if isinstance(layer, nn.Conv2d)), default=1)
     return in_parts(functools.partial(_layers, layers), x, x[0, 0].nbytes * widest / 4)
 
 

@@ -6,17 +6,20 @@ from torch import nn
 from .attention import Attention
 from .attention_core import GlobalCore, LinearAttention, PostBiasAttention, SoftmaxAttention
 from .exact import is_unchanged
-from .fusion import BATCH_NORMS
+from .expanded import ExpandedRelPos
+from .fusion import BATCH_NORMS, BiasAct
 from .layers import AvgPool2x2, Downsample, MaxPool2x2
+from .packed import PackedConv2d, PackedLinear
 from .rel_pos import NoRelPos, RelPosBias, RelPosMlp
 from .windows import WindowCore
 
 _OF_THE_NETWORK = (Downsample, Attention, AvgPool2x2, MaxPool2x2, RelPosBias, RelPosMlp, NoRelPos)
+_OPTIMIZED = (BiasAct, ExpandedRelPos, PackedConv2d, PackedLinear)
 _OF_ATTENTION = (GlobalCore, WindowCore, SoftmaxAttention, PostBiasAttention, LinearAttention)
 _OF_TIMM = (DropPath, LayerNorm2d, LayerScale2d, Mlp, SqueezeExcite)
 _OF_TORCH = (nn.Sequential, nn.Identity, nn.Dropout, nn.Conv2d, nn.Linear, nn.MaxPool2d)
 _ACTIVATIONS = (nn.SiLU, nn.ReLU, nn.GELU, GELU, Sigmoid)
-_KNOWN = frozenset((*_OF_THE_NETWORK, *_OF_ATTENTION, *_OF_TIMM, *_OF_TORCH, *_ACTIVATIONS))
+_KNOWN = frozenset((*_OF_THE_NETWORK, *_OPTIMIZED, *_OF_ATTENTION, *_OF_TIMM, *_OF_TORCH, *_ACTIVATIONS))
 
 
 def is_known(module: nn.Module, *others: type[nn.Module]) -> bool:

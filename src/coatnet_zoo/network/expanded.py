@@ -28,3 +28,7 @@ class ExpandedRelPos(nn.Module):
         if (height, width) == self.size:
             return self.bias.unsqueeze(0)
         return self.otherwise(height, width)
+
+    def table(self, height: int, width: int) -> torch.Tensor:
+        """The bias of all offsets, see `RelPosBias.table`."""
+        return self.otherwise.table(height, width)
