@@ -12,8 +12,9 @@ import timm
 import torch
 from safetensors.torch import save_file
 
-from coatnet_zoo import export_model, optimize_for_inference
+from coatnet_zoo import export_model, load_optimized, optimize_for_inference
 
+from . import fresh
 from .busy import busy_cores
 from .core import Row, compare, in_child
 from .inference import TOLERANCES, pair, precision_of
@@ -27,6 +28,9 @@ NEEDS = {'engines': ('onnx', 'onnxscript', 'onnxruntime', 'openvino', 'nncf', 't
 NEEDS['busy'] = NEEDS['engines']
 BUSY_BATCHES = [1, 8]
 _WEIGHTS, _ONNX, _OPENVINO, _INT8 = 'weights.safetensors', 'onnx', 'openvino', 'int8.xml'
+
+# By kind of model that is saved: its candidate.
+SAVED = {'compiled': 'ours saved fp32', 'int8': 'ours saved int8'}
 
 Call = Callable[[], torch.Tensor]
 
@@ -69,12 +73,14 @@ def write_networks(folder: str) -> dict:
 
 
 @contextlib.contextmanager
-def networks() -> Iterator[Path]:
-    """A temporary folder with the networks for all engines; they have the weights of `pair`."""
+def networks(compiled: bool) -> Iterator[Path]:
+    """A temporary folder with the networks for all engines, and ours saved; they have the weights of `pair`."""
     with tempfile.TemporaryDirectory() as folder:
         _, ours = pair()
         save_file(ours.state_dict(), Path(folder) / _WEIGHTS)
         in_child(write_networks, folder=folder)
+        for kind in SAVED if compiled else ():
+            in_child(fresh.save, kind=kind, file=f'{folder}/{_WEIGHTS}', folder=f'{folder}/{kind}')
         yield Path(folder)
 
 
@@ -139,7 +145,7 @@ def engine_candidates(folder: Path, images: torch.Tensor, threads: int) -> dict[
     return calls
 
 
-def torch_candidates(images: torch.Tensor, compiled: bool) -> dict[str, Call]:
+def torch_candidates(folder: Path, images: torch.Tensor, compiled: bool) -> dict[str, Call]:
     """timm's model in eager mode first, and ours."""
     theirs, ours = pair()
     theirs = theirs.to(memory_format=torch.channels_last)
@@ -148,6 +154,7 @@ def torch_candidates(images: torch.Tensor, compiled: bool) -> dict[str, Call]:
         models['ours compiled fp32'] = optimize_for_inference(ours, compile=True)
         integers = optimize_for_inference(ours, quantize='int8', calibration=calibration_images())
         models['ours compiled int8'] = integers
+        models |= {name: load_optimized(folder / kind) for kind, name in SAVED.items()}
     return {name: lambda model=model: model(images) for name, model in models.items()}
 
 
@@ -166,19 +173,20 @@ def engines(
 ) -> list[Row]:
     """Time all candidates at 224 pixels, while so many other processes keep one core busy each."""
     rows = []
-    with networks() as folder:
+    with networks(compiled) as folder:
         for batch in batches:
             torch._dynamo.reset()
             torch.manual_seed(0)
             images = torch.randn(batch, 3, 224, 224).to(memory_format=torch.channels_last)
-            calls = torch_candidates(images, compiled) | engine_candidates(folder, images, threads)
+            calls = torch_candidates(folder, images, compiled) | engine_candidates(folder, images, threads)
             for call in calls.values():  # compiles, which would take much longer on busy cores
                 call()
             with busy_cores(busy):
                 tolerances = {name: TOLERANCES[precision_of(name)] for name in calls}
                 measured = compare(part, f'batch {batch}', calls, rounds, tolerances, references(list(calls)))
             for row in measured:
-                if not busy and row.candidate.startswith(('timm', 'ours')):  # torch's profiler sees no other engine
+                # torch's profiler sees neither other engines nor machine code.
+                if not busy and row.candidate.startswith(('timm', 'ours')) and row.candidate not in SAVED.values():
                     row.profile = shares(calls[row.candidate])
             rows += measured
     return rows

@@ -19,6 +19,8 @@ _LABELS = {
     'ours optimised fp32': 'ours optimised',
     'ours compiled fp32': 'ours compiled',
     'ours compiled int8': 'ours int8',
+    'ours saved fp32': 'ours saved',
+    'ours saved int8': 'ours int8 saved',
     'timm compiled fp32': 'timm compiled',
     'onnxruntime fp32': 'ONNX Runtime',
     'OpenVINO fp32': 'OpenVINO',

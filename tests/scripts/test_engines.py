@@ -34,10 +34,11 @@ def test_engines_and_ours_are_timed_in_turn_on_busy_cores(count: int, monkeypatc
         loads.append(0)
 
     @contextmanager
-    def networks() -> Iterator[Path]:
+    def networks(compiled: bool) -> Iterator[Path]:
+        assert compiled
         yield Path('nowhere')
 
-    def ours(images: torch.Tensor, compiled: bool) -> dict[str, Callable[[], torch.Tensor]]:
+    def ours(_: Path, images: torch.Tensor, compiled: bool) -> dict[str, Callable[[], torch.Tensor]]:
         assert compiled
         calls = 'timm eager fp32', 'ours eager fp32', 'ours compiled int8'
         return {name: lambda: logits[: len(images)] + 0 for name in calls}
