@@ -103,11 +103,11 @@ REFUSED = {
     'edited': (lambda f: _flip(f / 'optimized.json'), 'optimized.json|not a folder of save_optimized'),
     'format': (lambda f: _rewrite(f, lambda r: r.update(format=9)), 'was saved by another version of coatnet-zoo'),
     'torch': (
-        lambda f: _rewrite(f, lambda r: r['machine'].update(torch='2.0.1')),
+        lambda f: _on_machine(f, torch='2.0.1'),
         r'code for torch 2.0.1, and here is',
     ),
     'cpu': (
-        lambda f: _rewrite(f, lambda r: r['machine'].update(avx9=True)),
+        lambda f: _on_machine(f, avx9=True),
         'code for avx9 True, and here is avx9 None',
     ),
     'no part': (lambda f: (f / 'stem.pt2').unlink(), r'cannot be loaded \(.*No such file'),

@@ -13,6 +13,7 @@ from .catalogue import local_file as local_file
 from .fetch import cached_weights as cached_weights
 from .fetch import fetch_weights as fetch_weights
 from .fetch import offline_config as offline_config
+from .integrity import digest_of as digest_of
 from .messages import sentence as sentence
 from .model_card import make_folder_card as make_folder_card
 from .releases import fetch_release as fetch_release

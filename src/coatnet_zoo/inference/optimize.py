@@ -95,7 +95,8 @@ def optimize_for_inference(
 def _optimize(
     model: CoAtNet, dtype: torch.dtype, compile: bool, calibration: torch.Tensor | None, keep_float: Sequence[str]
 ) -> OptimizedCoAtNet:
-    model, elements = fold(model, dtype, compile or calibration is not None)
+    compile = compile or calibration is not None
+    model, elements = fold(model, dtype, compile)
     model = OptimizedCoAtNet.adopt(model, None if calibration is None else tuple(calibration.shape[1:]))
     if elements:
         _optimize_for_cpu(model, elements, compile, calibration, keep_float)
@@ -119,7 +120,7 @@ def fold(model: CoAtNet, dtype: torch.dtype, compile: bool) -> tuple[CoAtNet, li
     is_known = [unknown_module(part) is None for part in parts]
     model = reparameterize_model(model, inplace=True)
     _replace_attention(model, by_rows=on_cpu and compile, largest=_KEPT if on_cpu and not compile else MAX_EXPANDED)
-    model.eval().requires_grad_(False)
+    model.eval().requires_grad_(False)  # also the modules that were made here
     elements = _largest_activations(model, is_known) if on_cpu else []
     model.to(dtype=dtype, memory_format=torch.channels_last)
     return model, elements
@@ -177,7 +178,6 @@ def _optimize_for_cpu(
     keep_float: Sequence[str],
 ) -> None:
     """Quantise and compile the stem and the stages, or pack them; and let them compute a few images at a time."""
-    compile = compile or calibration is not None
     if compile:
         add_channel(model.stem)
     parts = [model.stem, *model.stages]

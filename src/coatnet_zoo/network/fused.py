@@ -53,7 +53,7 @@ _PARTS = {
 
 def _is_plain(module: nn.Module, dtype: torch.dtype) -> bool:
     """Whether a module is known, in evaluation mode and in a precision on the CPU."""
-    if module.training or not is_known(module, MBConv, TransformerBlock):
+    if not is_known(module, MBConv, TransformerBlock) or module.training:
         return False
     for p in module._parameters.values():
         if p is not None and (p.dtype != dtype or not p.is_cpu):

@@ -26,14 +26,16 @@ class _Packed:
 class PackedConv2d(_Packed, nn.Conv2d):
     """A convolution with packed weights; see `pack_layer`."""
 
+    @property
+    def _geometry(self) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int], int]:
+        return self.padding, self.stride, self.dilation, self.groups
+
     def _pack(self, weight: torch.Tensor) -> torch.Tensor:
-        geometry = (self.padding, self.stride, self.dilation, self.groups)
-        return torch.ops.mkldnn._reorder_convolution_weight(weight, *geometry)
+        return torch.ops.mkldnn._reorder_convolution_weight(weight, *self._geometry)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, C, H, W) -> (B, C_out, H_out, W_out), channels last."""
-        geometry = (self.padding, self.stride, self.dilation, self.groups)
-        return torch.ops.mkldnn._convolution_pointwise(x, self.weight, self.bias, *geometry, 'none', [], '')
+        return torch.ops.mkldnn._convolution_pointwise(x, self.weight, self.bias, *self._geometry, 'none', [], '')
 
 
 class PackedLinear(_Packed, nn.Linear):
