@@ -1,9 +1,11 @@
 """Saved models: machine code that gives the same logits, and folders that are refused in one sentence."""
 
 import copy
+import hashlib
 import json
 import pickle
 import shutil
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,7 +16,7 @@ from peers import relative_error
 from torch import nn
 
 from coatnet_zoo import CheckpointError, load_optimized, optimize_for_inference, save_optimized
-from coatnet_zoo.inference import saved
+from coatnet_zoo.inference import machine_code, optimized, saved, streams
 
 needs_compiler = pytest.mark.skipif(shutil.which('g++') is None, reason='needs a C++ compiler')
 SMALL = dict(embed_dim=(16,), depths=(1,), block_types='T', dim_head=16, img_size=32, num_classes=7)
@@ -54,6 +56,41 @@ def test_a_saved_model_gives_the_same_logits(model: nn.Module, folder: Path) -> 
     assert all(relative_error(a, b) < 1e-5 for a, b in zip(ours, theirs, strict=True))
     assert timm.data.resolve_model_data_config(loaded) == timm.data.resolve_model_data_config(model)
     assert (loaded.num_classes, loaded.feature_info, loaded.num_features) == (7, model.feature_info, 16)
+
+
+@torch.inference_mode()
+def test_threads_of_one_core_compute_parts_of_a_batch(
+    model: nn.Module, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded, images, called = load_optimized(folder), torch.randn(9, 1, 32, 32), []
+    monkeypatch.setattr(
+        optimized, 'on_streams', lambda function, x: (called.append(len(x)), streams.on_streams(function, x))[1]
+    )
+    before = torch.get_num_threads()
+    try:
+        for threads in (2, 3):  # the code was loaded for `before` threads; the others wait
+            torch.set_num_threads(threads)
+            assert relative_error(loaded(images), model(images)) < 1e-5
+    finally:
+        torch.set_num_threads(before)
+    assert called == [9, 9]
+
+
+@torch.inference_mode()
+def test_code_that_calls_python_is_called_by_torch(
+    model: nn.Module, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Operators that are called through Python are listed beside the library."""
+    for names, found in (('a.so a.cpp', 'a.so'), ('a.so a.json', None), ('a.so b.so', None), ('a.pyd', None)):
+        file = tmp_path / 'package.pt2'
+        with zipfile.ZipFile(file, 'w') as package:
+            for name in names.split():
+                package.writestr(name, '')
+        assert machine_code._library_in(file) == found
+    monkeypatch.setattr(machine_code, '_library_in', lambda _: None)
+    loaded, images = load_optimized(folder), torch.randn(9, 1, 32, 32)
+    assert not loaded.streams
+    assert relative_error(loaded(images), model(images)) < 1e-5
 
 
 def test_a_saved_model_takes_one_size(folder: Path) -> None:
@@ -113,6 +150,13 @@ REFUSED = {
     'no part': (lambda f: (f / 'stem.pt2').unlink(), r'cannot be loaded \(.*No such file'),
     'cut part': (lambda f: (f / 'stem.pt2').write_bytes(b'PK'), 'stem.pt2 in .* has changed since'),
     'damaged part': (lambda f: _flip(f / 'stages.0.pt2'), 'stages.0.pt2 in .* has changed since'),
+    'other part': (
+        lambda f: (
+            (f / 'stem.pt2').write_bytes(b'PK'),
+            _rewrite(f, lambda r: r['files'].update({'stem.pt2': hashlib.sha256(b'PK').hexdigest()})),
+        ),
+        r'cannot be loaded \(File is not a zip file\)',
+    ),
     'damaged head': (lambda f: _flip(f / 'head.safetensors'), 'head.safetensors in .* has changed since'),
 }
 

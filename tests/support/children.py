@@ -25,6 +25,8 @@ except HubError as e:
 print('torch' in sys.modules, time.monotonic() - start)
 """
 
+_started: list[subprocess.Popen] = []
+
 
 def start_fetch(repo: str, cache: Path, largest: int = 0, **env: str) -> subprocess.Popen:
     """Start fetching a file.
@@ -35,13 +37,23 @@ def start_fetch(repo: str, cache: Path, largest: int = 0, **env: str) -> subproc
         largest: Size in bytes at which writing a file fails, as on a full disk; 0 for none.
         **env: Environment variables.
     """
-    return subprocess.Popen(
+    process = subprocess.Popen(
         [sys.executable, '-c', _FETCH, repo, str(cache), str(largest)],
         env={**os.environ, **env},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
+    _started.append(process)
+    return process
+
+
+def kill_fetches() -> None:
+    """Kill what `start_fetch` has started and a failed test has left, which would disturb the next test."""
+    for process in _started:
+        process.kill()
+        process.communicate()
+    _started.clear()
 
 
 def result_of(process: subprocess.Popen) -> tuple[str, float]:

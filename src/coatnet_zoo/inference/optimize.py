@@ -191,5 +191,5 @@ def _optimize_for_cpu(
     model.stem = parts[0]
     for i, part in enumerate(parts[1:]):
         model.stages[i] = part  # the sequence itself may have hooks
-    # Threads would need compiled parts of more sizes and for other numbers of cores, and are not faster on free cores.
+    # Threads would need compiled parts of more sizes and for other numbers of cores. Saved models have such parts.
     model.streams = not compile and None not in elements and unknown_module(model.norm) is None

@@ -6,6 +6,8 @@ import torch
 import torch._inductor.config
 from torch import nn
 
+from .machine_code import MachineCode
+
 
 def write_package(part: nn.Module, images: torch.Tensor, file: Path) -> None:
     """Compile a module for the processor of this machine, with its weights as constants.
@@ -32,13 +34,15 @@ class Package(nn.Module):
         dtype: The precision of the inputs.
 
     Raises:
-        RuntimeError: If the code cannot be loaded.
+        RuntimeError: If the code does not start.
+        OSError: If the code cannot be read or copied.
+        BadZipFile: If the file is not a package.
     """
 
     def __init__(self, file: Path, shape: tuple[int, int, int], dtype: torch.dtype) -> None:
         super().__init__()
         self.file, self.shape, self.dtype = file, shape, dtype
-        self.code = torch._inductor.aoti_load_package(str(file))
+        self.code = MachineCode(file)
 
     def __reduce__(self) -> tuple[type['Package'], tuple[Path, tuple[int, int, int], torch.dtype]]:
         # Machine code cannot be copied or pickled; copies load the file again.

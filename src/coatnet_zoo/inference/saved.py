@@ -12,6 +12,7 @@ import platform
 import sys
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import torch
 from safetensors import SafetensorError
@@ -87,7 +88,7 @@ def load_optimized(path: str | os.PathLike) -> OptimizedCoAtNet:
             if digest_of(folder / name, checksum) != checksum:
                 raise CheckpointError(f'{name} in {shown(folder)} has changed since it was saved; {_AGAIN}.')
         return _load(folder, record)
-    except (OSError, SafetensorError, RuntimeError, KeyError, TypeError, ValueError) as e:
+    except (OSError, BadZipFile, SafetensorError, RuntimeError, KeyError, TypeError, ValueError) as e:
         if isinstance(e, CheckpointError):
             raise
         raise CheckpointError(f'{shown(folder)} cannot be loaded ({shown(first_line(e))}); {_AGAIN}.') from e
@@ -232,8 +233,10 @@ def _load(folder: Path, record: dict[str, Any]) -> OptimizedCoAtNet:
     around.load_state_dict(weights, assign=True)
     model = OptimizedCoAtNet.adopt(model, tuple(record['image_shape']))
     model.device = torch.device('cpu')
+    model.streams = True
     for name, part in record['parts'].items():
         package = Package(folder.resolve() / f'{name}.pt2', tuple(part['shape']), model.dtype)
+        model.streams = model.streams and package.code.is_parallel
         model.set_submodule(name, MicroBatched(package, part['elements'], equal=False).eval())
     model.pretrained_cfg = {k: tuple(v) if isinstance(v, list) else v for k, v in record['pretrained_cfg'].items()}
     model.default_cfg = model.pretrained_cfg
