@@ -184,13 +184,13 @@ def matmul_peak(precision: str, device: str) -> float:
     return 2 * size**3 / min(seconds)
 
 
-def growth_memory(name: str, size: int, threads: int) -> dict:
-    """Peak memory of one image through timm's model or our optimised model; for a child process."""
+def growth_memory(name: str, size: int, threads: int, optimised: bool) -> dict:
+    """Peak memory of one image through a model, as it is created or optimised; for a child process."""
 
     def build() -> tuple[nn.Module, torch.Tensor]:
         model = timm.create_model(name, img_size=size).eval().to(memory_format=torch.channels_last)
         images = torch.randn(1, 3, size, size).to(memory_format=torch.channels_last)
-        return optimize_for_inference(model) if name == 'coatnet_1' else model, images
+        return optimize_for_inference(model) if optimised else model, images
 
     return forward_memory(build, threads)
 
@@ -200,16 +200,20 @@ def growth(rounds: int, threads: int) -> list[Row]:
     """Time and peak memory of one image at growing sizes on the CPU."""
     rows = []
     for size in SIZES:
-        theirs, ours = pair(size)
-        theirs = theirs.to(memory_format=torch.channels_last)
-        ours = optimize_for_inference(ours)
+        theirs, ours = (model.to(memory_format=torch.channels_last) for model in pair(size))
+        optimized = optimize_for_inference(ours)
         images = torch.randn(1, 3, size, size).to(memory_format=torch.channels_last)
         candidates = {
             'timm eager fp32': lambda m=theirs, x=images: m(x),
-            'ours optimised fp32': lambda m=ours, x=images: m(x),
+            'ours eager fp32': lambda m=ours, x=images: m(x),
+            'ours optimised fp32': lambda m=optimized, x=images: m(x),
         }
         measured = compare('growth', f'{size} px', candidates, rounds)
-        for row, name in zip(measured, ('coatnet_1_rw_224', 'coatnet_1'), strict=True):
-            row.memory = in_child(growth_memory, name=name, size=size, threads=threads)['memory']
+        for row in measured:
+            model = dict(
+                name='coatnet_1' if row.candidate.startswith('ours') else 'coatnet_1_rw_224',
+                optimised='optimised' in row.candidate,
+            )
+            row.memory = in_child(growth_memory, size=size, threads=threads, **model)['memory']
         rows += measured
     return rows

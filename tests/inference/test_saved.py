@@ -16,7 +16,7 @@ from peers import relative_error
 from torch import nn
 
 from coatnet_zoo import CheckpointError, load_optimized, optimize_for_inference, save_optimized
-from coatnet_zoo.inference import machine_code, optimized, saved, streams
+from coatnet_zoo.inference import machine_code, optimized, package, saved, streams
 
 needs_compiler = pytest.mark.skipif(shutil.which('g++') is None, reason='needs a C++ compiler')
 SMALL = dict(embed_dim=(16,), depths=(1,), block_types='T', dim_head=16, img_size=32, num_classes=7)
@@ -76,20 +76,26 @@ def test_threads_of_one_core_compute_parts_of_a_batch(
     assert called == [9, 9]
 
 
-@torch.inference_mode()
-def test_code_that_calls_python_is_called_by_torch(
-    model: nn.Module, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_code_that_calls_python_stays_in_its_package(tmp_path: Path) -> None:
     """Operators that are called through Python are listed beside the library."""
-    for names, found in (('a.so a.cpp', 'a.so'), ('a.so a.json', None), ('a.so b.so', None), ('a.pyd', None)):
-        file = tmp_path / 'package.pt2'
-        with zipfile.ZipFile(file, 'w') as package:
+    for names, found in (('a.so a.cpp', 'part.so'), ('a.so a.json', 'part.pt2'), ('a.so b.so', 'part.pt2')):
+        with zipfile.ZipFile(tmp_path / 'part.pt2', 'w') as content:
             for name in names.split():
-                package.writestr(name, '')
-        assert machine_code._library_in(file) == found
-    monkeypatch.setattr(machine_code, '_library_in', lambda _: None)
-    loaded, images = load_optimized(folder), torch.randn(9, 1, 32, 32)
-    assert not loaded.streams
+                content.writestr(name, name)
+        assert machine_code.take_library(tmp_path / 'part.pt2').name == found
+        assert (tmp_path / 'part.pt2').exists() == (found == 'part.pt2')
+    assert (tmp_path / 'part.so').read_text() == 'a.so'
+
+
+@needs_compiler
+@torch.inference_mode()
+def test_packages_are_called_by_torch(
+    model: nn.Module, compiled: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(package, 'take_library', lambda file: file)
+    save_optimized(compiled, tmp_path / 'new')
+    loaded, images = load_optimized(tmp_path / 'new'), torch.randn(9, 1, 32, 32)
+    assert not loaded.streams and type(loaded.stem.module.code._call).__module__.startswith('torch')
     assert relative_error(loaded(images), model(images)) < 1e-5
 
 
@@ -97,7 +103,7 @@ def test_a_saved_model_takes_one_size(folder: Path) -> None:
     loaded = load_optimized(folder)
     with pytest.raises(ValueError, match=r'takes only images of \(1, 32, 32\), got \(1, 64, 64\); resize'):
         loaded(torch.zeros(1, 1, 64, 64))
-    with pytest.raises(ValueError, match=r'stages.0.pt2 takes tensors of torch.float32 of .* got torch.float64'):
+    with pytest.raises(ValueError, match=r'stages.0.so takes tensors of torch.float32 of .* got torch.float64'):
         loaded.stages[0](torch.zeros(1, 64, 16, 16, dtype=torch.float64))
     with pytest.raises(RuntimeError, match='cannot be trained'):
         loaded.train()
@@ -147,15 +153,15 @@ REFUSED = {
         lambda f: _on_machine(f, avx9=True),
         'code for avx9 True, and here is avx9 None',
     ),
-    'no part': (lambda f: (f / 'stem.pt2').unlink(), r'cannot be loaded \(.*No such file'),
-    'cut part': (lambda f: (f / 'stem.pt2').write_bytes(b'PK'), 'stem.pt2 in .* has changed since'),
-    'damaged part': (lambda f: _flip(f / 'stages.0.pt2'), 'stages.0.pt2 in .* has changed since'),
+    'no part': (lambda f: (f / 'stem.so').unlink(), r'cannot be loaded \(.*No such file'),
+    'cut part': (lambda f: (f / 'stem.so').write_bytes(b'PK'), 'stem.so in .* has changed since'),
+    'damaged part': (lambda f: _flip(f / 'stages.0.so'), 'stages.0.so in .* has changed since'),
     'other part': (
         lambda f: (
-            (f / 'stem.pt2').write_bytes(b'PK'),
-            _rewrite(f, lambda r: r['files'].update({'stem.pt2': hashlib.sha256(b'PK').hexdigest()})),
+            (f / 'stem.so').write_bytes(b'PK'),
+            _rewrite(f, lambda r: r['files'].update({'stem.so': hashlib.sha256(b'PK').hexdigest()})),
         ),
-        r'cannot be loaded \(File is not a zip file\)',
+        r'cannot be loaded \(.*stem\.so',
     ),
     'damaged head': (lambda f: _flip(f / 'head.safetensors'), 'head.safetensors in .* has changed since'),
 }
@@ -221,7 +227,7 @@ def test_a_compiler_that_fails_leaves_nothing(
     monkeypatch.setattr(saved, 'write_package', fail)
     with pytest.raises(CheckpointError, match=r'the stem .* cannot be compiled \(no compiler\); .* needs g\+\+'):
         save_optimized(compiled, tmp_path / 'new')
-    monkeypatch.setattr(saved, 'write_package', lambda part, images, file: file.touch())
+    monkeypatch.setattr(saved, 'write_package', lambda part, images, file: file)
     monkeypatch.setattr(saved, 'Package', WrongCode)
     with pytest.raises(CheckpointError, match=r'made wrong code for this model \(stem differs by \d+%\)'):
         save_optimized(compiled, tmp_path / 'new')

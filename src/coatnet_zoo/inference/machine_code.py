@@ -5,8 +5,8 @@ torch's own loader holds the lock while the code computes. ctypes calls the same
 
 import ctypes
 import functools
+import shutil
 import sys
-import tempfile
 import weakref
 import zipfile
 from collections.abc import Callable
@@ -15,20 +15,34 @@ from typing import Any
 
 import torch
 
+_LIBRARY = '.so'
 _CONVERSIONS = ('unsafe_alloc_void_ptrs_from_tensors', 'alloc_tensors_by_stealing_from_void_ptrs')
 
 
-def _library_in(file: Path) -> str | None:
-    """The name of the shared library in a package; None if only torch's loader can call the library."""
+def take_library(package: Path) -> Path:
+    """Replace a package by the shared library that is in the package, unless only torch's loader can call that.
+
+    A library needs no copy to be loaded, and all models and processes that load the library share its weights.
+
+    Args:
+        package: A package of AOTInductor, `*.pt2`.
+
+    Returns:
+        The library, `*.so`, in the same folder; or the package.
+    """
     if sys.platform == 'win32' or not all(hasattr(torch._C._aoti, name) for name in _CONVERSIONS):
-        return None
-    with zipfile.ZipFile(file) as package:
-        names = package.namelist()
-    libraries = [name for name in names if name.endswith('.so')]
-    # A table beside the library lists operators that are called through Python.
-    if len(libraries) != 1 or libraries[0].removesuffix('.so') + '.json' in names:
-        return None
-    return libraries[0]
+        return package
+    library = package.with_suffix(_LIBRARY)
+    with zipfile.ZipFile(package) as content:
+        names = content.namelist()
+        libraries = [name for name in names if name.endswith(_LIBRARY)]
+        # A table beside the library lists operators that are called through Python.
+        if len(libraries) != 1 or libraries[0].removesuffix(_LIBRARY) + '.json' in names:
+            return package
+        with content.open(libraries[0]) as source, library.open('wb') as target:
+            shutil.copyfileobj(source, target)
+    package.unlink()
+    return library
 
 
 @functools.cache
@@ -40,32 +54,26 @@ def _capsules() -> tuple[Callable[..., Any], Callable[..., Any]]:
 
 
 class MachineCode:
-    """The function of one tensor that a package computes.
+    """The function of one tensor that a library or a package computes.
 
     Args:
-        file: A package of AOTInductor, whose code is executed.
+        file: A file of `take_library`, whose code is executed.
 
     Raises:
         RuntimeError: If the code does not start.
-        OSError: If the code cannot be read or copied.
-        BadZipFile: If the file is not a package.
+        OSError: If the code cannot be read.
     """
 
     def __init__(self, file: Path) -> None:
-        library = _library_in(file)
-        self.is_parallel = library is not None
+        self.is_parallel = file.suffix == _LIBRARY
         """Whether threads can compute at the same time."""
-        if library is None:
+        if not self.is_parallel:
             self._call = torch._inductor.aoti_load_package(str(file))
             return
-        # A file that is loaded twice is one library, so every call makes a file of its own.
-        with tempfile.TemporaryDirectory(prefix='coatnet_zoo_') as folder, zipfile.ZipFile(file) as package:
-            code = ctypes.CDLL(package.extract(library, folder))
-            container = ctypes.c_void_p()
-            threads = ctypes.c_size_t(torch.get_num_threads())
-            create = code.AOTInductorModelContainerCreateWithDevice
-            if create(ctypes.byref(container), threads, b'cpu', None):
-                raise RuntimeError(f'The code in {file.name} does not start.')
+        code, container = ctypes.CDLL(str(file)), ctypes.c_void_p()
+        threads = ctypes.c_size_t(torch.get_num_threads())
+        if code.AOTInductorModelContainerCreateWithDevice(ctypes.byref(container), threads, b'cpu', None):
+            raise RuntimeError(f'the code in {file.name} does not start')
         weakref.finalize(self, code.AOTInductorModelContainerDelete, container)
         self._call = functools.partial(self._run, code.AOTInductorModelContainerRun, container)
 

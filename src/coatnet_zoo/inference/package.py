@@ -6,23 +6,27 @@ import torch
 import torch._inductor.config
 from torch import nn
 
-from .machine_code import MachineCode
+from .machine_code import MachineCode, take_library
 
 
-def write_package(part: nn.Module, images: torch.Tensor, file: Path) -> None:
+def write_package(part: nn.Module, images: torch.Tensor, file: Path) -> Path:
     """Compile a module for the processor of this machine, with its weights as constants.
 
     Args:
         part: (B, C, H, W) -> (B, C', H', W'), on the CPU.
         images: An input, with channels last, of more than one image; torch.export treats a dimension of 1 as a
             constant. The machine code takes any number of images of this size.
-        file: The file to write, `*.pt2`.
+        file: The package to write, `*.pt2`.
+
+    Returns:
+        The file with the code, see `take_library`.
     """
     # Without dynamic threads, the code computes with the number of threads that the compiling process has.
     settings = torch._inductor.config.patch({'freezing': True, 'cpp.dynamic_threads': True})
     with torch.no_grad(), settings:
         program = torch.export.export(part, (images,), dynamic_shapes=({0: torch.export.Dim('batch', min=1)},))
         torch._inductor.aoti_compile_and_package(program, package_path=str(file))
+    return take_library(file)
 
 
 class Package(nn.Module):
@@ -35,8 +39,7 @@ class Package(nn.Module):
 
     Raises:
         RuntimeError: If the code does not start.
-        OSError: If the code cannot be read or copied.
-        BadZipFile: If the file is not a package.
+        OSError: If the code cannot be read.
     """
 
     def __init__(self, file: Path, shape: tuple[int, int, int], dtype: torch.dtype) -> None:

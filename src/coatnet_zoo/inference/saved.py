@@ -12,7 +12,6 @@ import platform
 import sys
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import torch
 from safetensors import SafetensorError
@@ -31,7 +30,7 @@ from .optimized import OptimizedCoAtNet
 from .package import Package, write_package
 from .quantize import named_parts
 
-_RECORD, _HEAD, _FORMAT = 'optimized.json', 'head.safetensors', 1
+_RECORD, _HEAD, _FORMAT = 'optimized.json', 'head.safetensors', 2
 # Bytes. Labels of 100,000 classes have about 5 MB.
 _LARGEST_RECORD = 1 << 25
 _LIKE_SHA256 = '0' * 64
@@ -88,7 +87,7 @@ def load_optimized(path: str | os.PathLike) -> OptimizedCoAtNet:
             if digest_of(folder / name, checksum) != checksum:
                 raise CheckpointError(f'{name} in {shown(folder)} has changed since it was saved; {_AGAIN}.')
         return _load(folder, record)
-    except (OSError, BadZipFile, SafetensorError, RuntimeError, KeyError, TypeError, ValueError) as e:
+    except (OSError, SafetensorError, RuntimeError, KeyError, TypeError, ValueError) as e:
         if isinstance(e, CheckpointError):
             raise
         raise CheckpointError(f'{shown(folder)} cannot be loaded ({shown(first_line(e))}); {_AGAIN}.') from e
@@ -176,10 +175,10 @@ def _write(model: OptimizedCoAtNet, folder: Path) -> None:
     described, parts = _describe(model), {}
     images = torch.rand(2, *described['image_shape']).to(dtype=model.dtype, memory_format=torch.channels_last)
     for name, part in named_parts(model).items():
-        file, frozen = folder / f'{name}.pt2', part.module
+        frozen = part.module
         with say_if_slow(f'Compiling {frozen.name} of the model'), torch.no_grad():
-            _compile(frozen, images, file)
-            parts[name] = dict(shape=tuple(images.shape[1:]), elements=part.elements)
+            file = _compile(frozen, images, folder / f'{name}.pt2')
+            parts[name] = dict(file=file.name, shape=tuple(images.shape[1:]), elements=part.elements)
             outputs = frozen.module(images)
             _check_code(Package(file, parts[name]['shape'], model.dtype), images, outputs)
         images = outputs
@@ -191,9 +190,9 @@ def _write(model: OptimizedCoAtNet, folder: Path) -> None:
     (folder / _RECORD).write_text(json.dumps({**record, 'checksum': _checksum_of(record)}, indent=1), encoding='utf-8')
 
 
-def _compile(part: Frozen, images: torch.Tensor, file: Path) -> None:
+def _compile(part: Frozen, images: torch.Tensor, file: Path) -> Path:
     try:
-        write_package(part.module, images, file)
+        return write_package(part.module, images, file)
     except Exception as e:  # the compiler raises exceptions of many classes
         raise CheckpointError(
             f'{part.name} of the model cannot be compiled ({shown(first_line(e))}); the compiler needs g++ or another '
@@ -235,7 +234,7 @@ def _load(folder: Path, record: dict[str, Any]) -> OptimizedCoAtNet:
     model.device = torch.device('cpu')
     model.streams = True
     for name, part in record['parts'].items():
-        package = Package(folder.resolve() / f'{name}.pt2', tuple(part['shape']), model.dtype)
+        package = Package(folder.resolve() / part['file'], tuple(part['shape']), model.dtype)
         model.streams = model.streams and package.code.is_parallel
         model.set_submodule(name, MicroBatched(package, part['elements'], equal=False).eval())
     model.pretrained_cfg = {k: tuple(v) if isinstance(v, list) else v for k, v in record['pretrained_cfg'].items()}
