@@ -1,6 +1,6 @@
 """Saving compiled models as a folder of machine code, and loading them without compiling.
 
-The folder has a package of AOTInductor for the stem and for each stage, the weights of the head, and a record of the
+The folder has the code of AOTInductor for the stem and for each stage, the weights of the head, and a record of the
 model and of the machine.
 """
 
