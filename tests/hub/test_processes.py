@@ -82,9 +82,9 @@ def test_eight_processes_download_once(served: HubServer, fresh_cache: Path) -> 
 
 def test_one_of_several_is_killed(served: HubServer, fresh_cache: Path) -> None:
     """The next one takes over and goes on."""
-    served.rate = 8e6
+    served.rate = 5e6
     processes = [start_fetch(REPO, fresh_cache) for _ in range(3)]
-    until(lambda: bool(partial_of(fresh_cache)))
+    until(lambda: served.count('HEAD') >= 3 and bool(partial_of(fresh_cache)))
     killed = next(p for p in processes if _holds(p, f'{DIGEST}.incomplete'))
     killed.kill()
     killed.communicate()

@@ -232,11 +232,10 @@ def _load(folder: Path, record: dict[str, Any]) -> OptimizedCoAtNet:
     around.load_state_dict(weights, assign=True)
     model = OptimizedCoAtNet.adopt(model, tuple(record['image_shape']))
     model.device = torch.device('cpu')
-    model.streams = True
     for name, part in record['parts'].items():
         package = Package(folder.resolve() / part['file'], tuple(part['shape']), model.dtype)
-        model.streams = model.streams and package.code.is_parallel
         model.set_submodule(name, MicroBatched(package, part['elements'], equal=False).eval())
+    model.streams = all(part.module.code.is_parallel for part in named_parts(model).values())
     model.pretrained_cfg = {k: tuple(v) if isinstance(v, list) else v for k, v in record['pretrained_cfg'].items()}
     model.default_cfg = model.pretrained_cfg
     return model
