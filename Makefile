@@ -4,13 +4,16 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test soak clients lint tables docs docs-serve wheel clean
+.PHONY: demo test slow soak clients lint tables docs docs-serve wheel clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python scripts/demo.py
 
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+
+slow: $(VENV)/.installed
+	COATNET_SLOW=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 soak: $(VENV)/.installed
 	COATNET_SOAK=100000 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 tests/checkpoints tests/robustness -k fuzz
@@ -38,7 +41,8 @@ wheel: $(VENV)/.installed
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "coatnet-zoo needs Python 3.10 or newer; set PYTHON=")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --editable '.[test]'
+	$(BIN)/python -m pip install --no-compile --editable '.[test]'
+	$(BIN)/python -m compileall -qq -j 0 $(VENV) || true  # pip would compile on one core; some files cannot be compiled
 	touch $@
 
 $(VENV)/.docs: $(VENV)/.installed

@@ -16,6 +16,27 @@ from pathlib import Path
 from typing import Any
 
 
+def check_script(script: str | os.PathLike) -> str:
+    """Check that a script exists, before the models are imported, which takes seconds.
+
+    Args:
+        script: A Python file.
+
+    Returns:
+        The path as text.
+
+    Raises:
+        SystemExit: With a message, if the script does not exist.
+    """
+    script = os.fspath(script)
+    if not os.path.isfile(script):
+        sys.exit(
+            f"There is no script {script!r}; timm's scripts are in its repository, "
+            'https://github.com/huggingface/pytorch-image-models, not in its wheel.'
+        )
+    return script
+
+
 def run_script(script: str | os.PathLike, args: Sequence[str] = ()) -> None:
     """Run a script as `python SCRIPT ARGS...` would, with the models of this package registered.
 
@@ -31,12 +52,7 @@ def run_script(script: str | os.PathLike, args: Sequence[str] = ()) -> None:
     Raises:
         SystemExit: With a message, if the script does not exist.
     """
-    script = os.fspath(script)
-    if not os.path.isfile(script):
-        sys.exit(
-            f"There is no script {script!r}; timm's scripts are in its repository, "
-            'https://github.com/huggingface/pytorch-image-models, not in its wheel.'
-        )
+    script = check_script(script)
     path = os.path.abspath(script)
     if not getattr(sys.flags, 'safe_path', False):  # python -P, since 3.11
         sys.path[0] = os.path.dirname(os.path.realpath(script))

@@ -143,16 +143,6 @@ def test_offline_and_at_once(args: list[str], hub: HubServer) -> None:
     assert hub.requests == []
 
 
-def test_other_commands_have_the_models(tmp_path: Path) -> None:
-    """`run` registers them, although the command itself has not imported the package."""
-    (tmp_path / 'script.py').write_text("import timm; print(timm.create_model('coatnet_atto').cfg.impl)")
-    done = subprocess.run(
-        [sys.executable, '-m', 'coatnet_zoo_command', 'run', str(tmp_path / 'script.py')],
-        capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
-    assert done.stdout == 'paper\n', done.stderr
-
-
 # pull and verify
 
 

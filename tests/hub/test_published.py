@@ -10,6 +10,7 @@ import timm
 import torch
 from empty_weights import empty_weights
 from hub_server import HubServer, assert_only_safetensors
+from long_tests import slow
 from peers import assert_close, random_images, timm_peer
 from torch import nn
 
@@ -37,15 +38,29 @@ OTHERS = {
     'coatnet_2.rmlp_sw_in12k_ft_in1k': 'coatnet_rmlp_2_rw_224.sw_in12k_ft_in1k',
     'coatnet_2.rmlp_sw_in12k_ft_in1k_384': 'coatnet_rmlp_2_rw_384.sw_in12k_ft_in1k',
 }
-# One of each implementation, the other size, and the default of most.
+# One of each implementation, and the default of most; in long runs, the other size.
 LOGITS = {
     'coatnet_nano',
     'coatnet_nano.rmlp_sw_in1k',
     'coatnet_0.bn_sw_in1k',
     'coatnet_1',
     'coatnet_1.rmlp2_sw_in12k_ft_in1k',
-    'coatnet_2.rmlp_sw_in12k_ft_in1k_384',
 }
+LONG_LOGITS = {'coatnet_2.rmlp_sw_in12k_ft_in1k_384'}
+# Networks that are above already, with other weights, and the largest network.
+LONG_FILES = {
+    'coatnet_1.rmlp_sw_in1k',
+    'coatnet_1.rmlp2_sw_in12k',
+    'coatnet_2.sw_in12k',
+    'coatnet_2.rmlp_sw_in12k',
+    'coatnet_2.rmlp_sw_in12k_ft_in1k',
+    'coatnet_3',
+}
+
+
+def split(names: set[str], long: set[str]) -> list:
+    """The names as parameters of a test."""
+    return [pytest.param(name, marks=slow) if name in long else name for name in sorted(names)]
 
 
 def publish(hub: HubServer, name: str, model: nn.Module, folder: Path) -> None:
@@ -54,7 +69,7 @@ def publish(hub: HubServer, name: str, model: nn.Module, folder: Path) -> None:
     hub.add_repo(f'timm/{name}', {SAFE: folder / SAFE, BIN: b'not to be fetched'})
 
 
-@pytest.mark.parametrize('name', sorted(LOGITS))
+@pytest.mark.parametrize('name', split(LOGITS | LONG_LOGITS, LONG_LOGITS))
 @torch.inference_mode()
 def test_logits_are_those_of_timm(name: str, hub: HubServer, fresh_cache: Path) -> None:
     timm_name = {**DEFAULTS, **OTHERS}[name]
@@ -72,7 +87,7 @@ def test_logits_are_those_of_timm(name: str, hub: HubServer, fresh_cache: Path) 
     assert_only_safetensors(hub, f'timm/{timm_name}')
 
 
-@pytest.mark.parametrize('name', sorted({*DEFAULTS, *OTHERS} - LOGITS))
+@pytest.mark.parametrize('name', split({*DEFAULTS, *OTHERS} - LOGITS - LONG_LOGITS, LONG_FILES))
 def test_every_other_file_of_timms_is_taken_whole(name: str, hub: HubServer, fresh_cache: Path, tmp_path: Path) -> None:
     """Logits of these networks are compared in tests/network, so zeros in timm's shapes are enough here."""
     timm_name = {**DEFAULTS, **OTHERS}[name]

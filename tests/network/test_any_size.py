@@ -219,15 +219,6 @@ def test_compiled_models_recompile_at_most_twice_over_five_sizes(impl: str, dyna
     assert counter.frame_count <= 1 + 2
 
 
-@torch.no_grad()
-def test_compiled_by_inductor_at_another_size() -> None:
-    torch._dynamo.reset()
-    model = create('paper', **TWO_STAGES)
-    # Not with dynamic shapes: their symbolic arithmetic takes inductor minutes.
-    x = random_images(2, 3, (96, 50))
-    assert_close(torch.compile(model, dynamic=False)(x), model(x), rel=1e-4)
-
-
 @pytest.mark.parametrize('impl', ['timm', 'timm_rmlp', 'chinhsuanwu'])
 def test_onnx_with_a_dynamic_batch(impl: str, tmp_path: Path) -> None:
     """As users call it: with gradients on."""

@@ -6,6 +6,7 @@ The model of the tests is random, with random statistics; errors are relative to
 import pytest
 import timm
 import torch
+from long_tests import slow
 from peers import randomize_
 
 IMPLS = ['timm', 'timm_bn', 'timm_rmlp', 'paper', 'chinhsuanwu']
@@ -88,11 +89,11 @@ def test_channels_last_goes_in_and_comes_out(impl: str, device: str) -> None:
     assert_finite_gradients(model)
 
 
-@pytest.mark.parametrize('impl', IMPLS)
-def test_compiled_training_and_evaluation(impl: str, device: str) -> None:
-    """One step of training with the compiler's code generation, which takes long; everything else without."""
+@pytest.mark.parametrize(
+    'impl, backend', [*((impl, 'aot_eager') for impl in IMPLS), pytest.param('timm', 'inductor', marks=slow)]
+)
+def test_compiled_training_and_evaluation(impl: str, backend: str, device: str) -> None:
     torch._dynamo.reset()
-    backend = 'inductor' if impl == 'timm' else 'aot_eager'
     model = create(impl, device, embed_dim=(32, 64), depths=(1, 1), block_types='CT')
     if impl == 'timm_rmlp':
         for module in model.modules():

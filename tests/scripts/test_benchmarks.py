@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from long_tests import slow
 from PIL import Image
 
 from scripts.benchmarks import __main__ as benchmark
@@ -28,6 +29,7 @@ def test_layouts_cost_the_same() -> None:
             layouts.check_costs(images)
 
 
+@slow
 def test_layouts_are_compared_on_a_folder_of_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for colour in ('red', 'green'):
         (tmp_path / 'images' / colour).mkdir(parents=True)
@@ -117,6 +119,7 @@ def test_flex_attention_adds_the_same_bias(monkeypatch: pytest.MonkeyPatch) -> N
     torch.testing.assert_close(calls['FlexAttention'](), calls['SDPA, math'](), rtol=0, atol=1e-5)
 
 
+@slow
 def test_memory_is_measured_in_processes_of_their_own() -> None:
     ours = core.in_child(inference.growth_memory, name='coatnet_0_rw_224', size=224, threads=1, optimised=False)[
         'memory'

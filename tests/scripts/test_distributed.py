@@ -10,6 +10,7 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
+from long_tests import slow
 from paths import SCRIPTS, SUPPORT
 from safetensors.torch import load_file, save_file
 
@@ -31,7 +32,7 @@ def reference(model: torch.nn.Module, batches: list[tuple[torch.Tensor, torch.Te
     return losses
 
 
-@pytest.mark.parametrize('mode', ['plain', 'checkpointing'])
+@pytest.mark.parametrize('mode', ['plain', pytest.param('checkpointing', marks=slow)])
 def test_two_processes_train_like_one(mode: str, tmp_path: Path) -> None:
     model = timm.create_model('coatnet_atto').train()
     save_file(model.state_dict(), tmp_path / 'initial.safetensors')

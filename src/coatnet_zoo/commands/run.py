@@ -7,7 +7,7 @@ import click
 
 import coatnet_zoo_command
 
-from ..run import run_script
+from ..run import check_script, run_script
 
 
 @click.command(context_settings=dict(ignore_unknown_options=True, allow_interspersed_args=False))
@@ -18,9 +18,9 @@ def run(script: Path, args: tuple[str, ...]) -> None:
 
     SCRIPT is a Python file, such as timm's validate.py; ARGS are its own arguments.
     """
-    coatnet_zoo_command.afterwards = partial(_run, script, args)
+    coatnet_zoo_command.afterwards = partial(_run, check_script(script), args)
 
 
-def _run(script: Path, args: tuple[str, ...]) -> None:
+def _run(script: str, args: tuple[str, ...]) -> None:
     coatnet_zoo_command.import_models()
     run_script(script, args)

@@ -5,6 +5,7 @@ torch's own loader holds the lock while the code computes. ctypes calls the same
 
 import ctypes
 import functools
+import os
 import shutil
 import sys
 import weakref
@@ -71,8 +72,9 @@ class MachineCode:
             self._call = torch._inductor.aoti_load_package(str(file))
             return
         code, container = ctypes.CDLL(str(file)), ctypes.c_void_p()
-        threads = ctypes.c_size_t(torch.get_num_threads())
-        if code.AOTInductorModelContainerCreateWithDevice(ctypes.byref(container), threads, b'cpu', None):
+        # Callers beyond this number wait for each other; `torch.set_num_threads` may raise theirs later.
+        callers = ctypes.c_size_t(max(torch.get_num_threads(), os.cpu_count() or 1))
+        if code.AOTInductorModelContainerCreateWithDevice(ctypes.byref(container), callers, b'cpu', None):
             raise RuntimeError(f'the code in {file.name} does not start')
         weakref.finalize(self, code.AOTInductorModelContainerDelete, container)
         self._call = functools.partial(self._run, code.AOTInductorModelContainerRun, container)
