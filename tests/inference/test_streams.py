@@ -121,7 +121,22 @@ def test_the_last_thread_ends_as_early_as_possible(batch: int, threads: int, siz
     assert streams.images_at_once(batch, threads) == size
 
 
-@pytest.mark.parametrize('batch, worthwhile', [(1, False), (2, True), (3, False), (5, False), (7, True), (8, True)])
-@torch.no_grad()
-def test_threads_do_not_wait_for_each_other_long(batch: int, worthwhile: bool) -> None:
-    assert streams.is_worthwhile(torch.zeros(batch, 3, 32, 32)) == worthwhile
+@pytest.mark.parametrize('batch, fills', [(1, False), (2, True), (3, False), (5, False), (7, True), (8, True)])
+def test_threads_do_not_wait_for_each_other_long(batch: int, fills: bool) -> None:
+    assert streams.fills_threads(batch) == fills
+
+
+@torch.inference_mode()
+def test_images_that_do_not_fill_the_threads_go_to_threads_of_one_core_while_cores_are_busy() -> None:
+    model = create()
+    optimized = optimize_for_inference(model)
+    x = random_images(3, 3, 64)
+    for n in (1, 3):
+        assert threads_of(optimized, x[:n]) == {('MainThread', 2)}
+    optimized.thread_choice.is_separate, optimized.thread_choice._until_trial = True, 9
+    for n in (1, 3):
+        assert threads_of(optimized, x[:n]) == {('coatnet', 1)}
+        torch.testing.assert_close(optimized(x[:n]), model(x[:n]), rtol=0, atol=1e-4)
+    assert torch.get_num_threads() == 2
+    torch.set_num_threads(1)
+    assert threads_of(optimized, x[:1]) == {('MainThread', 1)}

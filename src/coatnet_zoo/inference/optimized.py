@@ -8,7 +8,8 @@ from torch import nn
 from typing_extensions import Self
 
 from ..network import CoAtNet, is_transformed, is_unchanged
-from .streams import is_worthwhile, on_streams
+from .crowded import ThreadChoice
+from .streams import fills_threads, is_possible, on_streams
 
 
 def _refuse(what: str) -> NoReturn:
@@ -28,6 +29,7 @@ class OptimizedCoAtNet(CoAtNet):
     device: torch.device
     image_shape: tuple[int, int, int] | None
     streams: bool = False  # whether threads compute parts of a batch
+    thread_choice: ThreadChoice
 
     @classmethod
     def adopt(cls, model: CoAtNet, image_shape: tuple[int, int, int] | None) -> Self:
@@ -40,6 +42,7 @@ class OptimizedCoAtNet(CoAtNet):
         weight = next(model.parameters())
         model.__class__ = cls
         model.dtype, model.device, model.image_shape = weight.dtype, weight.device, image_shape
+        model.thread_choice = ThreadChoice()
         return model
 
     def _check_images(self, x: torch.Tensor) -> None:
@@ -73,9 +76,11 @@ class OptimizedCoAtNet(CoAtNet):
         function = super().forward_features
         parts = (self.stem, self.stages, *self.stages, self.norm)
         # Hooks expect whole batches.
-        if not self.streams or not is_worthwhile(x) or not all(is_unchanged(part) for part in parts):
+        if not self.streams or not is_possible(x) or not all(is_unchanged(part) for part in parts):
             return function(x)
-        return on_streams(function, x)
+        if fills_threads(len(x)):
+            return on_streams(function, x)
+        return self.thread_choice.call(function, lambda x: on_streams(function, x), x)
 
     def forward_intermediates(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
         """See `CoAtNet.forward_intermediates`."""

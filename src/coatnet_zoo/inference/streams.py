@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import torch
 
-from ..network import in_chunks, is_eager_inference
+from ..network import is_eager_inference
 
 # Images that a thread computes at once. Larger parts are not faster, and leave less for a thread whose core is free.
 _MOST = 4
@@ -61,19 +61,21 @@ def _longest(batch: int, threads: int, size: int) -> int:
     return size * math.ceil(math.ceil(batch / size) / threads)
 
 
-def is_worthwhile(x: torch.Tensor) -> bool:
-    """Whether threads of their own are faster, and nothing in the calling thread watches the operators.
+def is_possible(x: torch.Tensor) -> bool:
+    """Whether there are threads, and nothing in the calling thread watches the operators.
 
     Args:
         x: (B, C, H, W).
     """
-    batch, threads = len(x), torch.get_num_threads()
     return (
-        1 < threads <= batch
-        and batch >= _USED * threads * _longest(batch, threads, images_at_once(batch, threads))
-        and is_eager_inference(x)
-        and not torch.autograd._profiler_enabled()
+        len(x) > 0 and torch.get_num_threads() > 1 and is_eager_inference(x) and not torch.autograd._profiler_enabled()
     )
+
+
+def fills_threads(batch: int) -> bool:
+    """Whether so many images keep all threads computing for most of the time."""
+    threads = torch.get_num_threads()
+    return batch >= max(threads, _USED * threads * _longest(batch, threads, images_at_once(batch, threads)))
 
 
 def on_streams(function: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor) -> torch.Tensor:
@@ -81,7 +83,7 @@ def on_streams(function: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor
 
     Args:
         function: (B, C, H, W) -> (B, C', H', W'), each image separately.
-        x: (B, C, H, W), a batch for which `is_worthwhile` is true.
+        x: (B, C, H, W), a batch for which `is_possible` is true; a single image is computed by one thread.
     """
     threads = torch.get_num_threads()
     in_inference_mode = torch.is_inference_mode_enabled()
@@ -91,4 +93,5 @@ def on_streams(function: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor
         with torch.inference_mode(in_inference_mode), torch.no_grad():
             return function(part)
 
-    return in_chunks(compute, x, images_at_once(len(x), threads), call_all=_pool(threads).map)
+    parts = x.split(images_at_once(len(x), threads))
+    return torch.cat(list(_pool(threads).map(compute, parts)))

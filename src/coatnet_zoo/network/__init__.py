@@ -29,7 +29,6 @@ from .loading import check_structure as check_structure
 from .model import CoAtNet as CoAtNet
 from .model import Stage as Stage
 from .packed import pack_layer as pack_layer
-from .parts import in_chunks as in_chunks
 from .parts import in_parts as in_parts
 from .rel_pos import NoRelPos as NoRelPos
 from .rel_pos import RelPosBias as RelPosBias

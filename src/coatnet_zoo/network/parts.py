@@ -6,7 +6,7 @@ blocks are used again and fit the caches better. The results are the same.
 """
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 import torch
 
@@ -19,39 +19,21 @@ def chunk_size(batch: int, bytes_per_image: float) -> int:
     return math.ceil(batch / parts)
 
 
-def in_chunks(
-    function: Callable[[torch.Tensor], torch.Tensor],
-    x: torch.Tensor,
-    chunk: int,
-    equal: bool = False,
-    call_all: Callable[..., Iterable[torch.Tensor]] = map,
-) -> torch.Tensor:
-    """function(x), computed `chunk` images at a time.
-
-    Args:
-        function: (B, C, H, W) -> (B, C', H', W'), each image separately.
-        x: (B, C, H, W), not empty.
-        chunk: The number of images of a part.
-        equal: Compute the same number of images every time; the first images then complete the last part.
-        call_all: Calls the function with every part, and gives the results in order, as `map` does.
-    """
-    batch = len(x)
-    if chunk >= batch:
-        return function(x)
-    if equal and batch % chunk:
-        x = torch.cat([x, x[: -batch % chunk]])
-    return torch.cat(list(call_all(function, x.split(chunk))))[:batch]
-
-
 def in_parts(
     function: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor, bytes_per_image: float, equal: bool = False
 ) -> torch.Tensor:
     """function(x), computed a few images at a time.
 
     Args:
-        function: See `in_chunks`.
-        x: See `in_chunks`.
+        function: (B, C, H, W) -> (B, C', H', W'), each image separately.
+        x: (B, C, H, W), not empty.
         bytes_per_image: The size of the largest tensor that the function makes for an image.
-        equal: See `in_chunks`.
+        equal: Compute the same number of images every time; the first images then complete the last part.
     """
-    return in_chunks(function, x, chunk_size(len(x), bytes_per_image), equal)
+    batch = len(x)
+    chunk = chunk_size(batch, bytes_per_image)
+    if chunk >= batch:
+        return function(x)
+    if equal and batch % chunk:
+        x = torch.cat([x, x[: -batch % chunk]])
+    return torch.cat([function(part) for part in x.split(chunk)])[:batch]
