@@ -12,7 +12,7 @@ from torch import nn
 
 from coatnet_zoo import optimize_for_inference
 from coatnet_zoo.inference import optimize, precision
-from coatnet_zoo.network import ExpandedRelPos, parts
+from coatnet_zoo.network import Attention, ExpandedRelPos, parts
 from coatnet_zoo.tables import SIZES, list_impls
 
 VARIANTS = [
@@ -90,11 +90,28 @@ def test_norms_without_a_scale_stay_where_squeeze_excite_would_divide_by_it() ->
 def test_position_tables_of_the_native_size_are_expanded_once() -> None:
     model = create('coatnet_1', 'paper')
     optimized = copy.deepcopy(model)
-    optimize._replace_attention(optimized, by_rows=True, largest=576)
+    optimize._replace_attention(optimized, on_cpu=True, compile=True)
     ours = next(m for m in optimized.modules() if isinstance(m, ExpandedRelPos))
     assert ours(4, 4).data_ptr() == ours(4, 4).data_ptr()
     assert ours(4, 4).is_contiguous()  # or attention would copy it
     torch.testing.assert_close(ours(4, 4), model.stages[2].blocks[0].attn.rel_pos(4, 4), rtol=0, atol=0)
+
+
+@torch.inference_mode()
+def test_models_that_are_not_compiled_keep_small_tables_only() -> None:
+    """A network that computes positions is called once for the native size."""
+    model = create('coatnet_1', 'timm_rmlp')
+    optimized = optimize_for_inference(model)
+    rel_pos = next(m.rel_pos for m in optimized.modules() if isinstance(m, Attention))
+    calls: list[object] = []
+    rel_pos.rel_pos.mlp.register_forward_hook(lambda *_: calls.append(_))
+    for size in ((4, 4), (4, 6)):
+        expected = model.stages[2].blocks[0].attn.rel_pos(*size)
+        torch.testing.assert_close(rel_pos(*size), expected, rtol=0, atol=1e-6)
+        assert rel_pos.table(*size).shape == ((2 * size[0] - 1) * (2 * size[1] - 1), expected.shape[1])
+    assert len(calls) == 2  # both for the second size
+    for model in (optimized, optimize_for_inference(create('coatnet_1', 'paper'))):
+        assert not any(isinstance(m, ExpandedRelPos) for m in model.modules())
 
 
 @pytest.mark.parametrize('compile', [False, True])

@@ -97,7 +97,7 @@ def test_only_global_attention_with_a_bias_inside_the_softmax_goes_by_rows(optio
 def test_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
     torch._dynamo.reset()
     monkeypatch.setattr(optimize, 'MAX_EXPANDED', 0)
-    model = create('timm', 96, stem_width=(16, 16), embed_dim=(32, 64), depths=(1, 1), block_types='CT')
+    model = create('timm', 96, stem_width=(16, 32), embed_dim=(32,), depths=(1,), block_types='T')
     compiled = optimize_for_inference(model, compile=True)
     assert any(type(m) is GlobalCore for m in model.modules())
     x = random_images(2, 3, 96)

@@ -316,7 +316,7 @@ def test_a_window_needs_an_image_that_is_larger() -> None:
 def test_windows_have_their_tables_expanded() -> None:
     model = create('pre window', img_size=640)
     optimized = copy.deepcopy(model)
-    optimize._replace_attention(optimized, by_rows=True, largest=576)
+    optimize._replace_attention(optimized, on_cpu=True, compile=True)
     sizes = [m.size for m in optimized.modules() if isinstance(m, ExpandedRelPos)]
     assert sizes == [(3, 3)] * 3
     table = model.stages[2].blocks[0].attn.rel_pos.relative_position_bias_table

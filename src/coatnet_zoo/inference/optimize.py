@@ -18,6 +18,7 @@ from ..network import (
     RelPosBias,
     RelPosMlp,
     SoftmaxAttention,
+    TabledRelPos,
     is_exactly,
 )
 from ..slow import say_if_slow
@@ -30,10 +31,6 @@ from .one_channel import add_channel
 from .optimized import OptimizedCoAtNet, check_model
 from .precision import multiplies_slower
 from .quantize import check_calibration, check_keep_float, named_parts, quantize_parts
-
-# Positions of the largest map whose bias an optimised model keeps, if it is not compiled: those of 224 pixels. Keeping
-# the bias gains 4 % for one image there. At 320 pixels, the biases would be a third of the memory.
-_KEPT = 196
 
 _logger = logging.getLogger(__name__)
 
@@ -119,7 +116,7 @@ def fold(model: CoAtNet, dtype: torch.dtype, compile: bool) -> tuple[CoAtNet, li
     parts = [model.stem, *model.stages]
     is_known = [unknown_module(part) is None for part in parts]
     model = reparameterize_model(model, inplace=True)
-    _replace_attention(model, by_rows=on_cpu and compile, largest=_KEPT if on_cpu and not compile else MAX_EXPANDED)
+    _replace_attention(model, on_cpu, compile)
     model.eval().requires_grad_(False)  # also the modules that were made here
     elements = _largest_activations(model, is_known) if on_cpu else []
     model.to(dtype=dtype, memory_format=torch.channels_last)
@@ -146,13 +143,12 @@ def _largest_activations(model: CoAtNet, is_known: list[bool]) -> list[float | N
     return found
 
 
-def _replace_attention(model: CoAtNet, by_rows: bool, largest: int) -> None:
-    """Expand position tables once.
+def _replace_attention(model: CoAtNet, on_cpu: bool, compile: bool) -> None:
+    """Compute the positions of the native size once.
 
-    Args:
-        model: The model.
-        by_rows: Compute attention on other sizes row by row, also in compiled models. Other models do so by themselves.
-        largest: Positions of the largest map whose table is expanded.
+    Models on CPUs that are not compiled keep no bias of all pairs. Keeping the bias would gain 4 % for one image at 224
+    pixels, and would take a fifth more memory. Compiled models on CPUs compute attention on large maps row by row.
+    Other models on CPUs do so by themselves.
     """
     sizes = feature_sizes(model.img_size, len(model.stages), model.cfg.patch_size)
     for stage, size in zip(model.stages, sizes, strict=True):
@@ -162,11 +158,15 @@ def _replace_attention(model: CoAtNet, by_rows: bool, largest: int) -> None:
             if unknown_module(attn.rel_pos) is not None:
                 continue
             rel_pos, (height, width) = attn.rel_pos, attn.core.grid(*size)
-            if by_rows and is_exactly(attn.core, GlobalCore) and is_exactly(attn.core.attn, SoftmaxAttention):
+            if on_cpu and not compile:
+                if is_exactly(rel_pos, RelPosMlp):
+                    attn.rel_pos = TabledRelPos(rel_pos, height, width)
+                continue
+            if on_cpu and is_exactly(attn.core, GlobalCore) and is_exactly(attn.core.attn, SoftmaxAttention):
                 from .row_attention import RowCore, TableOfSize  # defines an operator, which takes longest to import
 
                 attn.core, attn.rel_pos = RowCore(attn.num_heads), TableOfSize(rel_pos)
-            if height * width <= largest:
+            if height * width <= MAX_EXPANDED:
                 attn.rel_pos = ExpandedRelPos(rel_pos, height, width, otherwise=attn.rel_pos)
 
 

@@ -9,7 +9,7 @@ from typing_extensions import Self
 
 from ..network import CoAtNet, is_transformed, is_unchanged
 from .crowded import ThreadChoice
-from .streams import fills_threads, is_possible, on_streams
+from .streams import fills_threads, is_possible, on_one_thread, on_streams
 
 
 def _refuse(what: str) -> NoReturn:
@@ -80,7 +80,7 @@ class OptimizedCoAtNet(CoAtNet):
             return function(x)
         if fills_threads(len(x)):
             return on_streams(function, x)
-        return self.thread_choice.call(function, lambda x: on_streams(function, x), x)
+        return self.thread_choice.call(function, lambda x: on_one_thread(function, x), x)
 
     def forward_intermediates(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
         """See `CoAtNet.forward_intermediates`."""

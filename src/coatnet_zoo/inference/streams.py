@@ -7,7 +7,7 @@ then delays all cores. Images are independent, so threads that compute separate 
 import math
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import torch
@@ -18,6 +18,8 @@ from ..network import is_eager_inference
 _MOST = 4
 # The share of the threads' time that must be used. If threads wait longer for the last parts, sharing operators wins.
 _USED = 0.85
+
+Function = Callable[[torch.Tensor], torch.Tensor]
 
 _pools: dict[int, ThreadPoolExecutor] = {}
 _lock = threading.Lock()
@@ -78,14 +80,22 @@ def fills_threads(batch: int) -> bool:
     return batch >= max(threads, _USED * threads * _longest(batch, threads, images_at_once(batch, threads)))
 
 
-def on_streams(function: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor) -> torch.Tensor:
+def on_streams(function: Function, x: torch.Tensor) -> torch.Tensor:
     """function(x), computed on as many threads as `torch.get_num_threads()` says, one core each.
 
     Args:
         function: (B, C, H, W) -> (B, C', H', W'), each image separately.
-        x: (B, C, H, W), a batch for which `is_possible` is true; a single image is computed by one thread.
+        x: (B, C, H, W), a batch for which `is_possible` is true.
     """
-    threads = torch.get_num_threads()
+    return torch.cat(_on_threads(function, x.split(images_at_once(len(x), torch.get_num_threads()))))
+
+
+def on_one_thread(function: Function, x: torch.Tensor) -> torch.Tensor:
+    """function(x), computed on one core. The arguments are those of `on_streams`."""
+    return _on_threads(function, [x])[0]
+
+
+def _on_threads(function: Function, parts: Sequence[torch.Tensor]) -> list[torch.Tensor]:
     in_inference_mode = torch.is_inference_mode_enabled()
 
     def compute(part: torch.Tensor) -> torch.Tensor:
@@ -93,5 +103,4 @@ def on_streams(function: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor
         with torch.inference_mode(in_inference_mode), torch.no_grad():
             return function(part)
 
-    parts = x.split(images_at_once(len(x), threads))
-    return torch.cat(list(_pool(threads).map(compute, parts)))
+    return list(_pool(torch.get_num_threads()).map(compute, parts))

@@ -14,6 +14,7 @@ from .counting import num_params as num_params
 from .exact import is_exactly as is_exactly
 from .exact import is_unchanged as is_unchanged
 from .expanded import ExpandedRelPos as ExpandedRelPos
+from .expanded import TabledRelPos as TabledRelPos
 from .fused import HAS_ONEDNN as HAS_ONEDNN
 from .fusion import BATCH_NORMS as BATCH_NORMS
 from .fusion import activation_of as activation_of

@@ -1,7 +1,9 @@
-"""The bias of all pairs of positions, looked up once for one feature map size instead of at every call."""
+"""Positions of one feature map size, computed once instead of at every call."""
 
 import torch
 from torch import nn
+
+from .rel_pos import expand_rel_pos_table
 
 
 class ExpandedRelPos(nn.Module):
@@ -32,3 +34,28 @@ class ExpandedRelPos(nn.Module):
     def table(self, height: int, width: int) -> torch.Tensor:
         """The bias of all offsets, see `RelPosBias.table`."""
         return self.otherwise.table(height, width)
+
+
+class TabledRelPos(nn.Module):
+    """The bias of all offsets of one feature map size, for inference. The bias of all pairs takes 50 times more memory.
+
+    Args:
+        rel_pos: Module that computes the bias of all offsets, see `RelPosBias.table`.
+        height: Rows of the feature map.
+        width: Columns of the feature map.
+    """
+
+    def __init__(self, rel_pos: nn.Module, height: int, width: int) -> None:
+        super().__init__()
+        self.rel_pos = rel_pos
+        self.size = (height, width)
+        with torch.no_grad():
+            self.register_buffer('offsets', rel_pos.table(height, width), persistent=False)
+
+    def table(self, height: int, width: int) -> torch.Tensor:
+        """The bias of all offsets, ((2 * height - 1) * (2 * width - 1), heads)."""
+        return self.offsets if (height, width) == self.size else self.rel_pos.table(height, width)
+
+    def forward(self, height: int, width: int) -> torch.Tensor:
+        """The bias of all pairs of positions, (1, heads, N, N) with N = height * width."""
+        return expand_rel_pos_table(self.table(height, width), height, width)

@@ -6,7 +6,7 @@ from torch import nn
 from .attention import Attention
 from .attention_core import GlobalCore, LinearAttention, PostBiasAttention, SoftmaxAttention
 from .exact import is_unchanged
-from .expanded import ExpandedRelPos
+from .expanded import ExpandedRelPos, TabledRelPos
 from .fusion import BATCH_NORMS, BiasAct
 from .layers import AvgPool2x2, Downsample, MaxPool2x2
 from .packed import PackedConv2d, PackedLinear
@@ -14,7 +14,7 @@ from .rel_pos import NoRelPos, RelPosBias, RelPosMlp
 from .windows import WindowCore
 
 _OF_THE_NETWORK = (Downsample, Attention, AvgPool2x2, MaxPool2x2, RelPosBias, RelPosMlp, NoRelPos)
-_OPTIMIZED = (BiasAct, ExpandedRelPos, PackedConv2d, PackedLinear)
+_OPTIMIZED = (BiasAct, ExpandedRelPos, TabledRelPos, PackedConv2d, PackedLinear)
 _OF_ATTENTION = (GlobalCore, WindowCore, SoftmaxAttention, PostBiasAttention, LinearAttention)
 _OF_TIMM = (DropPath, LayerNorm2d, LayerScale2d, Mlp, SqueezeExcite)
 _OF_TORCH = (nn.Sequential, nn.Identity, nn.Dropout, nn.Conv2d, nn.Linear, nn.MaxPool2d)
