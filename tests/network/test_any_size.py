@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+from long_tests import slow
 from peers import assert_close, random_images, randomize_, timm_peer
 from safetensors.torch import save_file
 from timm.data.model_config import resolve_input_data_config
@@ -219,7 +220,9 @@ def test_compiled_models_recompile_at_most_twice_over_five_sizes(impl: str, dyna
     assert counter.frame_count <= 1 + 2
 
 
-@pytest.mark.parametrize('impl', ['timm', 'timm_rmlp', 'chinhsuanwu'])
+@pytest.mark.parametrize(
+    'impl', ['timm', pytest.param('timm_rmlp', marks=slow), pytest.param('chinhsuanwu', marks=slow)]
+)
 def test_onnx_with_a_dynamic_batch(impl: str, tmp_path: Path) -> None:
     """As users call it: with gradients on."""
     pytest.importorskip('onnxscript')

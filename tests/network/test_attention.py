@@ -7,6 +7,7 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
+from long_tests import slow
 from peers import assert_close, assert_saved_and_resized, random_images, randomize_, relative_error
 from timm.models import save_for_hf
 from torch import nn
@@ -210,7 +211,7 @@ def test_torchscript_fx_and_optimisation_at_several_sizes(form: str) -> None:
     torch.testing.assert_close(torch.jit.script(traced)(x), expected, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize('form', ['post window', 'linear'])
+@pytest.mark.parametrize('form', [pytest.param('post window', marks=slow), 'linear'])
 def test_compiled(form: str) -> None:
     """At most two recompilations over five sizes larger than the windows, as the default form; compiled training."""
     torch._dynamo.reset()
