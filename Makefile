@@ -12,8 +12,8 @@ demo: $(VENV)/.installed
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
-slow: $(VENV)/.installed
-	COATNET_SLOW=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+slow: export COATNET_SLOW := 1
+slow: test
 
 soak: $(VENV)/.installed
 	COATNET_SOAK=100000 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 tests/checkpoints tests/robustness -k fuzz

@@ -1,6 +1,6 @@
 """One thread computes while one thread is faster, and only then."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -8,15 +8,9 @@ import torch
 from coatnet_zoo.inference import crowded
 from coatnet_zoo.inference.crowded import ThreadChoice
 
+pytestmark = pytest.mark.usefixtures('two_threads')
+
 X = torch.zeros(1, 3, 8, 8)
-
-
-@pytest.fixture(autouse=True)
-def two_threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
 
 
 class Machine:

@@ -71,6 +71,7 @@ def test_a_saved_model_gives_the_same_logits(model: nn.Module, folder: Path) -> 
     assert (loaded.num_classes, loaded.feature_info, loaded.num_features) == (7, model.feature_info, 16)
 
 
+@pytest.mark.usefixtures('two_threads')
 @torch.inference_mode()
 def test_threads_of_one_core_compute_parts_of_a_batch(
     model: nn.Module, folder: Path, monkeypatch: pytest.MonkeyPatch
@@ -79,13 +80,9 @@ def test_threads_of_one_core_compute_parts_of_a_batch(
     monkeypatch.setattr(
         optimized, 'on_streams', lambda function, x: (called.append(len(x)), streams.on_streams(function, x))[1]
     )
-    before = torch.get_num_threads()
-    try:
-        for threads in (2, 3):
-            torch.set_num_threads(threads)
-            assert relative_error(loaded(images), model(images)) < 1e-5
-    finally:
-        torch.set_num_threads(before)
+    for threads in (2, 3):
+        torch.set_num_threads(threads)
+        assert relative_error(loaded(images), model(images)) < 1e-5
     assert called == [9, 9]
 
 

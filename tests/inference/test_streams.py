@@ -4,7 +4,6 @@ import copy
 import functools
 import multiprocessing
 import threading
-from collections.abc import Iterator
 
 import pytest
 import timm
@@ -15,13 +14,7 @@ from torch import nn
 from coatnet_zoo import optimize_for_inference
 from coatnet_zoo.inference import streams
 
-
-@pytest.fixture(autouse=True)
-def two_threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures('two_threads')
 
 
 def create() -> nn.Module:

@@ -18,7 +18,7 @@ from config_outcomes import outcome
 from peers import randomize_
 from timm.models import save_for_hf
 
-COUNT = int(os.environ.get('COATNET_SOAK', 1000))
+COUNT = int(os.environ.get('COATNET_SOAK', 2000))
 SMALL = dict(
     impl='chinhsuanwu', stem_width=(8,), embed_dim=(8, 8, 16, 16), depths=(1, 1, 1, 1), num_heads=2, dim_head=8
 )

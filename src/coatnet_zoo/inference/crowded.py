@@ -7,9 +7,10 @@ calls, because neither the load of a machine nor a limit of a container says whi
 
 import math
 import time
-from collections.abc import Callable
 
 import torch
+
+from .streams import Function
 
 # The share of the time of all threads that the process must get; less means that other programs use the cores. On two
 # cores, the share was 0.93 to 1.01 alone, 0.58 to 0.74 beside one program and 0.45 to 0.51 beside two.
@@ -21,8 +22,6 @@ _CALLS = 2
 # The most calls between two trials: of all threads, so that a machine that has become quiet is noticed soon; and of one
 # thread, which may take as much longer as there are cores.
 _MOST_CALLS = {False: 32, True: 1024}
-
-Function = Callable[[torch.Tensor], torch.Tensor]
 
 
 class ThreadChoice:

@@ -6,7 +6,7 @@ from torch import nn
 from ..tables import CoAtNetCfg
 from .attention_core import GlobalCore, SoftmaxAttention, create_core, merge_heads, split_heads
 from .exact import is_exactly
-from .expanded import ExpandedRelPos, TabledRelPos
+from .expanded import TabledRelPos
 from .rel_pos import NoRelPos, RelPosBias, RelPosMlp
 from .row_attention import attend_by_rows
 from .transforms import is_eager_inference
@@ -97,7 +97,7 @@ class Attention(nn.Module):
             and is_exactly(self.core, GlobalCore)
             and is_exactly(self.core.attn, SoftmaxAttention)
             and self.core.attn.fused_attn
-            and is_exactly(self.rel_pos, RelPosBias, RelPosMlp, ExpandedRelPos, TabledRelPos)
+            and is_exactly(self.rel_pos, RelPosBias, RelPosMlp, TabledRelPos)
         )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

@@ -31,10 +31,6 @@ class ExpandedRelPos(nn.Module):
             return self.bias.unsqueeze(0)
         return self.otherwise(height, width)
 
-    def table(self, height: int, width: int) -> torch.Tensor:
-        """The bias of all offsets, see `RelPosBias.table`."""
-        return self.otherwise.table(height, width)
-
 
 class TabledRelPos(nn.Module):
     """The bias of all offsets of one feature map size, for inference. The bias of all pairs takes 50 times more memory.
