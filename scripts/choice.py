@@ -3,7 +3,7 @@
 import csv
 from pathlib import Path
 
-from coatnet_zoo.tables import COSTS, WEIGHTS, weights_cfg
+from coatnet_zoo.registry import COSTS, WEIGHTS, weights_cfg
 
 SPEEDS = Path(__file__).parents[1] / 'docs' / 'models.csv'
 # The models, with the reason to choose each.

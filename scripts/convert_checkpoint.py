@@ -3,7 +3,7 @@
 python scripts/convert_checkpoint.py SRC DST_DIR
 """
 
-from coatnet_zoo.commands.convert import convert
+from coatnet_zoo.cli.convert import convert
 
 if __name__ == '__main__':
     convert()

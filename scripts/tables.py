@@ -2,7 +2,7 @@
 
     python -m scripts.tables
 
-Call it by `make tables` after a new row in `tables/sizes.py`, `tables/impls.py` or `tables/weights.py`. In the
+Call it by `make tables` after a new row in `registry/sizes.py`, `registry/impls.py` or `registry/weights.py`. In the
 documents the script replaces the text between `<!-- table: NAME -->` and `<!-- end of table -->`.
 """
 
@@ -16,9 +16,9 @@ import timm
 from tqdm import tqdm
 
 from coatnet_zoo import CoAtNet, list_impls, resolve_cfg
-from coatnet_zoo.checkpoints import fingerprint
+from coatnet_zoo.convert import fingerprint
 from coatnet_zoo.network import multiply_adds, num_params
-from coatnet_zoo.tables import (
+from coatnet_zoo.registry import (
     IMPLS,
     RELEASE_HOST,
     SIZES,
@@ -33,7 +33,7 @@ from coatnet_zoo.tables import (
 from .choice import CHOICE_HEAD, choice_rows, draw_choice
 
 ROOT = Path(__file__).parents[1]
-TABLES = ROOT / 'src' / 'coatnet_zoo' / 'tables'
+TABLES = ROOT / 'src' / 'coatnet_zoo' / 'registry'
 _COSTS = '''\
 """What every listed model costs. `make tables` writes this file, because counting needs torch and takes seconds."""
 
@@ -79,13 +79,13 @@ def count_costs() -> Costs:
 
 
 def costs_file(costs: Costs) -> str:
-    """The content of tables/costs.py."""
+    """The content of registry/costs.py."""
     lines = [f'    ({name!r}, {impl!r}): ({params:_}, {gmacs}),\n' for (name, impl), (params, gmacs) in costs.items()]
     return f'{_COSTS}{"".join(lines)}}}\n'
 
 
 def fingerprints_file() -> str:
-    """The content of tables/fingerprints.py."""
+    """The content of registry/fingerprints.py."""
     found: dict[str, list[tuple[str, str]]] = {}
     for size in SIZES:
         for impl in list_impls(size):

@@ -19,7 +19,7 @@ def main() -> None:
     """Entry point of the console script and of `python -m coatnet_zoo`."""
     global without_models
     without_models = True
-    from coatnet_zoo.commands import main
+    from coatnet_zoo.cli import main
 
     try:
         main()

@@ -18,7 +18,7 @@ import torch
 from tqdm import tqdm
 
 import coatnet_zoo
-from coatnet_zoo.tables import WEIGHTS
+from coatnet_zoo.registry import WEIGHTS
 
 from ..choice import CHOICE, SPEEDS
 

@@ -13,7 +13,7 @@ from hub_server import HubServer
 from pages import Block, blocks, lay_out, run
 from paths import ROOT
 
-from coatnet_zoo.tables import WEIGHTS
+from coatnet_zoo.registry import WEIGHTS
 
 PAGES = ['README.md', *sorted(f'docs/{p.name}' for p in (ROOT / 'docs').glob('*.md')), 'CONTRIBUTING.md']
 # These pages have tests of their own, which need other software, or more than to run a block.

@@ -14,16 +14,16 @@ from pages import blocks
 from paths import DATA
 
 from coatnet_zoo import CoAtNet, resolve_cfg
-from coatnet_zoo.checkpoints import read_checkpoint
+from coatnet_zoo.convert import read_checkpoint
 from coatnet_zoo.network import num_params
-from coatnet_zoo.tables import IMPLS, SIZES, WEIGHTS, Request, choose, weights_cfg
+from coatnet_zoo.registry import IMPLS, SIZES, WEIGHTS, Request, choose, weights_cfg
 
 SIZE, WEIGHTS_ROW, FILE, IMPL = (block.code for block in blocks('CONTRIBUTING.md') if block.language == 'python')
 
 
 def add(monkeypatch: pytest.MonkeyPatch, table: dict[str, Any], module: str, text: str) -> str:
     """Add a row in the form that a module of `tables` has, and return the name of the row."""
-    ((name, row),) = eval(f'{{{text}}}', vars(importlib.import_module(f'coatnet_zoo.tables.{module}'))).items()
+    ((name, row),) = eval(f'{{{text}}}', vars(importlib.import_module(f'coatnet_zoo.registry.{module}'))).items()
     monkeypatch.setitem(table, name, row)
     return name
 
@@ -40,7 +40,7 @@ def test_a_size_and_its_weights(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_foreign_code(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     impl = add(monkeypatch, IMPLS, 'impls', IMPL)
     module = types.ModuleType(IMPLS[impl].code.mapping)
-    module.__package__ = 'coatnet_zoo.checkpoints'
+    module.__package__ = 'coatnet_zoo.convert'
     exec(FILE, vars(module))
     monkeypatch.setitem(sys.modules, module.__name__, module)
 

@@ -10,7 +10,7 @@ from paths import DATA
 from timm.models import save_for_hf
 
 from coatnet_zoo import CheckpointError
-from coatnet_zoo.plugin import load_model
+from coatnet_zoo.factory import load_model
 
 NAMES = ('coatnet_atto', 'coatnet_atto.digits', 'folder', 'local-dir:folder', 'state.pth', 'training.pth.tar')
 

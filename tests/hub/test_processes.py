@@ -20,7 +20,7 @@ from huggingface_hub import constants
 
 from coatnet_zoo import HubError
 from coatnet_zoo.hub import cached_weights, fetch_weights
-from coatnet_zoo.tables import WEIGHTS
+from coatnet_zoo.registry import WEIGHTS
 
 REPO = 'timm/anything'
 CONTENT = safetensors.numpy.save({'w': np.random.default_rng(0).standard_normal(1 << 22, dtype=np.float32)})

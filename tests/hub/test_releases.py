@@ -26,7 +26,7 @@ from release_page import CONTENT, ReleasePage, md5
 
 from coatnet_zoo import CheckpointError, HubError
 from coatnet_zoo.hub import download, releases, waiting
-from coatnet_zoo.tables import WEIGHTS
+from coatnet_zoo.registry import WEIGHTS
 
 h5py = pytest.importorskip('h5py')
 

@@ -13,7 +13,7 @@ from torch import nn
 from coatnet_zoo import optimize_for_inference
 from coatnet_zoo.inference import optimize, precision
 from coatnet_zoo.network import Attention, ExpandedRelPos, parts
-from coatnet_zoo.tables import SIZES, list_impls
+from coatnet_zoo.registry import SIZES, list_impls
 
 VARIANTS = [
     (size, impl) for size in ('coatnet_nano', 'coatnet_0', 'coatnet_1', 'coatnet_2') for impl in list_impls(size)

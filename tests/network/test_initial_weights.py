@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import save_file
 
 from coatnet_zoo import CoAtNet, CoAtNetCfg, resolve_cfg
-from coatnet_zoo.checkpoints import Checkpoint, read_translated, translate
+from coatnet_zoo.convert import Checkpoint, read_translated, translate
 
 Tensors = dict[str, torch.Tensor]
 

@@ -8,7 +8,7 @@ from timm.models import group_parameters
 from timm.optim import create_optimizer_v2, param_groups_layer_decay
 from timm.utils import AttentionExtract
 
-from coatnet_zoo.tables import SIZES, WEIGHTS
+from coatnet_zoo.registry import SIZES, WEIGHTS
 
 IMPLS = ['timm', 'timm_rmlp', 'timm_rmlp2', 'paper', 'chinhsuanwu', 'keras_cv']
 STAGES = dict(stem_width=(16, 24), embed_dim=(32, 32, 64, 96), depths=(1, 2, 2, 1), img_size=64, num_classes=10)

@@ -59,7 +59,7 @@ FAULTS = {
     ),
     'a described argument that does not exist': (
         edit(
-            'src/coatnet_zoo/tables/sizes.py',
+            'src/coatnet_zoo/registry/sizes.py',
             'size: Registered name without tag, e.g. `coatnet_1`.\n    """',
             'siz: Name.\n    """',
         ),

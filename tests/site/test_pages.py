@@ -15,7 +15,7 @@ from paths import ROOT
 from site_data import NAV, ROWS
 
 import coatnet_zoo
-from coatnet_zoo.commands import main
+from coatnet_zoo.cli import main
 from scripts.site.catalogue import CPU
 
 PAGES = {f'docs/{file.name}' for file in (ROOT / 'docs').glob('*.md')}

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from click.testing import CliRunner, Result
 
-from coatnet_zoo.commands import main
+from coatnet_zoo.cli import main
 
 
 def command(*args: str | Path) -> Result:

@@ -1,6 +1,6 @@
 """Builds CoAtNets of keras_cv_attention_models with random weights and saves them with their outputs.
 
-tests/checkpoints/test_keras_cv.py runs this script in an environment with tensorflow 2.15 and with
+tests/convert/test_keras_cv.py runs this script in an environment with tensorflow 2.15 and with
 keras_cv_attention_models on PYTHONPATH:
 
 python keras_cv_peer.py FOLDER '{"CoAtNet0": {"model": "CoAtNet0", "input_shape": [160, 160, 3]}}'

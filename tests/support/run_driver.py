@@ -13,7 +13,7 @@ if __name__ == '__main__':
     coatnet_zoo_command.without_models = True
     coatnet_zoo_command.import_models = lambda: None
 
-import coatnet_zoo.commands
+import coatnet_zoo.cli
 import coatnet_zoo.run
 
 ARGUMENTS = ['script.py', '-h', '--', 'x y']

@@ -11,8 +11,8 @@ from pathlib import Path
 import torch
 
 from coatnet_zoo import CheckpointError
-from coatnet_zoo.checkpoints import Checkpoint, Structure, Target, shape_of
-from coatnet_zoo.tables import ForeignCode, Implementation
+from coatnet_zoo.convert import Checkpoint, Structure, Target, shape_of
+from coatnet_zoo.registry import ForeignCode, Implementation
 
 IMPL = 'toy'
 CODE = Implementation(

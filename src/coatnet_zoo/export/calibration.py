@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import ExplainError, ExportError
-from ..explain import image_endings, open_image, prepare_image
+from ..images import image_endings, open_image, prepare_image
 
 # The default of NNCF. More images hardly change the ranges of values.
 _MOST = 300

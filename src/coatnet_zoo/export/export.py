@@ -15,9 +15,9 @@ from timm.layers import to_2tuple
 from timm.models import reparameterize_model
 
 from ..errors import ExplainError, ExportError, shown
-from ..explain import class_labels, data_config
 from ..files import write_folder
 from ..hub import sentence
+from ..images import class_labels, data_config
 from ..network import CoAtNet
 from ..slow import say_if_slow
 from .calibration import read_images

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from ..errors import CheckpointError, HubError
-from ..tables import WEIGHTS
+from ..registry import WEIGHTS
 from .catalogue import SHIPPED, fetch_file, stored_file
 
 _AT_ONCE = 4  # number of downloads; one connection rarely uses the whole bandwidth

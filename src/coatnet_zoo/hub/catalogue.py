@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..tables import (
+from ..registry import (
     COSTS,
     IMPLS,
     RELEASE_HOST,

@@ -17,7 +17,7 @@ from huggingface_hub.file_download import HfFileMetadata
 
 from ..errors import HubError
 from ..files import CONFIG, SAFETENSORS
-from ..tables import short
+from ..registry import short
 from .download import download_file, request_of
 from .integrity import Stored, check_own, digest_of, is_digest
 from .messages import endpoint, sentence

@@ -12,7 +12,7 @@ import timm
 from .._timm import save_config_for_hf
 from ..errors import HubError
 from ..files import CONFIG, SAFETENSORS, write_file
-from ..tables import short
+from ..registry import short
 from .messages import sentence
 
 

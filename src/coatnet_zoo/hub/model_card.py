@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ..tables import IMPLS, PAPER_URL
+from ..registry import IMPLS, PAPER_URL
 
 if TYPE_CHECKING:  # the command `list` imports this module without torch
     from torch import nn

@@ -14,8 +14,8 @@ from huggingface_hub.utils import validate_repo_id
 
 from ..errors import CheckpointError, HubError
 from ..files import CARD, CONFIG, SAFETENSORS
+from ..registry import SIZES, short
 from ..slow import say_if_slow
-from ..tables import SIZES, short
 from .messages import endpoint, sentence, without_secrets
 from .model_card import Facts, is_folder_card, make_card
 from .waiting import answer_within

@@ -13,7 +13,7 @@ from huggingface_hub.utils import WeakFileLock, get_session
 
 from ..errors import CheckpointError, HubError
 from ..files import write_file
-from ..tables import COSTS, RELEASE_HOST, WEIGHTS
+from ..registry import COSTS, RELEASE_HOST, WEIGHTS
 from .download import download_file
 from .fetch import CONNECT_TIMEOUT
 from .integrity import Stored, check_own, digest_of, is_digest
@@ -77,7 +77,7 @@ def fetch_release(release: str, md5: str, cache_dir: str | os.PathLike | None = 
         CheckpointError: If h5py is missing, or if the file cannot be converted.
     """
     # Imported here, because listing weights uses this module for the paths of files, and needs no torch.
-    from ..checkpoints import require_h5py
+    from ..convert import require_h5py
 
     file = release_file(release, md5, cache_dir)
     url = f'{RELEASE_HOST}/{release}'
@@ -141,7 +141,7 @@ def _declared_size(url: str, folder: Path) -> int | None:
 def _convert(source: Path, file: Path) -> None:
     from safetensors.torch import save_file
 
-    from ..checkpoints import read_translated
+    from ..convert import read_translated
 
     translation = read_translated(source)
 

@@ -21,8 +21,8 @@ from ..network import (
     TabledRelPos,
     is_exactly,
 )
+from ..registry import feature_sizes
 from ..slow import say_if_slow
-from ..tables import feature_sizes
 from . import onednn
 from .frozen import Frozen
 from .known import unknown_module

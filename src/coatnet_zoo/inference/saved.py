@@ -22,8 +22,8 @@ from ..errors import CheckpointError, first_line, shown
 from ..files import open_regular, write_folder
 from ..hub import digest_of
 from ..network import CoAtNet, is_unchanged
+from ..registry import CoAtNetCfg
 from ..slow import say_if_slow
-from ..tables import CoAtNetCfg
 from .frozen import Frozen
 from .microbatch import MicroBatched
 from .optimized import OptimizedCoAtNet

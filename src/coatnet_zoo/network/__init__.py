@@ -25,8 +25,6 @@ from .known import is_known as is_known
 from .layers import AvgPool2x2 as AvgPool2x2
 from .layers import Downsample as Downsample
 from .layers import MaxPool2x2 as MaxPool2x2
-from .loading import adapt_state_dict as adapt_state_dict
-from .loading import check_structure as check_structure
 from .model import CoAtNet as CoAtNet
 from .model import Stage as Stage
 from .packed import pack_layer as pack_layer

@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from ..tables import CoAtNetCfg
+from ..registry import CoAtNetCfg
 from .attention_core import GlobalCore, SoftmaxAttention, create_core, merge_heads, split_heads
 from .exact import is_exactly
 from .expanded import TabledRelPos

@@ -12,7 +12,7 @@ from timm.layers import use_fused_attn
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from ..tables import CoAtNetCfg
+from ..registry import CoAtNetCfg
 from .transforms import is_transformed
 from .windows import WindowCore
 

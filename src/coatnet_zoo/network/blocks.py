@@ -21,7 +21,7 @@ from timm.layers import (
 )
 from torch import nn
 
-from ..tables import CoAtNetCfg
+from ..registry import CoAtNetCfg
 from .attention import Attention
 from .exact import is_exactly
 from .fusion import fold_across_se, fold_after, fold_before, fold_layer_scale

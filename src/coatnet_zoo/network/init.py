@@ -11,7 +11,7 @@ from typing import NamedTuple
 from timm.layers import SqueezeExcite
 from torch import nn
 
-from ..tables import IMPLS, CoAtNetCfg
+from ..registry import IMPLS, CoAtNetCfg
 from .rel_pos import RelPosBias
 
 Init = Callable[[nn.Module], None]

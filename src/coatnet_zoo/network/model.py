@@ -9,13 +9,13 @@ from timm.models import checkpoint_seq
 from torch import nn
 
 from .._timm import feature_take_indices, update_model_input_size
-from ..tables import CoAtNetCfg, Side, check, check_window, feature_sizes
+from ..convert import Adapted, adapt_state_dict
+from ..registry import CoAtNetCfg, Side, check, check_window, feature_sizes
 from .attention import Attention
 from .blocks import MBConv, TransformerBlock, get_norm_2d
 from .fused import can_fuse, fused_blocks
 from .init import initial_weights
 from .layers import ClassifierHead
-from .loading import Adapted, adapt_state_dict
 from .phases import join_phases, split_phases
 from .resized import check_not_in_buckets
 from .stem import PatchStem, Stem

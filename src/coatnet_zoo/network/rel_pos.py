@@ -12,7 +12,7 @@ import torch
 from timm.layers import Mlp, trunc_normal_
 from torch import nn
 
-from ..tables import num_offsets
+from ..registry import num_offsets
 from .resized import replace_values
 from .row_attention import expand_by_rows
 from .transforms import is_eager_inference
@@ -109,22 +109,6 @@ def resize_rel_pos_table(table: torch.Tensor, src_size: tuple[int, int], height:
     grid = _resize_axis(grid, 0, 2 * height - 1, same)
     grid = _resize_axis(grid, 1, 2 * width - 1, same)
     return grid.reshape(-1, heads)
-
-
-def crop_rel_pos_table(table: torch.Tensor, src_size: tuple[int, int], size: tuple[int, int]) -> torch.Tensor:
-    """Cut a relative position table down to the offsets that a smaller grid has.
-
-    Args:
-        table: ((2 * src_size[0] - 1) * (2 * src_size[1] - 1), heads).
-        src_size: (height, width) of the feature map of the table.
-        size: (height, width) of the smaller grid.
-
-    Returns:
-        ((2 * size[0] - 1) * (2 * size[1] - 1), heads).
-    """
-    grid = table.reshape(2 * src_size[0] - 1, 2 * src_size[1] - 1, -1)
-    y, x = src_size[0] - size[0], src_size[1] - size[1]
-    return grid[y : y + 2 * size[0] - 1, x : x + 2 * size[1] - 1].flatten(0, 1)
 
 
 @torch.fx.wrap

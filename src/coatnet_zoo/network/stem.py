@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from timm.layers import BatchNormAct2d, get_act_layer
 from torch import nn
 
-from ..tables import CoAtNetCfg
+from ..registry import CoAtNetCfg
 from .exact import is_exactly
 from .fused import can_fuse, fused_layers
 from .fusion import fold_after

@@ -1,0 +1,71 @@
+"""The command that exports a model for other runtimes: export."""
+
+import time
+from pathlib import Path
+
+import click
+
+import coatnet_zoo_command
+
+from ..errors import CheckpointError, ExportError, HubError
+
+
+@click.command()
+@click.argument('model')
+@click.argument('out', type=click.Path(path_type=Path))
+@click.option('--format', required=True, metavar='onnx|openvino|pt2', help="pt2 is a package of torch's AOTInductor.")
+@click.option('--img-size', type=int, help="Height and width in pixels. Default: the model's.")
+@click.option('--dynamic-batch', is_flag=True, help='Take any number of images at once instead of one.')
+@click.option('--dynamic-size', is_flag=True, help='Take images of any height and width; not with pt2.')
+@click.option(
+    '--int8',
+    type=click.Path(path_type=Path),
+    metavar='FOLDER',
+    help='Compute with 8-bit integers, calibrated with the images in FOLDER; a few dozen suffice.',
+)
+def export(
+    model: str,
+    out: Path,
+    format: str,
+    img_size: int | None,
+    dynamic_batch: bool,
+    dynamic_size: bool,
+    int8: Path | None,
+) -> None:
+    """Export MODEL for another runtime into the new folder OUT, and compare it there with the model itself.
+
+    MODEL is a name with or without a tag, a folder, hf-hub:ORG/NAME or a checkpoint file. OUT gets model.onnx,
+    model.xml with model.bin, or model.pt2; and preprocessing.json, with the labels. Needs the extra: pip install
+    'coatnet-zoo[onnx]' or 'coatnet-zoo[openvino]'.
+    """
+    coatnet_zoo_command.import_models()
+    from ..export import check_request, export_model
+    from ..factory import load_model
+
+    start = time.monotonic()
+
+    def progress(step: str) -> None:
+        click.echo(f'{time.monotonic() - start:5.0f} s  {step}', err=True)
+
+    try:
+        check_request(out, format, img_size, dynamic_size, int8)
+        progress(f'loading {model}')
+        done = export_model(
+            load_model(model),
+            out,
+            format,
+            img_size=img_size,
+            dynamic_batch=dynamic_batch,
+            dynamic_size=dynamic_size,
+            int8=int8,
+            progress=progress,
+        )
+    except (CheckpointError, ExportError, HubError) as e:
+        raise click.ClickException(str(e)) from e
+    found = done.comparison
+    click.echo(
+        f'wrote {done.file}; in {done.runtime}, the largest difference of a logit from torch is '
+        f'{found.difference:.1e}, and the largest logit {found.largest:.1e}'
+    )
+    if done.images:
+        click.echo(f'  the same class for {found.agreement} of {done.images} calibration images')

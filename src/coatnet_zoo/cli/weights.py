@@ -1,0 +1,168 @@
+"""The commands for published weights: list, info, pull, verify."""
+
+import dataclasses
+import fnmatch
+import json
+import os
+from pathlib import Path
+
+import click
+
+import coatnet_zoo_command
+
+from ..errors import CheckpointError, HubError
+from ..hub import Entry, entries, entries_of, full_names, local_file, pull, verify
+from ..registry import WEIGHTS, short, weights_cfg
+from .columns import table
+
+# What the README's table of sizes counts: classes, channels and pixels.
+_USUAL = (1000, 3, 224)
+
+
+def _names(ctx: click.Context, param: click.Parameter, names: tuple[str, ...]) -> list[str]:
+    """Names of weights with their tags."""
+    try:
+        return full_names(names)
+    except ValueError as e:
+        raise click.ClickException(str(e)) from e
+
+
+def _weights_argument(required: bool):
+    return click.argument('names', nargs=-1, required=required, metavar='NAME...', callback=_names)
+
+
+@click.command('list')
+@click.argument('names', nargs=-1, metavar='[NAME]...')
+@click.option('--pretrained', is_flag=True, help='Leave out networks without weights.')
+@click.option('--impl', help='List only this implementation.')
+@click.option('--json', 'as_json', is_flag=True, help='Machine-readable: a list of objects, see docs/hub.md.')
+def list_command(names: tuple[str, ...], pretrained: bool, impl: str | None, as_json: bool) -> None:
+    """List every name with its costs and the place of its weights; offline.
+
+    NAME leaves out all others: a size, a name with a tag, timm's name of the same weights, or a pattern such as
+    '*in1k'. A terminal gets the columns that fit; a pipe or a file gets all of them.
+    """
+    try:
+        wanted = {entry.name for name in names for entry in _matching(name)}
+        found = [entry for entry in entries(pretrained, impl) if not names or entry.name in wanted]
+    except ValueError as e:
+        raise click.ClickException(str(e)) from e
+    click.echo(json.dumps([dataclasses.asdict(entry) for entry in found], indent=1) if as_json else table(found))
+
+
+def _matching(name: str) -> list[Entry]:
+    """The entries of a name or of a pattern."""
+    if not set(name) & set('*?['):
+        return entries_of(name)
+    found = [entry for entry in entries() if fnmatch.fnmatch(entry.name, name)]
+    if not found:
+        raise ValueError(f'No name matches {short(name)}; `coatnet-zoo list` shows every name.')
+    return found
+
+
+@click.command()
+@click.argument('name')
+def info(name: str) -> None:
+    """Show everything that is known about NAME, with or without a tag; offline.
+
+    NAME may be timm's name of the same weights.
+    """
+    try:
+        found = entries_of(name)
+    except ValueError as e:
+        raise click.ClickException(str(e)) from e
+    click.echo('\n\n'.join('\n'.join(f'{key + ":":<16}{value}' for key, value in _facts(e).items()) for e in found))
+
+
+def _facts(entry: Entry) -> dict[str, str]:
+    facts = {
+        'name': entry.name,
+        'implementation': entry.impl,
+        'parameters': _parameters(entry),
+        'multiply-adds': f'{entry.gmacs:g} G for one image',
+        'images': f'{entry.in_chans} {"channel" if entry.in_chans == 1 else "channels"}, {entry.img_size} pixels',
+        'classes': str(entry.num_classes),
+    }
+    if entry.tag is None:
+        return facts | {
+            'weights': 'none published: the model is untrained',
+            'load': f'timm.create_model({entry.name!r}, impl={entry.impl!r})',
+        }
+    weights, cfg = WEIGHTS[entry.name], weights_cfg(entry.name)
+    accuracies = [
+        f'{what} {value:.3f} %' for what, value in (('top-1', weights.top1), ('top-5', weights.top5)) if value
+    ]
+    return facts | {
+        'trained on': weights.data,
+        'accuracy': ', '.join(accuracies) or 'none published',
+        'preprocessing': f'mean {cfg["mean"]}, std {cfg["std"]}, {cfg["interpolation"]}, crop {cfg["crop_pct"]}',
+        'licence': str(entry.license),
+        'source': str(entry.source),
+        'download': f'about {entry.download / 1e6:.0f} MB' if entry.download else 'none: the weights are shipped',
+        'file': str(local_file(entry.name) or f'not on this machine; `coatnet-zoo pull {entry.name}` gets it'),
+        'load': f'timm.create_model({entry.name!r}, pretrained=True)',
+    }
+
+
+def _parameters(entry: Entry) -> str:
+    classes, channels, pixels = _USUAL
+    if (entry.num_classes, entry.in_chans, entry.img_size) == _USUAL:
+        return f'{entry.params:,}'
+    return f'{entry.params:,}; the table of sizes counts {classes} classes, {channels} channels and {pixels} pixels'
+
+
+@click.command('pull')
+@_weights_argument(required=False)
+@click.option('--all', 'everything', is_flag=True, help='All published weights.')
+@click.option('--dest', type=click.Path(), metavar='DEST', help='Also make a folder for local-dir:, one for each name.')
+def pull_command(names: list[str], everything: bool, dest: str | None) -> None:
+    """Download weights into the cache; files that exist are checked.
+
+    An interrupted download resumes where it ended. With --dest, DEST (or DEST/NAME, for several names) becomes a folder
+    that timm.create_model('local-dir:DEST', pretrained=True) loads on a machine without a network.
+    """
+    if bool(names) == everything:
+        raise click.UsageError('Give names or --all.')
+    if dest == '':
+        raise click.UsageError('--dest is empty; name a folder.')
+    names = list(WEIGHTS) if everything else names
+    failed: list[str] = []
+    files: dict[str, Path] = {}
+
+    def done(name: str, result: Path | HubError | CheckpointError) -> None:
+        if not isinstance(result, Path):
+            failed.append(name)
+            click.echo(f'Error: {name}: {result}', err=True)
+        else:
+            files[name] = result
+            click.echo(f'{name}: {result}')
+
+    try:
+        pull(names, done)
+    except KeyboardInterrupt:
+        # A normal exit would wait for the downloads in other threads.
+        os._exit(130)
+    if dest is not None:
+        coatnet_zoo_command.import_models()
+        from ..hub.folder import make_folder
+
+        for name in filter(files.__contains__, names):
+            folder = Path(dest) if len(names) == 1 else Path(dest, name)
+            try:
+                make_folder(name, files[name], folder)
+            except HubError as e:
+                raise click.ClickException(str(e)) from e
+            click.echo(f"wrote {folder}; load it by timm.create_model('local-dir:{folder}', pretrained=True)")
+    if failed:
+        raise SystemExit(1)
+
+
+@click.command('verify')
+@_weights_argument(required=True)
+def verify_command(names: list[str]) -> None:
+    """Compare cached weights with the SHA-256 that the Hub declared for them; offline."""
+    verdicts = [verify(name) for name in names]
+    for verdict in verdicts:
+        click.echo(f'{verdict.name}: {verdict.text}')
+    if not all(verdict.sound for verdict in verdicts):
+        raise SystemExit(1)

@@ -1,0 +1,230 @@
+"""Fitting a state dict to a model.
+
+The steps are recognising names, checking that the state dict belongs to the model, and resizing tables.
+
+`adapt_state_dict` takes raw checkpoints of this package, of timm and of foreign codes. Both
+`CoAtNet.load_state_dict` and timm's loading of pretrained weights call it.
+"""
+
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from timm.layers import resize_rel_pos_bias_table
+from torch import nn
+
+from ..errors import CheckpointError
+from ..registry import TIMM_NAMES, CoAtNetCfg, feature_sizes, field_types, num_offsets, resolve_cfg
+from .checkpoint import Checkpoint
+from .codes import Translation, translate
+from .plain import check_dense
+from .recognition import create_call, fingerprint, identify, is_timms
+from .state_dicts import find_network
+from .values import check_values
+
+_TABLE = 'relative_position_bias_table'
+# Fields that change what a network computes, but no name or shape of a tensor.
+_UNSEEN = (
+    'conv_act',
+    'conv_norm_eps',
+    'pre_norm_act',
+    'conv_stride',
+    'se_act',
+    'norm_eps',
+    'attn_pool_first',
+    'pool_type',
+)
+
+
+class Adapted(dict[str, torch.Tensor]):
+    """A state dict from `adapt_state_dict`, so that its values are not read a second time."""
+
+
+def adapt_state_dict(
+    state_dict: Mapping[str, Any] | Checkpoint, model: nn.Module, img_size: tuple[int, int] | None = None
+) -> Adapted:
+    """Convert a checkpoint to the names, layouts and table sizes of a model.
+
+    Args:
+        state_dict: A state dict of this package, of timm's CoAtNets or of a foreign code, wrapped or not; or the
+            checkpoint from `read_checkpoint`.
+        model: The `CoAtNet` that the checkpoint is to be loaded into.
+        img_size: Native input size of the checkpoint, if known. Default: a square, or the input size of the model
+            if the tables have the same length.
+
+    Returns:
+        A state dict for `model.load_state_dict`. In a checkpoint of the same implementation, tensors that do not fit
+        the model stay unchanged, and `load_state_dict` reports them.
+
+    Raises:
+        CheckpointError: If the checkpoint is of another implementation or size (the message has the call that loads the
+            checkpoint), or if the checkpoint has values that no model has.
+    """
+    own = model.state_dict()
+    adapted = Adapted(_adapt(state_dict, own, model, img_size))
+    check_values(adapted, own, f'The checkpoint for impl={model.cfg.impl!r}')
+    return adapted
+
+
+def adapt_checked(
+    state_dict: Mapping[str, Any] | Checkpoint, model: nn.Module, img_size: tuple[int, int] | None
+) -> dict[str, torch.Tensor]:
+    """Call `adapt_state_dict`, then check that no batch norm lacks its statistics.
+
+    If a classifier is new, torch also accepts other missing tensors.
+    """
+    state_dict = adapt_state_dict(state_dict, model, img_size)
+    for key in model.state_dict():
+        norm, _, kind = key.rpartition('.')
+        if kind.startswith('running_') and key not in state_dict and f'{norm}.weight' in state_dict:
+            raise CheckpointError(f'The checkpoint for impl={model.cfg.impl!r} lacks the statistics {key}.')
+    return state_dict
+
+
+def _adapt(
+    state_dict: Mapping[str, Any] | Checkpoint,
+    own: Mapping[str, torch.Tensor],
+    model: nn.Module,
+    img_size: tuple[int, int] | None,
+) -> dict[str, torch.Tensor]:
+    raw = state_dict.tensors if isinstance(state_dict, Checkpoint) else state_dict
+    if img_size in (None, model.img_size) and _has_shapes(raw, own):
+        return dict(raw)
+    checkpoint = state_dict if isinstance(state_dict, Checkpoint) else find_network(state_dict)
+    state_dict = checkpoint.tensors
+    check_dense(state_dict, 'The checkpoint')
+    translation = translate(checkpoint)
+    if translation is not None:
+        check_structure(translation, model.cfg)
+        state_dict = translation.tensors
+        img_size = translation.structure.img_size
+    else:
+        _check_same_network(state_dict, own, model.cfg)
+        state_dict = {k: _as_linear(v, own.get(k)) for k, v in state_dict.items()}
+    _check_has_positions(state_dict, model.cfg)
+    return _resize_tables(state_dict, model, img_size)
+
+
+def _has_shapes(state_dict: Mapping[str, Any], own: Mapping[str, torch.Tensor]) -> bool:
+    return state_dict.keys() == own.keys() and all(
+        isinstance(tensor := state_dict[k], torch.Tensor) and not tensor.is_nested and tensor.shape == v.shape
+        for k, v in own.items()
+    )
+
+
+def check_structure(translation: Translation, cfg: CoAtNetCfg) -> None:
+    """Refuse the checkpoint of a foreign code if its structure is not that of the configuration.
+
+    This function accepts other numbers of classes and channels, because torch reports them and timm adapts them.
+
+    Raises:
+        CheckpointError: If the structures differ. The message has the call that loads the checkpoint.
+    """
+    impl, structure = translation.impl, translation.structure
+    if cfg.impl == impl and not structure.differences(cfg):
+        return
+    size, args = structure.as_registered(impl)
+    raise CheckpointError(
+        f'The checkpoint was saved by {translation.code.title} and does not fit this model of impl={cfg.impl!r}; load '
+        f'it by {create_call(size, impl, args)}.'
+    )
+
+
+def _as_linear(tensor: torch.Tensor, own: torch.Tensor | None) -> torch.Tensor:
+    """timm's 1x1 convolutions in Transformer blocks are linear layers here."""
+    if own is not None and own.ndim == 2 and tensor.ndim == 4 and tensor.shape[2:] == (1, 1):
+        return tensor.flatten(1)
+    return tensor
+
+
+def _check_same_network(
+    state_dict: Mapping[str, torch.Tensor], own: Mapping[str, torch.Tensor], cfg: CoAtNetCfg
+) -> None:
+    """Raise if the checkpoint is another registered network's, or surely not of a network that computes as this one."""
+    known = identify(state_dict)
+    timms = is_timms(state_dict)
+    if known is None:
+        unlike = ', '.join(
+            f'{name}={getattr(cfg, name)!r}'
+            for name, values in _timms_unseen().items()
+            if getattr(cfg, name) not in values
+        )
+        if timms and unlike:
+            raise CheckpointError(
+                "The checkpoint was saved by timm's code from a network that is not registered there. None of timm's "
+                f'CoAtNets computes with {unlike} as this model of impl={cfg.impl!r} does; give the arguments that '
+                'timm had.'
+            )
+        return
+    if known.size is None:
+        raise CheckpointError(
+            f'The checkpoint is {known.title}, which has blocks that no network of this package has; load it into '
+            "timm's own model."
+        )
+    if fingerprint(state_dict) == fingerprint(own):
+        fields = {k: v for k, v in known.args.items() if k in field_types()}
+        if not timms or _unseen(resolve_cfg(known.size, known.impl, **fields)) == _unseen(cfg):
+            return
+    raise CheckpointError(
+        f'The checkpoint is {known.title} and does not fit this model of impl={cfg.impl!r}; load it by {known.call}.'
+    )
+
+
+def _unseen(cfg: CoAtNetCfg) -> tuple[Any, ...]:
+    return tuple(getattr(cfg, name) for name in _UNSEEN)
+
+
+@functools.cache
+def _timms_unseen() -> dict[str, set[Any]]:
+    """What timm's registered networks compute that no name or shape of a tensor tells: the values by field."""
+    rows = (row for row in TIMM_NAMES.values() if row is not None)
+    cfgs = [resolve_cfg(size, impl, **args) for size, impl, args in rows]
+    return {name: {getattr(cfg, name) for cfg in cfgs} for name in _UNSEEN}
+
+
+def _check_has_positions(state_dict: Mapping[str, torch.Tensor], cfg: CoAtNetCfg) -> None:
+    if cfg.rel_attn != 'none':
+        return
+    left_over = next((name for name in state_dict if '.rel_pos.' in name), None)
+    if left_over is not None:
+        raise CheckpointError(
+            f'The checkpoint was trained with a relative bias ({left_over}), which this model of '
+            "rel_attn='none' does not have; build it with the rel_attn of the checkpoint ('pre' is the default), or "
+            'leave the bias out knowingly, by load_state_dict(..., strict=False).'
+        )
+
+
+def _resize_tables(
+    state_dict: dict[str, torch.Tensor], model: nn.Module, img_size: tuple[int, int] | None
+) -> dict[str, torch.Tensor]:
+    """Resize relative position tables that were trained at another input size, as timm does.
+
+    For windows, tables of a whole feature map are first cut down to the offsets inside a window.
+    """
+    out = dict(state_dict)
+    cfg, own_size = model.cfg, model.img_size
+
+    def grids(size: tuple[int, int], stage: int) -> tuple[tuple[int, int], tuple[int, int]]:
+        whole = feature_sizes(size, stage + 1, cfg.patch_size)[stage]
+        return whole, tuple(min(side, cfg.attn_window or side) for side in whole)
+
+    for key, own in model.state_dict().items():
+        if key not in state_dict or not key.endswith(f'.rel_pos.{_TABLE}'):
+            continue
+        table, stage = state_dict[key], int(key.split('.')[1])
+        whole, trained = grids(img_size or own_size, stage)
+        if trained != whole and len(table) == num_offsets(whole):
+            table = _crop_table(table, whole, trained)
+        window = grids(own_size, stage)[1]
+        if (img_size and trained != window) or table.shape != own.shape:
+            table = resize_rel_pos_bias_table(table, window, own.shape, trained if img_size else None)
+        out[key] = table
+    return out
+
+
+def _crop_table(table: torch.Tensor, src_size: tuple[int, int], size: tuple[int, int]) -> torch.Tensor:
+    """Cut a relative position table down to the offsets that a smaller (height, width) grid has."""
+    grid = table.reshape(2 * src_size[0] - 1, 2 * src_size[1] - 1, -1)
+    y, x = src_size[0] - size[0], src_size[1] - size[1]
+    return grid[y : y + 2 * size[0] - 1, x : x + 2 * size[1] - 1].flatten(0, 1)

@@ -1,0 +1,117 @@
+"""Recognising the registered network that a checkpoint of this package or of timm belongs to, by names and shapes."""
+
+import hashlib
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from ..registry import (
+    FINGERPRINTS,
+    TIMM_FINGERPRINTS,
+    TIMM_NAMES,
+    num_offsets,
+    resolve_cfg,
+    tags_of,
+    untrained_cfg,
+    weights_cfg,
+)
+
+_TABLE = 'relative_position_bias_table'
+
+
+@dataclass(frozen=True)
+class Known:
+    """A network that is registered here or in timm.
+
+    Attributes:
+        title: Title of the network for messages.
+        size: Registered name; None if this package has no such network.
+        impl: Implementation.
+        args: The additional arguments of `timm.create_model` that make exactly this network.
+    """
+
+    title: str
+    size: str | None
+    impl: str = ''
+    args: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def call(self) -> str:
+        """The call that loads the checkpoint."""
+        return create_call(self.size, self.impl, self.args)
+
+
+def create_call(size: str, impl: str, args: Mapping[str, Any]) -> str:
+    """The call of `timm.create_model` that loads a checkpoint, as text."""
+    arguments = ', '.join([repr(size), f'impl={impl!r}', *(f'{k}={v!r}' for k, v in args.items())])
+    return f'timm.create_model({arguments}, checkpoint_path=...)'
+
+
+def is_timms(tensors: Mapping[str, torch.Tensor]) -> bool:
+    """Whether timm wrote a checkpoint: timm's Transformer blocks have 1x1 convolutions, ours have linear layers."""
+    return any(name.endswith('.attn.qkv.weight') and t.ndim == 4 for name, t in tensors.items())
+
+
+def fingerprint(tensors: Mapping[str, torch.Tensor]) -> str:
+    """A hash of the names and shapes that make a network, 16 hexadecimal digits.
+
+    The hash does not depend on classes, channels, the input size and counters of batches. A 1x1 convolution and a
+    linear layer give the same hash.
+
+    Args:
+        tensors: Tensors by name, without wrapper prefixes; on any device.
+    """
+    body = sorted(
+        f'{name} {_shape(name, t)}'
+        for name, t in tensors.items()
+        if not name.startswith('head.fc.') and not name.endswith('num_batches_tracked')
+    )
+    return hashlib.sha256('\n'.join(body).encode(errors='surrogatepass')).hexdigest()[:16]
+
+
+def _shape(name: str, tensor: torch.Tensor) -> tuple[int, ...]:
+    if name == 'stem.conv1.weight':
+        return tuple(tensor.shape[:1])
+    if name.endswith(_TABLE):
+        return tuple(tensor.shape[1:])
+    return tuple(tensor.shape[:2] if tensor.shape[2:] == (1, 1) else tensor.shape)
+
+
+def identify(tensors: Mapping[str, torch.Tensor]) -> Known | None:
+    """The registered network that a checkpoint belongs to, or None.
+
+    Args:
+        tensors: Tensors by name, without wrapper prefixes.
+    """
+    key = fingerprint(tensors)
+    if is_timms(tensors):
+        theirs = next(iter(TIMM_FINGERPRINTS.get(key, ())), None)
+        if theirs is None or TIMM_NAMES[theirs] is None:
+            return theirs and Known(f"timm's {theirs}", None)
+        size, impl, args = TIMM_NAMES[theirs]
+        return Known(
+            f"timm's {theirs}, which is {size} of impl={impl!r},", size, impl, {**args, **_ends(tensors, size, impl)}
+        )
+    for size, impl in FINGERPRINTS.get(key, ()):
+        return Known(f'{size} of impl={impl!r}', size, impl, _ends(tensors, size, impl))
+    return None
+
+
+def _ends(tensors: Mapping[str, torch.Tensor], size: str, impl: str) -> dict[str, Any]:
+    """The arguments for classes, channels and the size of square images, if these differ from the defaults."""
+    tag = next((tag for tag, needed in tags_of(size).items() if needed == impl), None)
+    default = untrained_cfg(size) if tag is None else weights_cfg(f'{size}.{tag}')
+    in_chans, _, pixels = default['input_size']
+    usual = dict(num_classes=default['num_classes'], in_chans=in_chans, img_size=pixels)
+    classifier, stem = tensors.get('head.fc.weight'), tensors['stem.conv1.weight']
+    found = dict(num_classes=0 if classifier is None else len(classifier), in_chans=stem.shape[1])
+    table = next((name for name in tensors if name.endswith(_TABLE)), None)
+    if table is not None:
+        count, stage = len(tensors[table]), int(table.split('.')[1])
+        side = (math.isqrt(count) + 1) // 2
+        if num_offsets((side, side)) == count:
+            found['img_size'] = side * (resolve_cfg(size, impl).patch_size or 2 ** (stage + 2))
+    return {name: value for name, value in found.items() if value != usual[name]}

@@ -1,0 +1,106 @@
+"""Checking how a `config.json` describes a network, before anything is built from the file.
+
+timm reads the `config.json` of `local-dir:` and `hf-hub:` models and passes on the content.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from timm.layers import to_2tuple
+from timm.models import PretrainedCfg
+
+from ..convert import check_arguments, check_fields
+from ..errors import CheckpointError, shown
+from ..registry import (
+    Channels,
+    Classes,
+    CoAtNetCfg,
+    Crop,
+    Positive,
+    Side,
+    check_window,
+    field_types,
+    list_impls,
+    resolve_cfg,
+    short,
+)
+
+_Image = tuple[Channels, Side, Side]
+_Text = str | None
+_Texts = str | tuple[str, ...] | None
+# The fields of a pretrained configuration, with their types.
+_PRETRAINED_FIELDS = {
+    **dict.fromkeys(('url', 'origin_url', 'paper_ids', 'notes'), _Texts),
+    **dict.fromkeys(('file', 'hf_hub_id', 'hf_hub_filename', 'source', 'architecture', 'tag'), _Text),
+    **dict.fromkeys(('license', 'description', 'paper_name'), _Text),
+    'custom_load': bool | str,
+    'input_size': _Image,
+    'test_input_size': _Image | None,
+    'min_input_size': _Image | None,
+    'fixed_input_size': bool,
+    'interpolation': str,
+    'crop_pct': Crop,
+    'test_crop_pct': Crop | None,
+    'crop_mode': str,
+    'mean': tuple[float, ...],
+    'std': tuple[Positive, ...],
+    'num_classes': Classes,
+    'label_offset': Literal[0] | None,
+    'label_names': tuple[str, ...] | dict | None,
+    'label_descriptions': dict | None,
+    'pool_size': tuple[int, ...] | None,
+    'test_pool_size': tuple[int, ...] | None,
+    'first_conv': Literal['stem.conv1'] | None,
+    'classifier': Literal['head.fc'] | None,
+}
+
+
+def check_config_json(
+    size: str, pretrained_cfg: Mapping[str, Any], arguments: Mapping[str, Any]
+) -> tuple[str, CoAtNetCfg]:
+    """Refuse a `config.json` that does not describe a network of this package.
+
+    Args:
+        size: Registered name without tag.
+        pretrained_cfg: The pretrained configuration that timm read.
+        arguments: The arguments of the model that timm read.
+
+    Returns:
+        The name of the file in messages, and the structure that the file describes.
+
+    Raises:
+        CheckpointError: If a field does not fit. The message has the place of the file and the field.
+    """
+    is_folder = pretrained_cfg['source'] == 'local-dir'
+    where = f'the config.json of {shown(pretrained_cfg["file" if is_folder else "hf_hub_id"])}'
+    try:
+        known = {field.name for field in dataclasses.fields(PretrainedCfg)}
+        check_fields('pretrained_cfg', pretrained_cfg, _PRETRAINED_FIELDS, known)
+        check_arguments(arguments)
+        fields = {name: value for name, value in arguments.items() if name in field_types() and name != 'impl'}
+        cfg = resolve_cfg(size, arguments.get('impl', list_impls(size)[0]), **fields)
+        _check_agreement(pretrained_cfg, arguments, cfg)
+    except ValueError as e:
+        raise CheckpointError(f'{size} cannot be built from {where}: {e}') from e
+    return where, cfg
+
+
+def _check_agreement(pretrained_cfg: Mapping[str, Any], arguments: Mapping[str, Any], cfg: CoAtNetCfg) -> None:
+    stated = pretrained_cfg.get('num_classes', PretrainedCfg.num_classes)
+    recorded = arguments.get('num_classes', stated)
+    if stated != recorded:
+        raise ValueError(f'num_classes is {stated}, but {recorded} in model_args; correct the one that is wrong.')
+    if recorded and arguments.get('global_pool') == '':
+        raise ValueError(
+            f"global_pool='' leaves out the pooling that num_classes={recorded} needs; correct one of them."
+        )
+    outputs, indices = len(cfg.depths) + 1, arguments.get('out_indices')
+    if indices is not None and not (
+        arguments.get('features_only') and all(-outputs <= index < outputs for index in indices)
+    ):
+        raise ValueError(
+            f'out_indices={short(indices)} must lie between 0 and {outputs - 1}, and needs features_only to be true.'
+        )
+    size = arguments.get('img_size', pretrained_cfg.get('input_size', PretrainedCfg.input_size)[-2:])
+    check_window(cfg, to_2tuple(size))

@@ -1,0 +1,65 @@
+"""Loading a model from any source: a name, a tag, a folder, a repository on the Hub, or a checkpoint file."""
+
+import tempfile
+from pathlib import Path
+
+import timm
+from timm.models import is_model, is_model_in_modules, resolve_model_input_args
+
+from ..convert import adapt_checked, convert_checkpoint, identify, is_timms, read_checkpoint
+from ..errors import CheckpointError, HubError, shown
+from ..hub import sentence
+from ..network import CoAtNet
+from ..registry import did_you_mean, our_name
+from ..slow import say_if_slow
+
+
+@say_if_slow('Loading the model')
+def load_model(source: str) -> CoAtNet:
+    """Load a model with weights, in evaluation mode.
+
+    Args:
+        source: A registered name, with a tag or without, or timm's name of the same weights; a folder, with
+            `local-dir:` before it or without; `hf-hub:ORG/NAME`; or a checkpoint file that `convert_checkpoint` takes,
+            or one of timm's own networks. The model of a checkpoint gets the preprocessing that train.py recorded,
+            that of the registered network, or the one that `convert_checkpoint` assumes.
+
+    Raises:
+        CheckpointError: If there is no such model, if the model is not one of this package, or if the weights cannot be
+            read or do not fit.
+        HubError: If the weights cannot be fetched from the Hub or a release page.
+    """
+    path = Path(source)
+    try:
+        if not is_model(source) and path.is_file():
+            return _load_checkpoint(path)
+        name = f'local-dir:{source}' if not is_model(source) and path.is_dir() else our_name(source)
+        architecture = resolve_model_input_args(name)['model_name']
+        if not is_model_in_modules(architecture, 'coatnet'):
+            raise CheckpointError(
+                f'{shown(source)} is not one of this package, but of the architecture {architecture}; see '
+                '`coatnet-zoo list`.'
+            )
+        return timm.create_model(name, pretrained=True).eval()
+    except (HubError, CheckpointError):
+        raise
+    except Exception as e:  # timm raises many kinds for a bad name or configuration
+        raise CheckpointError(
+            f"The model '{shown(source)}' cannot be loaded ({shown(sentence(e))}); give a name of `coatnet-zoo list`, "
+            f'a folder, a checkpoint file or hf-hub:ORG/NAME. {did_you_mean(source)}'.rstrip()
+        ) from e
+
+
+def _load_checkpoint(file: Path) -> CoAtNet:
+    checkpoint = read_checkpoint(file)
+    known = identify(checkpoint.tensors)
+    if checkpoint.record or known is None or not is_timms(checkpoint.tensors):
+        with tempfile.TemporaryDirectory(prefix='coatnet-zoo-') as parent:
+            folder = Path(parent) / 'converted'
+            convert_checkpoint(file, folder)
+            return timm.create_model(f'local-dir:{folder}', pretrained=True).eval()
+    if known.size is None:
+        raise CheckpointError(f'{shown(file)} is {known.title}, which has blocks that no network of this package has.')
+    model = timm.create_model(known.size, impl=known.impl, **known.args)
+    model.load_state_dict(adapt_checked(checkpoint.tensors, model, None))
+    return model.eval()

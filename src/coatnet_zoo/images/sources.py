@@ -1,0 +1,60 @@
+"""The image files that a user means by files, folders and patterns."""
+
+import glob
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from timm.utils import natural_key
+
+from ..errors import shown
+from .evidence import image_endings
+
+
+def find_images(sources: Sequence[str]) -> tuple[list[Path], list[str]]:
+    """Find the files that a user means, without opening the files.
+
+    Args:
+        sources: Files; folders, which stand for all images in them and in their subfolders; and patterns such as
+            'photos/*.jpg', which stand for files and folders. Hidden files are left out, except if they are named.
+
+    Returns:
+        The files, each of them once, and a sentence for every source without a file. Folders and patterns are sorted
+        by name, numbers by value. A source that does not exist and is no pattern is a file.
+    """
+    files: dict[Path, None] = {}
+    problems: list[str] = []
+    for source in sources:
+        is_pattern = glob.has_magic(source) and not os.path.lexists(source)
+        matches = sorted(glob.glob(source, recursive=True), key=natural_key) if is_pattern else [source]
+        if not matches:
+            problems.append(f'No file matches {shown(source)}.')
+        for match in matches:
+            found = [match]
+            if os.path.isdir(match):
+                found = sorted(_images_in(match, problems), key=natural_key)
+                if not found:
+                    problems.append(f'The folder {shown(match)} has no images.')
+            files.update(dict.fromkeys(map(Path, found)))
+    return list(files), problems
+
+
+def _images_in(folder: str, problems: list[str]) -> Iterator[str]:
+    """The images in a folder and its subfolders, by the endings of their names. Links are followed, as timm does."""
+
+    def note(error: OSError) -> None:
+        problems.append(f'The folder {shown(error.filename)} cannot be read: {error.strerror}.')
+
+    endings = image_endings()
+    seen = {os.path.realpath(folder)}
+    for parent, folders, names in os.walk(folder, onerror=note, followlinks=True):
+        visible = [name for name in folders if not name.startswith('.')]
+        folders.clear()
+        for name in visible:
+            place = os.path.realpath(os.path.join(parent, name))
+            if place not in seen:  # links may form a circle
+                seen.add(place)
+                folders.append(name)
+        yield from (
+            os.path.join(parent, name) for name in names if name.lower().endswith(endings) and not name.startswith('.')
+        )

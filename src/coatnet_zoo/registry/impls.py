@@ -1,0 +1,143 @@
+"""The implementations of CoAtNet as a table: how each differs from the paper, and where its code is.
+
+A foreign code needs one row in this table and one file in `checkpoints/` to have its checkpoints converted.
+docs/implementations.md explains every difference.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+PAPER_URL = 'https://arxiv.org/abs/2106.04803'
+_TIMM_URL = 'https://github.com/huggingface/pytorch-image-models'
+
+
+@dataclass(frozen=True)
+class ForeignCode:
+    """How the checkpoints of another code are read.
+
+    Attributes:
+        title: The usual name of the code.
+        mapping: The module that reads a structure from the tensors of that code and maps the tensors; see
+            `checkpoints.codes.CodeMapping`.
+        suffixes: Endings of files that only the `read` of that module can read.
+        interpolation: The interpolation by which the evaluation of that code resizes images.
+        crop_pct: Share of the resized image that the evaluation of that code crops.
+    """
+
+    title: str
+    mapping: str
+    suffixes: tuple[str, ...] = ()
+    interpolation: str = 'bicubic'
+    crop_pct: float = 0.875
+
+
+@dataclass(frozen=True)
+class Implementation:
+    """One implementation of CoAtNet.
+
+    Attributes:
+        url: Address of the code or of the paper.
+        flavour: The fields of `CoAtNetCfg` that differ from the defaults; the defaults are the paper's.
+        sizes: The sizes that the code has, each with the fields that differ. The rows of `SIZES` may name the
+            implementation for more sizes.
+        code: How checkpoints of the code are read, if their tensors have other names than the tensors of this package.
+        init: The scheme of the initial weights, see `network/init.py`.
+    """
+
+    url: str
+    flavour: dict[str, Any] = field(default_factory=dict)
+    sizes: dict[str, dict[str, Any]] = field(default_factory=dict)
+    code: ForeignCode | None = None
+    init: Literal['timm', 'torch', 'keras_cv'] = 'timm'
+
+
+_TIMM = dict(
+    head_hidden=False,
+    conv_act='silu',
+    pre_norm_act=True,
+    conv_expand_base='in',
+    conv_stride='depthwise',
+    conv_out_bias=False,
+    se_base='mid',
+    se_act='relu',
+    attn_base='in',
+    pool_type='avg2',
+    shortcut_proj_always=False,
+)
+
+IMPLS: dict[str, Implementation] = {
+    'paper': Implementation(PAPER_URL),
+    'timm': Implementation(_TIMM_URL, _TIMM),
+    'timm_bn': Implementation(_TIMM_URL, dict(_TIMM, norm_layer='batchnorm2d')),
+    'timm_rmlp': Implementation(_TIMM_URL, dict(_TIMM, rel_pos_type='mlp')),
+    'timm_rmlp2': Implementation(_TIMM_URL, dict(_TIMM, rel_pos_type='mlp')),
+    'chinhsuanwu': Implementation(
+        'https://github.com/chinhsuanwu/coatnet-pytorch',
+        dict(
+            stem_norm_last=True,
+            final_norm=False,
+            head_hidden=False,
+            head_bias=False,
+            conv_expand_base='in',
+            conv_out_bias=False,
+            conv_out_norm=True,
+            se_base='in',
+            se_act='gelu',
+            se_bias=False,
+            norm_eps=1e-5,
+            num_heads=8,
+            attn_pool_first=True,
+            attn_shortcut_bias=False,
+            qkv_bias=False,
+            mlp_base='in',
+            pool_type='max',
+        ),
+        sizes={
+            'coatnet_0': {},
+            'coatnet_1': {},
+            'coatnet_2': dict(embed_dim=(128, 256, 512, 1026)),
+            'coatnet_3': {},
+            'coatnet_4': {},
+        },
+        # That code has no preprocessing; the usual preprocessing is assumed.
+        code=ForeignCode('chinhsuanwu/coatnet-pytorch', 'coatnet_zoo.convert.adapters.chinhsuanwu'),
+        init='torch',
+    ),
+    'keras_cv': Implementation(
+        'https://github.com/leondgarse/keras_cv_attention_models',
+        dict(
+            final_norm=False,
+            head_hidden=False,
+            conv_expand_base='in',
+            conv_stride='depthwise',
+            conv_out_bias=False,
+            se_base='in',
+            se_divisor=8,
+            se_act='gelu',
+            norm_eps=1e-5,
+            heads_round_down=True,
+            attn_base='in',
+            attn_shortcut_bias=False,
+            qkv_bias=False,
+            proj_bias=False,
+            mlp_bias=False,
+        ),
+        sizes={
+            'coatnet_0': {},
+            'coatnet_1': {},
+            'coatnet_2': {},
+            'coatnet_3': {},
+            'coatnet_4': {},
+            'coatnet_5': {},
+            'coatnet_6': dict(embed_dim=(192, 384, (768,) * 8 + (1536,) * 42, 2048)),
+            'coatnet_7': {},
+        },
+        code=ForeignCode(
+            'keras_cv_attention_models',
+            'coatnet_zoo.convert.adapters.keras_cv',
+            suffixes=('.h5', '.hdf5'),
+            crop_pct=0.95,
+        ),
+        init='keras_cv',
+    ),
+}

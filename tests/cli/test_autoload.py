@@ -1,0 +1,126 @@
+"""`coatnet-zoo autoload`: the models are there without an import, and Python starts as before.
+
+Set TIMM_REPO to a checkout of huggingface/pytorch-image-models, whose validate.py one of the tests runs.
+"""
+
+import os
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+from environment import Environment
+from paths import DATA, ROOT
+
+KNOWS = "print(__import__('timm').is_model('coatnet_1'))"
+
+
+@pytest.fixture(scope='module')
+def environment(tmp_path_factory: pytest.TempPathFactory) -> Environment:
+    return Environment(tmp_path_factory.mktemp('autoload') / 'env', ROOT / 'src')
+
+
+@pytest.fixture
+def switched_on(environment: Environment) -> Environment:
+    environment.autoload('on')
+    return environment
+
+
+def test_it_is_off_until_it_is_switched_on_and_after_it_is_switched_off(environment: Environment) -> None:
+    environment.autoload('off')
+    assert environment.autoload('status').startswith('autoload is off')
+    assert environment.run('-c', KNOWS) == (0, 'False', '')
+    for _ in range(2):
+        assert environment.autoload('on') == f'autoload is on: {environment.packages / "coatnet_zoo_autoload.pth"}'
+    assert environment.autoload('status').startswith('autoload is on')
+    assert environment.files == ['coatnet_zoo_autoload.pth']
+    assert environment.autoload('off').startswith('autoload is off')
+    assert environment.files == []
+
+
+@pytest.mark.parametrize(
+    'code, printed',
+    [
+        # transformers asks for the specification of timm long before it imports timm.
+        (f"from importlib.util import find_spec; print(find_spec('timm').name); {KNOWS}", 'timm\nTrue'),
+        (
+            "import sys, coatnet_zoo, timm; print(timm.is_model('coatnet_1')); "
+            "print([finder for finder in sys.meta_path if '_TimmFinder' in repr(finder)])",
+            'True\n[]',
+        ),
+    ],
+)
+def test_the_models_are_there_when_timm_is_imported(switched_on: Environment, code: str, printed: str) -> None:
+    assert switched_on.run('-c', code) == (0, printed, '')
+
+
+def test_a_script_of_others_has_the_models(switched_on: Environment, tmp_path: Path) -> None:
+    (tmp_path / 'validate.py').write_text(
+        "import timm\nif __name__ == '__main__':\n    print(timm.create_model('coatnet_atto').cfg.impl)",
+        encoding='utf-8',
+    )
+    assert switched_on.run(tmp_path / 'validate.py') == (0, 'paper', '')
+
+
+@pytest.mark.skipif('TIMM_REPO' not in os.environ, reason='TIMM_REPO names no checkout of pytorch-image-models')
+def test_validate_of_timm_has_the_models(environment: Environment, tmp_path: Path) -> None:
+    # A copy, because a script in the checkout would import the timm of the checkout instead of the installed timm.
+    shutil.copy(Path(os.environ['TIMM_REPO']) / 'validate.py', tmp_path)
+    for image in (DATA / 'digits').iterdir():
+        (tmp_path / 'images' / image.name[0]).mkdir(parents=True)
+        shutil.copy(image, tmp_path / 'images' / image.name[0])
+    words = ['--model', 'coatnet_atto', '--pretrained', '--device', 'cpu', '--workers', '1', '--data-dir']
+    environment.autoload('off')
+    code, _, err = environment.run(tmp_path / 'validate.py', *words, tmp_path / 'images')
+    assert code == 1 and 'Unknown model (coatnet_atto)' in err
+    environment.autoload('on')
+    code, out, err = environment.run(tmp_path / 'validate.py', *words, tmp_path / 'images')
+    assert code == 0 and re.search(r'"top1": 100.0\b', out), err
+
+
+def test_nothing_but_one_module_is_imported_without_timm(environment: Environment) -> None:
+    environment.autoload('off')
+    code = "import sys; print('\\n'.join(sorted(sys.modules)))"
+    before = environment.run('-c', code)[1].splitlines()
+    environment.autoload('on')
+    after = environment.run('-c', code)[1].splitlines()
+    assert set(after) - set(before) == {'coatnet_zoo_autoload'}
+
+
+def test_python_starts_without_the_package(switched_on: Environment) -> None:
+    paths = switched_on.packages / '_paths.pth'
+    whole = paths.read_text(encoding='utf-8')
+    try:
+        paths.write_text(whole.partition('\n')[2].replace(str(ROOT / 'src'), ''), encoding='utf-8')
+        assert switched_on.run('-S', '-c', 'print(1)') == (0, '1', '')
+        assert switched_on.run('-c', 'import sys; print("coatnet_zoo_autoload" in sys.modules)') == (0, 'False', '')
+    finally:
+        paths.write_text(whole, encoding='utf-8')
+
+
+def test_timm_works_although_the_package_is_broken(tmp_path: Path) -> None:
+    source = tmp_path / 'source'
+    (source / 'coatnet_zoo').mkdir(parents=True)
+    (source / 'coatnet_zoo' / '__init__.py').write_text('1 / 0', encoding='utf-8')
+    hook = ROOT / 'src' / 'coatnet_zoo_autoload.py'
+    (source / hook.name).write_bytes(hook.read_bytes())
+    environment = Environment(tmp_path / 'env', source)
+    line = 'import coatnet_zoo_autoload\n'
+    (environment.packages / 'coatnet_zoo_autoload.pth').write_text(line, encoding='utf-8')
+    code, out, err = environment.run('-c', 'import timm; print(timm.is_model("resnet18"))')
+    assert (code, out) == (0, 'True')
+    assert 'ZeroDivisionError: division by zero' in err and '`coatnet-zoo autoload off`' in err
+
+
+def test_a_folder_that_cannot_be_written_to_is_one_sentence(environment: Environment, tmp_path: Path) -> None:
+    folder = str(tmp_path / 'file' / 'folder')
+    code = (
+        'import coatnet_zoo_command, sys\nfrom pathlib import Path\ncoatnet_zoo_command.without_models = True\n'
+        'import coatnet_zoo.cli.autoload\n'
+        f'sys.modules["coatnet_zoo.cli.autoload"]._folders = lambda: [Path({folder!r})]\n'
+        "sys.argv = ['coatnet-zoo', 'autoload', 'on']; coatnet_zoo_command.main()"
+    )
+    (tmp_path / 'file').touch()
+    code, out, err = environment.run('-c', code)
+    assert (code, out) == (1, '') and len(err.splitlines()) == 1
+    assert 'cannot be changed (Not a directory); make an environment of your own' in err

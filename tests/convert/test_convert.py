@@ -1,0 +1,261 @@
+"""The conversion of chinhsuanwu checkpoints, against that code's own outputs.
+
+The fixture was trained with that code; its logits came with it. Where `COATNET_PYTORCH` names a checkout of
+chinhsuanwu/coatnet-pytorch, its models are built with random weights and statistics and compared, too.
+"""
+
+import importlib.util
+import json
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import originals
+import pytest
+import timm
+import torch
+from click.testing import CliRunner
+from hub_server import HubServer
+from paths import DATA, SCRIPTS
+from peers import assert_close, randomize_
+from safetensors.torch import save_file
+from timm.layers.pos_embed_rel import gen_relative_position_index
+
+from coatnet_zoo import CheckpointError, convert_checkpoint
+from coatnet_zoo.cli import main
+from coatnet_zoo.convert.adapters import chinhsuanwu
+from coatnet_zoo.factory import Conversion
+from scripts.train_digits import scaled_digits
+
+FIXTURE = DATA / 'chinhsuanwu_digits_64.pth'
+EXPECTED = DATA / 'chinhsuanwu_digits_64_expected.pt'
+
+
+@pytest.fixture(scope='module')
+def fixture_state_dict() -> dict[str, torch.Tensor]:
+    """The fixture's tensors under the names of chinhsuanwu's code."""
+    state_dict = torch.load(FIXTURE, weights_only=True)['model_state_dict']
+    return {k.removeprefix('module.'): v for k, v in state_dict.items()}
+
+
+@pytest.fixture(scope='module')
+def expected() -> dict[str, torch.Tensor]:
+    return torch.load(EXPECTED, weights_only=True)
+
+
+def load(folder: Path) -> torch.nn.Module:
+    return timm.create_model(f'local-dir:{folder}', pretrained=True).eval()
+
+
+def assert_logits(model: torch.nn.Module, expected: dict[str, torch.Tensor]) -> None:
+    with torch.inference_mode():
+        torch.testing.assert_close(model(expected['x']), expected['logits'], rtol=0, atol=1e-4)
+
+
+def test_fixture_gives_the_logits_of_the_original_code(tmp_path: Path, expected: dict[str, torch.Tensor]) -> None:
+    result = convert_checkpoint(FIXTURE, tmp_path / 'out')
+    assert sorted(p.name for p in (tmp_path / 'out').iterdir()) == ['README.md', 'config.json', 'model.safetensors']
+    assert_logits(load(tmp_path / 'out'), expected)
+    s = result.structure
+    assert (s.stem_width, s.embed_dim, s.depths, s.block_types) == ((16, 16), (16, 32, 64, 96), (2, 2, 3, 2), 'CCTT')
+    assert (s.num_heads, s.dim_head, s.in_chans, s.num_classes, s.img_size) == (8, 32, 1, 10, (64, 64))
+    assert result.num_params == 589_528
+
+
+def test_fixture_reads_all_held_out_digits(tmp_path: Path, expected: dict[str, torch.Tensor]) -> None:
+    x, classes = scaled_digits()
+    rows = expected['test_index']
+    convert_checkpoint(FIXTURE, tmp_path / 'out')
+    with torch.inference_mode():
+        predicted = load(tmp_path / 'out')(x[rows]).argmax(1)
+    assert len(rows) == 360
+    assert (predicted == classes[rows]).all()
+
+
+def test_raw_checkpoint_loads_directly(expected: dict[str, torch.Tensor]) -> None:
+    model = timm.create_model(
+        'coatnet_0',
+        impl='chinhsuanwu',
+        checkpoint_path=FIXTURE,
+        stem_width=(16, 16),
+        embed_dim=(16, 32, 64, 96),
+        depths=(2, 2, 3, 2),
+        in_chans=1,
+        num_classes=10,
+        img_size=64,
+    )
+    assert_logits(model.eval(), expected)
+
+
+def ema_wrapped(sd: dict) -> dict:
+    other = {k: torch.zeros_like(v) for k, v in sd.items()}
+    return {'state_dict': other, 'state_dict_ema': {f'module.{k}': v for k, v in sd.items()}}
+
+
+WRAPPINGS: dict[str, Callable[[dict], dict]] = {
+    'bare': lambda sd: sd,
+    'state_dict': lambda sd: {'epoch': 3, 'state_dict': sd},
+    'model': lambda sd: {'model': sd, 'optimizer': {'state': {}}},
+    'net': lambda sd: {'net': sd, 'acc': 0.5},
+    'compiled': lambda sd: {'_orig_mod.' + k: v for k, v in sd.items()},
+    'lightning': lambda sd: {'state_dict': {'model.' + k: v for k, v in sd.items()}},
+    'ddp_and_compiled': lambda sd: {'model': {'module._orig_mod.' + k: v for k, v in sd.items()}},
+    'averaged_model': lambda sd: {'n_averaged': torch.tensor(7), **{'module.' + k: v for k, v in sd.items()}},
+    'ema': ema_wrapped,
+}
+
+
+@pytest.mark.parametrize('suffix', ['.pth', '.pt', '.bin'])
+@pytest.mark.parametrize('wrapping', WRAPPINGS)
+def test_wrapped_checkpoints(wrapping: str, suffix: str, tmp_path: Path, fixture_state_dict, expected) -> None:
+    src = tmp_path / f'best{suffix}'
+    torch.save(WRAPPINGS[wrapping](fixture_state_dict), src)
+    convert_checkpoint(src, tmp_path / 'out', ema=wrapping == 'ema')
+    assert_logits(load(tmp_path / 'out'), expected)
+
+
+def test_safetensors_and_old_torch_files(tmp_path: Path, fixture_state_dict, expected) -> None:
+    save_file(fixture_state_dict, tmp_path / 'a.safetensors')
+    torch.save(fixture_state_dict, tmp_path / 'b.pth', _use_new_zipfile_serialization=False)
+    for src in ('a.safetensors', 'b.pth'):
+        convert_checkpoint(tmp_path / src, tmp_path / f'{src}.out')
+        assert_logits(load(tmp_path / f'{src}.out'), expected)
+
+
+def test_what_the_file_cannot_know_can_be_said(tmp_path: Path) -> None:
+    labels = tmp_path / 'labels.txt'
+    labels.write_text('\n'.join(f'digit {i}' for i in range(10)) + '\n')
+    out = tmp_path / 'out'
+    options = ['--mean', '0.5', '--std', '0.25', '--interpolation', 'bilinear', '--crop-pct', '0.9']
+    options += ['--labels', str(labels), '--name', 'my_digits']
+    result = CliRunner().invoke(main, ['convert', str(FIXTURE), str(out), *options])
+    assert result.exit_code == 0, result.output
+    assert 'assumed' not in result.output
+    cfg = load(out).pretrained_cfg
+    assert (cfg['mean'], cfg['std'], cfg['interpolation'], cfg['crop_pct']) == ([0.5], [0.25], 'bilinear', 0.9)
+    assert cfg['label_names'] == [f'digit {i}' for i in range(10)]
+    assert cfg['tag'] == 'my_digits'
+    assert list(cfg['input_size']) == [1, 64, 64]
+
+
+def test_assumptions_are_said(tmp_path: Path) -> None:
+    result = CliRunner().invoke(main, ['convert', str(FIXTURE), str(tmp_path / 'out')])
+    assert result.exit_code == 0, result.output
+    assert 'assumed, as the file does not say it: mean=(0.449,), std=(0.226,)' in result.output
+    assert 'license' not in json.loads((tmp_path / 'out' / 'config.json').read_text())['pretrained_cfg']
+
+
+def test_script_is_the_same_command(tmp_path: Path) -> None:
+    spec = importlib.util.spec_from_file_location('convert_checkpoint_script', SCRIPTS / 'convert_checkpoint.py')
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    assert script.convert is main.commands['convert']
+
+
+def test_folder_on_the_hub_gives_the_same_logits(hub: HubServer, fresh_cache: Path, tmp_path: Path, expected) -> None:
+    convert_checkpoint(FIXTURE, tmp_path / 'out')
+    hub.add_repo('someone/digits', tmp_path / 'out')
+    model = timm.create_model('hf-hub:someone/digits', pretrained=True, cache_dir=fresh_cache)
+    assert_logits(model.eval(), expected)
+    assert hub.filenames == {'config.json', 'model.safetensors'}
+
+
+def test_folder_can_be_fine_tuned_with_other_classes(tmp_path: Path, expected) -> None:
+    convert_checkpoint(FIXTURE, tmp_path / 'out')
+    model = timm.create_model(f'local-dir:{tmp_path / "out"}', pretrained=True, num_classes=3).eval()
+    whole = load(tmp_path / 'out')
+    with torch.inference_mode():
+        features = model.forward_features(expected['x'][:4])
+        torch.testing.assert_close(features, whole.forward_features(expected['x'][:4]), rtol=0, atol=1e-6)
+        assert model(expected['x'][:4]).shape == (4, 3)
+
+
+@pytest.mark.parametrize('grid', [(1, 1), (1, 5), (2, 3), (3, 2), (4, 4), (2, 7), (7, 2)])
+def test_grid_is_read_where_the_table_fits_several(grid: tuple[int, int]) -> None:
+    height, width = grid
+    state_dict = {
+        'attn.1.fn.relative_bias_table': torch.zeros((2 * height - 1) * (2 * width - 1), 8),
+        'attn.1.fn.relative_index': gen_relative_position_index(grid).reshape(-1, 1),
+    }
+    assert chinhsuanwu._grid(state_dict, '') == grid
+
+
+# Against a checkout of the original code.
+
+
+@pytest.fixture(scope='module')
+def coatnet_pytorch() -> ModuleType:
+    return originals.coatnet_pytorch()
+
+
+def compare(theirs: torch.nn.Module, x: torch.Tensor, tmp_path: Path) -> Conversion:
+    """Convert a model of the original code with random weights and statistics; logits within 1e-4 relative."""
+    randomize_(theirs)
+    torch.save({'model': theirs.state_dict()}, tmp_path / 'best.pth')
+    result = convert_checkpoint(tmp_path / 'best.pth', tmp_path / 'out')
+    (tmp_path / 'best.pth').unlink()
+    with torch.inference_mode():
+        assert_close(load(tmp_path / 'out')(x), theirs(x), rel=1e-4)
+    (tmp_path / 'out' / 'model.safetensors').unlink()
+    return result
+
+
+@pytest.mark.parametrize('i', range(5))
+def test_published_sizes_equal_the_original(i: int, coatnet_pytorch: ModuleType, tmp_path: Path) -> None:
+    theirs = getattr(coatnet_pytorch, f'coatnet_{i}')()
+    result = compare(theirs, torch.randn(2, 3, 224, 224), tmp_path)
+    assert result.size == f'coatnet_{i}'
+    args = json.loads((tmp_path / 'out' / 'config.json').read_text())['model_args']
+    assert args['impl'] == 'chinhsuanwu'
+
+
+SMALL = dict(in_channels=3, num_blocks=[2, 2, 2, 2, 1], channels=[16, 24, 32, 48, 64], num_classes=10)
+VARIANTS = {
+    'CTTT': dict(SMALL, image_size=(96, 96), block_types=['C', 'T', 'T', 'T']),
+    'TTTT': dict(SMALL, image_size=(64, 64), block_types=['T', 'T', 'T', 'T']),
+    'CCCT': dict(SMALL, image_size=(64, 64), block_types=['C', 'C', 'C', 'T']),
+    'CCCC': dict(SMALL, image_size=(224, 224), block_types=['C', 'C', 'C', 'C']),
+    '32 px': dict(SMALL, image_size=(32, 32)),
+    '160 px': dict(SMALL, image_size=(160, 160)),
+    '384 px': dict(SMALL, image_size=(384, 384)),
+    'channels and classes': dict(SMALL, image_size=(64, 64), in_channels=5, num_classes=37),
+    'odd widths': dict(SMALL, image_size=(64, 64), channels=[10, 14, 22, 50, 70]),
+    'equal widths': dict(SMALL, image_size=(64, 64), channels=[16, 16, 16, 16, 16]),
+    'one stem convolution': dict(SMALL, image_size=(64, 64), num_blocks=[1, 1, 1, 1, 2]),
+    'three stem convolutions': dict(SMALL, image_size=(64, 64), num_blocks=[3, 1, 2, 12, 1]),
+}
+
+
+@pytest.mark.parametrize('variant', VARIANTS)
+def test_variants_equal_the_original(variant: str, coatnet_pytorch: ModuleType, tmp_path: Path) -> None:
+    args = VARIANTS[variant]
+    x = torch.randn(3, args['in_channels'], *args['image_size'])
+    result = compare(coatnet_pytorch.CoAtNet(**args), x, tmp_path)
+    assert result.structure.block_types == ''.join(args.get('block_types', 'CCTT'))
+    assert result.structure.depths == tuple(args['num_blocks'][1:])
+
+
+@pytest.mark.parametrize('heads, dim_head, width', [(4, 16, 24), (2, 64, 24), (1, 32, 32)])
+def test_other_heads_equal_the_original(
+    heads: int, dim_head: int, width: int, coatnet_pytorch: ModuleType, tmp_path: Path, monkeypatch
+) -> None:
+    """The last case has no `to_out`: that code leaves it out where one head is as wide as the block's input."""
+    monkeypatch.setattr(coatnet_pytorch.Transformer.__init__, '__defaults__', (heads, dim_head, False, 0.0))
+    theirs = coatnet_pytorch.CoAtNet(**dict(SMALL, image_size=(64, 64), channels=[16, 16, width, width, width]))
+    assert any('to_out' in k for k in theirs.state_dict()) == (heads > 1)
+    result = compare(theirs, torch.randn(3, 3, 64, 64), tmp_path)
+    assert (result.structure.num_heads, result.structure.dim_head) == (heads, dim_head)
+
+
+@pytest.mark.parametrize('side', [64, 96])
+def test_network_without_attention_is_told_its_size(side: int, coatnet_pytorch: ModuleType, tmp_path: Path) -> None:
+    theirs = randomize_(coatnet_pytorch.CoAtNet(**{**VARIANTS['CCCC'], 'image_size': (side, side)}))
+    torch.save(theirs.state_dict(), tmp_path / 'best.pth')
+    convert_checkpoint(tmp_path / 'best.pth', tmp_path / 'out', img_size=side)
+    model = load(tmp_path / 'out')
+    assert model.img_size == (side, side)
+    x = torch.randn(2, 3, side, side)
+    with torch.inference_mode():
+        assert_close(model(x), theirs(x), rel=1e-4)
+    with pytest.raises(CheckpointError, match='was trained at'):
+        convert_checkpoint(FIXTURE, tmp_path / 'other', img_size=96)

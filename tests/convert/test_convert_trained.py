@@ -1,0 +1,322 @@
+"""Checkpoints of timm's train.py become folders: by timm's own saver here, and by the script itself with TIMM_REPO."""
+
+import argparse
+import copy
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import timm
+import torch
+from command_line import output_of, refusal
+from paths import DATA
+from peers import assert_close, random_images, randomize_
+from PIL import Image
+from timm.data import resolve_data_config, resolve_model_data_config
+from timm.utils import CheckpointSaver, ModelEmaV3
+from torch import nn
+
+from coatnet_zoo import convert_checkpoint
+from coatnet_zoo.factory import load_model
+
+TINY = dict(stem_width=(8, 16), embed_dim=(32, 32, 64, 64), depths=(1, 1, 2, 1))
+FIXTURE = DATA / 'chinhsuanwu_digits_64.pth'
+# The arguments of train.py that matter, with its defaults.
+DEFAULTS = dict(
+    **dict.fromkeys(('num_classes', 'in_chans', 'input_size', 'img_size', 'gp', 'drop_path')),
+    **dict.fromkeys(('mean', 'std', 'crop_pct')),
+    drop=0.0,
+    interpolation='',
+    class_map='',
+    pretrained=False,
+    pretrained_path=None,
+    initial_checkpoint='',
+    lr=1e-3,
+    out=Path('runs'),
+)  # fmt: skip
+RUNS: dict[str, dict[str, Any]] = {
+    'a registered name': dict(model='coatnet_atto', num_classes=10, in_chans=1),
+    'defaults of the name': dict(model='coatnet_atto', in_chans=1),
+    'three channels': dict(model='coatnet_atto', num_classes=4),
+    'input_size': dict(model='coatnet_atto', num_classes=10, input_size=[1, 64, 96]),
+    'another img_size': dict(
+        model='coatnet_atto', num_classes=10, in_chans=1, img_size=96, mean=[0.3], std=[0.4], crop_pct=0.9
+    ),
+    'an img_size of the model': dict(model='coatnet_atto', in_chans=1, img_size=96, model_kwargs=dict(img_size=96)),
+    'an implementation': dict(model='coatnet_0', num_classes=5, img_size=64, model_kwargs=dict(TINY, impl='timm')),
+    'another implementation': dict(
+        model='coatnet_0', num_classes=5, img_size=64, model_kwargs=dict(TINY, impl='chinhsuanwu', img_size=64)
+    ),
+    'positions by a network': dict(
+        model='coatnet_1', num_classes=5, img_size=64, model_kwargs=dict(TINY, impl='timm_rmlp')
+    ),
+    'a tag': dict(model='coatnet_atto.digits', num_classes=10, in_chans=1),
+    'pool and drop': dict(model='coatnet_atto', num_classes=3, gp='avgmax', drop=0.2, drop_path=0.1),
+    'a folder': dict(model='local-dir:start', num_classes=10, in_chans=1, pretrained=True),
+    'a folder with other classes and channels': dict(model='local-dir:start', num_classes=3, pretrained=True),
+    "timm's own name": dict(
+        model='coatnet_nano_rw_224.sw_in1k', num_classes=3, img_size=64, theirs=dict(TINY, img_size=64)
+    ),
+}
+
+
+@pytest.fixture(autouse=True)
+def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder to start from, by a path from the folder where the script ran."""
+    monkeypatch.chdir(tmp_path)
+    convert_checkpoint(FIXTURE, 'start', mean=[0.5], std=[0.5], interpolation='bilinear', crop_pct=1.0)
+
+
+def arguments(run: dict[str, Any]) -> argparse.Namespace:
+    kwargs = {**run.get('model_kwargs', {}), **run.get('theirs', {})}
+    rest = {k: v for k, v in run.items() if k != 'theirs'}
+    return argparse.Namespace(**{**DEFAULTS, **rest, 'model_kwargs': kwargs})
+
+
+def create(args: argparse.Namespace) -> nn.Module:
+    """The model as train.py makes it, with random weights."""
+    model = timm.create_model(
+        args.model,
+        in_chans=args.in_chans or (args.input_size[0] if args.input_size else 3),
+        num_classes=args.num_classes,
+        drop_rate=args.drop,
+        drop_path_rate=args.drop_path,
+        global_pool=args.gp,
+        **args.model_kwargs,
+    )
+    return randomize_(model)
+
+
+def save(args: argparse.Namespace, folder: Path) -> tuple[nn.Module, nn.Module]:
+    """What train.py saves: `model_best.pth.tar` and others. Returns the model and the moving average."""
+    model = create(args)
+    ema = ModelEmaV3(copy.deepcopy(model))
+    randomize_(ema.module, seed=1)
+    optimizer = torch.optim.AdamW(model.parameters())
+    for p in model.parameters():
+        p.grad = torch.ones_like(p)
+    optimizer.step()
+    saver = CheckpointSaver(model, optimizer, args=args, model_ema=ema, checkpoint_dir=folder, recovery_dir=folder)
+    saver.save_checkpoint(0, metric=np.float64(12.5))
+    return model.eval(), ema.module.eval()
+
+
+@pytest.mark.parametrize('average', [False, True])
+@pytest.mark.parametrize('case', RUNS)
+@torch.inference_mode()
+def test_the_folder_gives_the_logits_of_the_tuned_model(case: str, average: bool, tmp_path: Path) -> None:
+    args = arguments(RUNS[case])
+    with torch.inference_mode(False):
+        tuned = save(args, tmp_path)[average]
+    config = resolve_data_config(vars(args), model=tuned)
+    names = [f'class {i}' for i in range(tuned.num_classes)]
+    result = convert_checkpoint('model_best.pth.tar', 'out', ema=average, labels=names)
+    assert (result.assumed, result.left_out, result.structure.num_classes) == ({}, (), tuned.num_classes)
+    loaded = timm.create_model('local-dir:out', pretrained=True).eval()
+    x = random_images(2, tuned.stem.conv1.in_channels, config['input_size'][1:])
+    assert_close(loaded(x), tuned(x), rel=1e-5)
+    saved = json.loads((tmp_path / 'out' / 'config.json').read_text())
+    assert saved['label_names'] == names
+    assert saved['num_classes'] == tuned.num_classes and 'num_classes' not in saved['model_args']
+    again = resolve_model_data_config(loaded)
+    assert tuple(again['input_size']) == (loaded.in_chans, *config['input_size'][1:])
+    for name in ('interpolation', 'crop_pct', 'crop_mode'):
+        assert again[name] == config[name]
+    for name in ('mean', 'std'):
+        assert set(again[name]) == set(config[name])
+    assert ('license' in saved['pretrained_cfg']) == (args.pretrained and not args.model.startswith('local-dir:'))
+
+
+@torch.inference_mode()
+def test_every_way_to_a_model_takes_the_file(tmp_path: Path) -> None:
+    with torch.inference_mode(False):
+        tuned, average = save(arguments(RUNS['an implementation']), tmp_path)
+    x = random_images(2, 3, 64)
+    for file in ('last.pth.tar', 'checkpoint-0.pth.tar'):
+        assert_close(load_model(file)(x), tuned(x), rel=1e-5)
+    direct = timm.create_model('coatnet_0', impl='timm', num_classes=5, **TINY, checkpoint_path='last.pth.tar')
+    assert_close(direct.eval()(x), average(x), rel=1e-5)  # timm takes the moving average, too
+    text = output_of('convert', 'last.pth.tar', 'out', '--no-head', '--ema')
+    assert 'assumed' not in text and 'no classes' in text
+    features = timm.create_model('local-dir:out', pretrained=True).eval()(x)
+    assert_close(features, average.forward_head(average.forward_features(x), pre_logits=True), rel=1e-5)
+
+
+def test_options_replace_what_is_recorded(tmp_path: Path) -> None:
+    save(arguments(RUNS['another img_size']), tmp_path)
+    (tmp_path / 'map.txt').write_text(''.join(f'digit {i}\n' for i in range(10)))
+    output_of('convert', 'last.pth.tar', 'out', '--mean', '0.6', '--labels', 'map.txt', '--name', 'mine')
+    cfg = timm.create_model('local-dir:out', pretrained=True).pretrained_cfg
+    assert (cfg['mean'], cfg['std'], cfg['crop_pct'], cfg['tag']) == ([0.6], [0.4], 0.9, 'mine')
+    assert cfg['label_names'][3] == 'digit 3'
+
+
+@torch.inference_mode()
+def test_a_folder_that_is_gone_is_needed_only_for_networks_without_a_name(tmp_path: Path) -> None:
+    atto = timm.create_model('coatnet_atto', pretrained=True)
+    timm.models.save_for_hf(atto, 'atto', safe_serialization=True)
+    for start in ('start', 'atto'):
+        with torch.inference_mode(False):
+            tuned, _ = save(arguments(dict(model=f'local-dir:{start}', num_classes=6, in_chans=1)), tmp_path)
+        shutil.rmtree(start)
+        if start == 'atto':
+            x = random_images(2, 1, 64)
+            assert_close(load_model('last.pth.tar')(x), tuned(x), rel=1e-5)
+        else:
+            assert 'the folder start, whose config.json' in refusal('convert', 'last.pth.tar', 'out')
+
+
+BAD: dict[str, tuple[dict[str, Any], str]] = {
+    'another network': (dict(model='resnet18'), 'trained as resnet18, which is not a network of this package'),
+    'no network': (dict(model='x\n' * 200), 'which is not a network'),
+    'other classes': (dict(num_classes=7), 'head.fc.weight'),
+    'other channels': (dict(in_chans=3), 'stem.conv1.weight'),
+    'another size': (dict(model_kwargs=dict(img_size=96)), 'relative_position_bias_table'),
+    'more blocks': (dict(model_kwargs=dict(depths=(2, 2, 2, 2))), 'lacks the tensor stages.0.blocks.1'),
+    'fewer blocks': (dict(model_kwargs=dict(depths=(1, 1, 2, 2))), 'has the tensor stages.1.blocks.1'),
+    'a file to load': (dict(model_kwargs=dict(checkpoint_path='/etc/passwd')), 'checkpoint_path'),
+    'a configuration': (dict(model_kwargs=dict(pretrained_cfg_overlay=dict(file='/etc/passwd'))), 'pretrained_cfg'),
+    'a number that is text': (dict(num_classes='10'), 'num_classes'),
+    'a huge number': (dict(in_chans=10**12), 'in_chans'),
+    'an unknown impl': (dict(model_kwargs=dict(impl='none')), "impl='none'"),
+    'a list of arguments': (dict(model_kwargs=[1]), 'model_kwargs'),
+    'a mean of text': (dict(mean='abc'), 'mean'),
+    'a size of text': (dict(input_size='abc'), 'input_size'),
+    'a size of two': (dict(in_chans=1, input_size=[1, 64]), 'input_size'),
+    'an interpolation': (dict(interpolation='none'), 'interpolation'),
+}  # fmt: skip
+
+
+@pytest.fixture(scope='module')
+def good() -> dict[str, Any]:
+    return dict(state_dict=timm.create_model('coatnet_atto', in_chans=1).state_dict(), epoch=3)
+
+
+@pytest.mark.parametrize('case', BAD)
+def test_a_record_that_is_of_another_network(case: str, good: dict[str, Any], tmp_path: Path) -> None:
+    change, words = BAD[case]
+    args = argparse.Namespace(**{**vars(arguments(RUNS['a registered name'])), **change})
+    torch.save({**good, 'args': args, 'arch': args.model}, 'last.pth.tar')
+    message = refusal('convert', 'last.pth.tar', 'out')
+    assert words in message and len(message) < 1000, message
+    assert not (tmp_path / 'out').exists()
+
+
+def test_windows_that_are_too_large_for_the_images(tmp_path: Path) -> None:
+    save(arguments(dict(model='coatnet_0', img_size=64, model_kwargs=dict(TINY, impl='timm', attn_window=7))), tmp_path)
+    assert 'attn_window=7 has no effect' in refusal('convert', 'last.pth.tar', 'out')
+
+
+def test_half_precision_becomes_single_precision(tmp_path: Path, good: dict[str, Any]) -> None:
+    args = arguments(RUNS['defaults of the name'])
+    half = {k: v.bfloat16() if v.is_floating_point() else v for k, v in good['state_dict'].items()}
+    torch.save({**good, 'state_dict': half, 'args': args, 'arch': args.model}, 'last.pth.tar')
+    convert_checkpoint('last.pth.tar', 'out')
+    loaded = timm.create_model('local-dir:out', pretrained=True).state_dict()
+    assert all(torch.equal(loaded[k], v.float() if v.is_floating_point() else v) for k, v in half.items())
+
+
+def test_options_that_contradict_the_record(tmp_path: Path, good: dict[str, Any]) -> None:
+    args = arguments(RUNS['a registered name'])
+    torch.save({**good, 'args': args, 'arch': args.model}, 'last.pth.tar')
+    assert 'leave img_size out' in refusal('convert', 'last.pth.tar', 'out', '--img-size', '96')
+    assert 'no moving average' in refusal('convert', 'last.pth.tar', 'out', '--ema')
+    (tmp_path / 'labels.txt').write_text('a\nb\n')
+    assert '2 labels' in refusal('convert', 'last.pth.tar', 'out', '--labels', 'labels.txt')
+
+
+# State dicts of this package without a record.
+
+
+@pytest.mark.parametrize('impl, chans, classes', [('timm', 3, 10), ('timm_rmlp', 1, 0)])
+def test_a_state_dict_of_a_registered_network(impl: str, chans: int, classes: int, tmp_path: Path) -> None:
+    model = randomize_(timm.create_model('coatnet_nano', impl=impl, in_chans=chans, num_classes=classes))
+    torch.save({'model': {f'net.{k}': v for k, v in model.state_dict().items()}}, 'best.pth')
+    text = output_of('convert', 'best.pth', 'out')
+    assert 'assumed, as the file does not say it' in text and 'crop_pct=0.9' in text
+    loaded = timm.create_model('local-dir:out', pretrained=True)
+    assert loaded.cfg == model.cfg and loaded.num_classes == classes
+    assert all(torch.equal(v, loaded.state_dict()[k]) for k, v in model.state_dict().items())
+    assert 'license' not in json.loads((tmp_path / 'out' / 'config.json').read_text())['pretrained_cfg']
+
+
+@torch.inference_mode()
+def test_a_network_of_ours_with_the_classifier_beside_it(tmp_path: Path) -> None:
+    backbone = randomize_(timm.create_model('coatnet_atto', in_chans=1, num_classes=0))
+    head = nn.Linear(96, 5)
+    torch.save(nn.ModuleDict(dict(backbone=backbone, head=head)).state_dict(), 'best.pth')
+    x = random_images(2, 1, 64)
+    assert_close(load_model('best.pth')(x), head(backbone(x)), rel=1e-5)
+
+
+def test_arguments_of_another_script_are_not_those_of_train_py(tmp_path: Path) -> None:
+    state_dict = randomize_(timm.create_model('coatnet_atto', in_chans=1, num_classes=4)).state_dict()
+    torch.save(dict(model=state_dict, args=argparse.Namespace(model='my coatnet', lr=1)), 'best.pth')
+    assert 'assumed, as the file does not say it' in output_of('convert', 'best.pth', 'out')
+
+
+def test_a_state_dict_of_another_structure_needs_its_arguments(tmp_path: Path) -> None:
+    torch.save(timm.create_model('coatnet_0', impl='timm', **TINY).state_dict(), 'best.pth')
+    assert 'the shapes of no registered network' in refusal('convert', 'best.pth', 'out')
+
+
+# The script itself.
+
+REPO = os.environ.get('TIMM_REPO')
+SCRIPT_RUNS: dict[str, list[str]] = {
+    'name': ['--model', 'coatnet_atto', '--in-chans', '1', '--img-size', '96', '--mean', '0.4', '--std', '0.3'],
+    'impl': [
+        *('--model', 'coatnet_0', '--img-size', '64', '--model-ema', '--model-kwargs', 'impl=timm'),
+        *(f'{name}={value}'.replace(' ', '') for name, value in TINY.items()),
+    ],
+    'folder': ['--model', 'local-dir:start', '--pretrained', '--in-chans', '1', '--model-ema'],
+}
+
+
+@pytest.mark.skipif(not REPO, reason='TIMM_REPO names no checkout of huggingface/pytorch-image-models')
+@pytest.mark.parametrize('case', SCRIPT_RUNS)
+def test_what_the_unmodified_script_writes(case: str, tmp_path: Path) -> None:
+    noise = np.random.default_rng(0)
+    for split in ('train', 'validation'):
+        for label in 'abc':
+            (tmp_path / 'data' / split / label).mkdir(parents=True)
+            for i in range(4):
+                pixels = noise.integers(0, 255, (64, 64), np.uint8)
+                Image.fromarray(pixels).save(tmp_path / 'data' / split / label / f'{i}.png')
+    shutil.copy(Path(REPO) / 'train.py', tmp_path)  # the checkout would be imported as timm
+    command = [
+        sys.executable,
+        '-m',
+        'coatnet_zoo.run',
+        'train.py',
+        '--data-dir',
+        'data',
+        '--num-classes',
+        '3',
+    ]
+    command += ['--device', 'cpu', '-j', '0', '-b', '6', '--epochs', '1', '--warmup-epochs', '0', '--opt', 'adamw']
+    command += ['--lr', '1e-3', '--output', 'runs', '--experiment', 'it', *SCRIPT_RUNS[case]]
+    result = subprocess.run(
+        command, capture_output=True, text=True, timeout=300, env=dict(os.environ, OMP_NUM_THREADS='1')
+    )
+    assert result.returncode == 0, result.stderr[-3000:]
+    file = Path('runs/it/model_best.pth.tar')
+    raw = torch.load(file, weights_only=False)
+    tuned = create(raw['args']).eval()
+    for average in (False, True)[: 1 + ('state_dict_ema' in raw)]:
+        tuned.load_state_dict(raw['state_dict_ema' if average else 'state_dict'])
+        out = f'out {average}'
+        output_of('convert', file, out, *(['--ema'] if average else []))
+        loaded = timm.create_model(f'local-dir:{out}', pretrained=True).eval()
+        config = resolve_model_data_config(loaded)
+        expected = resolve_data_config(vars(raw['args']), model=tuned)
+        assert tuple(config['input_size']) == tuple(expected['input_size'])
+        with torch.inference_mode():
+            x = random_images(2, *config['input_size'][:1], config['input_size'][1:])
+            torch.testing.assert_close(loaded(x), tuned(x), rtol=0, atol=1e-5)

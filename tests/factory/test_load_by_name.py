@@ -1,0 +1,110 @@
+"""`load_model`, with which commands load: names with typing errors, timm's names, and the Hub without a network."""
+
+import functools
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from hub_server import HubServer
+from huggingface_hub import constants
+from peers import assert_close, random_images, timm_peer
+from safetensors.torch import save_file
+from timm.models import save_for_hf
+from torch import nn
+
+from coatnet_zoo import CheckpointError, HubError
+from coatnet_zoo.factory import load_model
+from coatnet_zoo.hub import fetch, waiting
+
+
+@pytest.fixture(autouse=True)
+def cache(fresh_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An empty cache."""
+    monkeypatch.setattr(constants, 'HF_HUB_CACHE', str(fresh_cache))
+
+
+TYPED = {
+    'coatnet1': 'Did you mean coatnet_1?',
+    'CoAtNet-1': 'Did you mean coatnet_1?',
+    'coatnet_1.sw_in22k': 'Did you mean coatnet_1.sw_in1k, coatnet_1.rmlp_sw_in1k, ',
+    'coatnet_pico_rw_224': "timm's coatnet_pico_rw_224 has no published weights",
+    'coatnet_nano_cc_224': 'has blocks that no network of this package has',
+    'no_such_file.pth': 'a checkpoint file or hf-hub:ORG/NAME.',
+}
+
+
+@pytest.mark.parametrize('typed', TYPED)
+def test_loading_by_a_name_with_an_error(typed: str) -> None:
+    with pytest.raises(CheckpointError) as e:
+        load_model(typed)
+    assert TYPED[typed] in str(e.value) and '\n' not in str(e.value)
+
+
+def test_loading_by_the_name_of_timm(hub: HubServer, tmp_path: Path) -> None:
+    theirs = timm_peer('coatnet_nano_rw_224')
+    save_file(theirs.state_dict(), tmp_path / 'model.safetensors')
+    hub.add_repo('timm/coatnet_nano_rw_224.sw_in1k', tmp_path)
+    images = random_images()
+    with torch.inference_mode():
+        expected = theirs(images)
+        for name in ('coatnet_nano_rw_224', 'coatnet_nano_rw_224.sw_in1k', 'hf-hub:timm/coatnet_nano_rw_224.sw_in1k'):
+            model = load_model(name)
+            assert model.pretrained_cfg['architecture'] == 'coatnet_nano'
+            assert_close(model(images), expected, 1e-4)
+
+
+@pytest.fixture
+def uploaded(hub: HubServer, tmp_path: Path) -> HubServer:
+    """The Hub with the digits as me/digits."""
+    save_for_hf(timm.create_model('coatnet_atto', pretrained=True), tmp_path / 'digits', safe_serialization=True)
+    hub.add_repo('me/digits', tmp_path / 'digits')
+    return hub
+
+
+@pytest.mark.parametrize('load', [load_model, functools.partial(timm.create_model, pretrained=True)])
+def test_repositories_without_a_network(load: Callable[[str], nn.Module], hub: HubServer) -> None:
+    """timm itself would try for 23 seconds."""
+    hub.stop()
+    start = time.monotonic()
+    with pytest.raises(HubError, match=r'me/x is not in the cache .* cannot be reached .*; connect to a network'):
+        load('hf-hub:me/x')
+    assert time.monotonic() - start < 5.0
+
+
+@pytest.mark.parametrize('silent', ['the Hub', "huggingface_hub's question before"])
+def test_repositories_on_a_hub_that_does_not_answer(
+    silent: str, hub: HubServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With limits that are ten times shorter. For the headers of a request, huggingface_hub may ask the Hub, too."""
+    monkeypatch.setattr(waiting, '_PROBE_TIMEOUT', 0.4)
+    if silent == 'the Hub':
+        hub.silent = True
+    else:
+        monkeypatch.setattr(fetch, 'request_of', lambda url: time.sleep(3.0))
+    start = time.monotonic()
+    with pytest.raises(HubError, match=r'cannot be reached \(no answer within 0\.4 s\)'):
+        load_model('hf-hub:me/x')
+    assert time.monotonic() - start < 2.0
+
+
+def test_a_cached_repository_needs_no_network(uploaded: HubServer) -> None:
+    model = load_model('hf-hub:me/digits')
+    uploaded.stop()
+    start, images = time.monotonic(), torch.rand(1, 1, 64, 64)
+    again = load_model('hf-hub:me/digits')
+    assert time.monotonic() - start < 5.0
+    assert torch.equal(again(images), model(images))
+    assert len(again.pretrained_cfg['label_names']) == 10
+    file = next(Path(constants.HF_HUB_CACHE).glob('models--me--digits/snapshots/*/model.safetensors')).resolve()
+    content = file.read_bytes()
+    file.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    with pytest.raises(HubError, match='is damaged'):
+        load_model('hf-hub:me/digits')
+
+
+def test_repositories_that_the_hub_does_not_have(hub: HubServer) -> None:
+    with pytest.raises(CheckpointError, match=r"The model 'hf-hub:me/x' cannot be loaded .* Repository Not Found"):
+        load_model('hf-hub:me/x')

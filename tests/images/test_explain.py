@@ -1,0 +1,386 @@
+"""`coatnet-zoo explain`: evidence of known sum and place, tables beside the model's own, errors in a sentence."""
+
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import torch
+from command_line import output_of, refusal
+from hub_server import HubServer
+from paths import DATA
+from peers import randomize_
+from PIL import Image
+from torch import nn
+
+import coatnet_zoo
+from coatnet_zoo import CoAtNet, ExplainError, draw_explanation, explain_image, optimize_for_inference
+from coatnet_zoo.images import BiasTable, Explanation, open_image, picture
+
+pytest.importorskip('matplotlib', reason='needs the extra explain')
+
+DIGIT = DATA / 'digits' / '3_row0705.png'
+SMALL = dict(embed_dim=(32, 32, 64, 64), depths=(1, 1, 2, 2), stem_width=(8, 8), num_classes=7)
+
+
+def small(name: str = 'coatnet_0', **kwargs) -> CoAtNet:
+    model = timm.create_model(name, **{**SMALL, 'img_size': (64, 96), **kwargs})
+    return randomize_(model)
+
+
+def noise(width: int, height: int) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8))
+
+
+def transformed(model: CoAtNet, image: Image.Image) -> torch.Tensor:
+    config = timm.data.resolve_model_data_config(model, {'input_size': (model.in_chans, *model.img_size)})
+    return timm.data.create_transform(**config)(image)[None]
+
+
+@pytest.fixture
+def digits() -> CoAtNet:
+    return timm.create_model('coatnet_atto.digits', pretrained=True).eval()
+
+
+# The command
+
+
+def test_command_writes_a_picture(tmp_path: Path) -> None:
+    out = tmp_path / 'picture.png'
+    out.write_bytes(b'an older one')
+    text = output_of('explain', DIGIT, '--model', 'coatnet_atto', '--out', out)
+    *classes, last = text.splitlines()
+    assert len(classes) == 5 and classes[0].split()[1:] == ['3', '3'] and float(classes[0].split('%')[0]) > 80
+    assert last == f'wrote {out}, with the evidence for class 3, 3'
+    assert list(tmp_path.iterdir()) == [out]
+    header = out.read_bytes()[:24]
+    assert header[:8] == b'\x89PNG\r\n\x1a\n'
+    assert struct.unpack('>II', header[16:]) == (1200, 800)
+    with Image.open(out) as written:
+        assert np.asarray(written.convert('L')).std() > 10
+
+
+def test_command_takes_folders_and_a_class(tmp_path: Path) -> None:
+    folder = tmp_path / 'folder'
+    model = timm.create_model('coatnet_0', block_types='CCCC', **{**SMALL, 'num_classes': 1000})
+    timm.models.save_for_hf(model, folder, safe_serialization=True)
+    text = output_of('explain', DIGIT, '--model', f'local-dir:{folder}', '--out', tmp_path / 'a.PNG', '--target', '817')
+    assert 'sports car' in text and picture.NO_TABLES in text
+    assert (tmp_path / 'a.PNG').stat().st_size > 10_000
+
+
+def test_nothing_is_imported_before_it_is_needed() -> None:
+    code = "import sys, coatnet_zoo; print({'matplotlib', 'sklearn', 'cv2'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, timeout=60)
+    assert done.stdout == 'set()\n', done.stderr
+
+
+# Evidence
+
+
+@pytest.mark.parametrize('impl', ['timm', 'timm_bn', 'paper', 'chinhsuanwu', 'keras_cv'])
+@pytest.mark.parametrize('target', [None, 2, 5])
+def test_evidence_is_grad_cam_of_the_last_stage(impl: str, target: int | None) -> None:
+    """Computed from what follows the last stage alone; and without a norm there, it adds up to the logit."""
+    model, image = small(impl=impl), noise(120, 80)
+    explanation = explain_image(image, model, target)
+    with torch.no_grad():
+        features = model.stages(model.stem(transformed(model, image)))
+    features.requires_grad_()
+    logits = model.forward_head(model.norm(features))[0]
+    index = int(logits.argmax()) if target is None else target
+    assert explanation.target.index == index
+    (gradient,) = torch.autograd.grad(logits[index], features)
+    expected = torch.einsum('c,chw->hw', gradient[0].mean((1, 2)), features[0]).detach()
+    assert explanation.evidence.shape == (2, 3)
+    np.testing.assert_allclose(explanation.evidence, expected, rtol=1e-3, atol=1e-5)
+    if not model.cfg.final_norm:
+        bias = model.get_classifier().bias
+        wanted = logits[index] - (0 if bias is None else bias[index])
+        assert explanation.evidence.sum() == pytest.approx(wanted.item(), rel=1e-4, abs=1e-4)
+    probabilities = logits.softmax(0).topk(5)
+    assert [guess.index for guess in explanation.top] == probabilities.indices.tolist()
+    assert [guess.probability for guess in explanation.top] == pytest.approx(probabilities.values.tolist(), rel=1e-3)
+
+
+def test_evidence_is_where_the_classifier_looks() -> None:
+    """A classifier of one channel, so that the map is that channel; height and width differ."""
+    model, image = small(impl='chinhsuanwu'), noise(96, 64)
+    nn.init.zeros_(model.get_classifier().weight)
+    model.get_classifier().weight.data[4, 10] = 3
+    with torch.inference_mode():
+        features = model.forward_features(transformed(model, image))[0, 10]
+    evidence = explain_image(image, model, 4).evidence
+    np.testing.assert_allclose(evidence, 3 * features / features.numel(), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize('impl', ['timm', 'paper'])
+@pytest.mark.parametrize('place', [(0, 2), (1, 0)])
+def test_evidence_is_at_the_object(impl: str, place: tuple[int, int]) -> None:
+    """A grey image with one patch of noise, and a classifier that tells the patch's features from those of grey."""
+    model = small(impl=impl, block_types='CCCC', img_size=(128, 160))
+    pixels = np.full((128, 160, 3), 128, dtype=np.uint8)
+    row, column = place[0] * 64, place[1] * 32
+    pixels[row : row + 64, column : column + 64] = np.asarray(noise(64, 64))
+    image = Image.fromarray(pixels)
+    with torch.inference_mode():
+        features = model.stages(model.stem(transformed(model, image)))[0]
+    at_patch = torch.zeros(features.shape[1:], dtype=torch.bool)
+    at_patch[row // 32 : row // 32 + 2, column // 32 : column // 32 + 2] = True
+    direction = features[:, at_patch].mean(1) - features[:, ~at_patch].mean(1)
+    fc, hidden = model.get_classifier(), getattr(model.head, 'pre_logits', None)
+    if isinstance(hidden, nn.Sequential):  # through the hidden layer as it is
+        nn.init.eye_(hidden.fc.weight)
+        nn.init.zeros_(hidden.fc.bias)
+    fc.weight.data[0], fc.weight.data[1] = direction, -direction
+    evidence = explain_image(image, model, 0).evidence
+    assert evidence[at_patch].mean() > evidence[~at_patch].max()
+    against = explain_image(image, model, 1).evidence
+    np.testing.assert_allclose(against, -evidence, rtol=1e-3, atol=1e-5)
+
+
+def test_model_is_left_as_it_was(digits: CoAtNet) -> None:
+    before = {k: v.clone() for k, v in digits.state_dict().items()}
+    with torch.no_grad():
+        explain_image(open_image(DIGIT), digits)
+    assert all(torch.equal(v, before[k]) for k, v in digits.state_dict().items())
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in digits.modules())
+
+
+# Tables
+
+
+@pytest.mark.parametrize('rel_pos_type', ['bias', 'mlp'])
+def test_tables_are_those_of_the_model(rel_pos_type: str) -> None:
+    """Pair by pair what attention adds to its logits, and of the head that was made to stand out."""
+    model = small(impl='timm', rel_pos_type=rel_pos_type, dim_head=16)
+    wanted = {3: (2, 1), 4: (1, 4)}
+    for stage, (block, head) in wanted.items():
+        rel_pos = model.stages[stage - 1].blocks[block - 1].attn.rel_pos
+        if rel_pos_type == 'bias':
+            rel_pos.relative_position_bias_table.data[:, head - 1] *= 100
+        else:
+            rel_pos.mlp.fc2.weight.data[head - 1] *= 100
+    tables = explain_image(noise(96, 64), model).tables
+    assert {t.stage: (t.block, t.head) for t in tables} == wanted
+    for table, (height, width) in zip(tables, [(4, 6), (2, 3)], strict=True):
+        assert table.values.shape == (2 * height - 1, 2 * width - 1)
+        attn = model.stages[table.stage - 1].blocks[table.block - 1].attn
+        assert table.num_heads == attn.num_heads
+        with torch.inference_mode():
+            bias = attn.rel_pos(height, width)[0, table.head - 1].numpy()
+        for query in range(height * width):
+            for key in range(height * width):
+                dy, dx = query // width - key // width, query % width - key % width
+                assert table.values[dy + height - 1, dx + width - 1] == pytest.approx(bias[query, key], rel=1e-5)
+
+
+def test_learned_table_is_the_parameter(digits: CoAtNet) -> None:
+    for table in explain_image(open_image(DIGIT), digits).tables:
+        rel_pos = digits.stages[table.stage - 1].blocks[table.block - 1].attn.rel_pos
+        parameter = rel_pos.relative_position_bias_table[:, table.head - 1].detach().numpy()
+        np.testing.assert_array_equal(table.values.ravel(), parameter)
+
+
+@pytest.mark.parametrize('block_types, stages', [('CTTT', [2, 3, 4]), ('CCCT', [4]), ('CCCC', [])])
+def test_one_table_a_stage(block_types: str, stages: list[int]) -> None:
+    assert [t.stage for t in explain_image(noise(96, 64), small(block_types=block_types)).tables] == stages
+
+
+# The picture
+
+
+def test_picture_shows_what_was_found() -> None:
+    table = BiasTable(3, 2, 1, 4, np.arange(15, dtype=np.float32).reshape(3, 5) - 4)
+    explanation = explain_image(noise(96, 64), small(), 1)
+    explanation = Explanation(**{**vars(explanation), 'tables': (table,)})
+    figure = draw_explanation(explanation, 'an image, as seen by $x$')
+    axes = {a.get_title().partition('\n')[0]: a for a in figure.findobj(lambda a: hasattr(a, 'get_title'))}
+    drawn = axes['Stage 3, block 2'].images[0]
+    np.testing.assert_array_equal(drawn.get_array(), table.values)
+    assert drawn.origin == 'upper' and drawn.get_extent() == [-2.5, 2.5, 1.5, -1.5]  # dy=-1 above, dx=-2 on the left
+    assert drawn.get_clim() == (-10, 10)
+    assert drawn.get_cmap().name == 'RdBu_r'
+    np.testing.assert_array_equal(axes['What the network saw'].images[0].get_array(), explanation.image)
+    (title,) = (t for t in axes if t.startswith('Evidence for: class 1 ('))
+    grey, evidence = axes[title].images
+    np.testing.assert_array_equal(evidence.get_array(), explanation.evidence)
+    low, high = evidence.get_clim()
+    assert low == -high == -np.abs(explanation.evidence).max()
+    opacity = evidence.to_rgba(np.array([-1, -0.5, -0.1, 0.1, 0.5, 1]) * high)[:, 3]
+    assert opacity == pytest.approx([0.8, 0.4, 0.08, 0.08, 0.4, 0.8], abs=0.01)  # little evidence shows a little
+    assert evidence.get_extent() == grey.get_extent() == [-0.5, 95.5, 63.5, -0.5]
+    bars = axes['Most probable classes']
+    assert [t.get_text() for t in bars.get_yticklabels()] == [g.label for g in explanation.top]
+    assert [b.get_width() for b in bars.patches] == pytest.approx([g.probability for g in explanation.top])
+
+
+@pytest.mark.parametrize('block_types', ['CCTT', 'CCCC'])
+def test_a_photo_is_drawn_larger_than_its_pixels(block_types: str) -> None:
+    figure = draw_explanation(explain_image(noise(64, 64), small(img_size=64, block_types=block_types)), 'title')
+    figure.draw_without_rendering()
+    (image,) = figure.findobj(lambda a: hasattr(a, 'get_title') and a.get_title().startswith('What the network saw'))
+    assert image.get_window_extent().width >= 1.4 * 224  # at the 100 dpi of the written file
+
+
+def test_no_evidence_has_no_colour() -> None:
+    model = small(impl='timm')
+    nn.init.zeros_(model.get_classifier().weight)
+    figure = draw_explanation(explain_image(noise(96, 64), model), 'title')
+    overlay = next(i for i in figure.findobj(lambda a: hasattr(a, 'get_clim')) if i.get_cmap().name == 'evidence')
+    assert np.all(overlay.to_rgba(overlay.get_array())[..., 3] < 0.01)
+
+
+def test_names_of_classes(digits: CoAtNet) -> None:
+    assert explain_image(open_image(DIGIT), digits).top[0].label == digits.pretrained_cfg['label_names'][3]
+    replaced = timm.create_model('coatnet_atto.digits', pretrained=True, num_classes=6)
+    assert {g.label for g in explain_image(open_image(DIGIT), replaced).top} < {f'class {i}' for i in range(6)}
+    imagenet = small(num_classes=1000)
+    assert explain_image(noise(96, 64), imagenet, 1).target.label == 'goldfish, Carassius auratus'
+
+
+# Images
+
+
+@pytest.mark.parametrize('mode', ['L', '1', 'P', 'RGB', 'RGBA', 'LA', 'CMYK', 'I;16'])
+@pytest.mark.parametrize('in_chans', [1, 3])
+def test_image_modes(mode: str, in_chans: int, tmp_path: Path) -> None:
+    low, high = (0, 255) if mode == '1' else (64, 192)
+    grey_values = dict(mean=(0.4,) * in_chans, std=(0.2,) * in_chans)
+    model = small(in_chans=in_chans, img_size=64, pretrained_cfg_overlay=grey_values)
+    grey = np.where(np.indices((64, 64)).sum(0) > 60, high, low).astype(np.uint8)
+    image = Image.fromarray(grey.astype(np.uint16) * 257) if mode == 'I;16' else Image.fromarray(grey).convert(mode)
+    file = tmp_path / ('image.tif' if mode == 'CMYK' else 'image.png')
+    image.save(file)
+    seen = explain_image(open_image(file), model).image
+    assert seen.shape == ((64, 64) if in_chans == 1 else (64, 64, 3))
+    reference = explain_image(Image.fromarray(grey), model).image
+    np.testing.assert_allclose(seen, reference, atol=0.01)
+    np.testing.assert_allclose(seen[0, 0], low / 255, atol=0.01)
+    np.testing.assert_allclose(seen[-1, -1], high / 255, atol=0.01)
+
+
+def test_transparency_is_white_and_photos_are_upright(tmp_path: Path) -> None:
+    model = small(img_size=64)
+    assert explain_image(Image.new('RGBA', (64, 64), (0, 0, 0, 0)), model).image == pytest.approx(1)
+    photo = Image.new('RGB', (64, 64), 'white')
+    photo.paste('black', (0, 0, 64, 32))
+    exif = Image.Exif()
+    exif[0x0112] = 3  # upside down
+    photo.save(tmp_path / 'photo.png', exif=exif)
+    seen = explain_image(open_image(tmp_path / 'photo.png'), model).image
+    assert seen[:20].min() > 0.9 and seen[-20:].max() < 0.1
+
+
+# Errors
+
+
+@pytest.fixture
+def no_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What can be said without a model is said before one is loaded."""
+
+    def loaded(*args, **kwargs):
+        raise AssertionError('a model was made')
+
+    monkeypatch.setattr(timm, 'create_model', loaded)
+
+
+def explain_refusal(tmp_path: Path, image: Path = DIGIT, model: str = 'coatnet_atto', out: str = 'o.png', *args) -> str:
+    before = {p: p.read_bytes() for p in tmp_path.rglob('*') if p.is_file()}
+    message = refusal('explain', image, '--model', model, '--out', tmp_path / out, *args)
+    assert {p: p.read_bytes() for p in tmp_path.rglob('*') if p.is_file()} == before
+    return message
+
+
+@pytest.mark.parametrize(
+    'out, said',
+    [
+        ('picture.pdf', 'does not end in .png'),
+        ('picture', 'does not end in .png'),
+        ('nowhere/picture.png', 'There is no folder'),
+        ('folder.png', 'is a folder'),
+        ('copy.png', 'is the image itself'),
+    ],
+)
+def test_bad_places_for_the_picture(out: str, said: str, tmp_path: Path, no_model: None) -> None:
+    (tmp_path / 'folder.png').mkdir()
+    image = tmp_path / 'copy.png'
+    image.write_bytes(DIGIT.read_bytes())
+    assert said in explain_refusal(tmp_path, image, out=out)
+
+
+def test_bad_images(tmp_path: Path, no_model: None) -> None:
+    assert 'There is no image' in explain_refusal(tmp_path, tmp_path / 'none.png')
+    assert 'is not an image that can be read' in explain_refusal(tmp_path, Path(__file__))
+    assert 'is not an image that can be read' in explain_refusal(tmp_path, tmp_path)
+    half = tmp_path / 'half.png'
+    noise(64, 64).save(half)
+    half.write_bytes(half.read_bytes()[:2000])
+    assert 'is not an image that can be read' in explain_refusal(tmp_path, half)
+    Image.new('F', (64, 64)).save(tmp_path / 'depth.tif')
+    assert '32 bits a pixel' in explain_refusal(tmp_path, tmp_path / 'depth.tif')
+
+
+def test_extra_is_not_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_model: None) -> None:
+    monkeypatch.setitem(sys.modules, 'matplotlib.figure', None)
+    message = explain_refusal(tmp_path)
+    assert message.count("pip install 'coatnet-zoo[explain]'") == 1
+
+
+@pytest.mark.parametrize(
+    'name, said',
+    [
+        ('coatnet_8', "The model 'coatnet_8' cannot be loaded (Unknown model (coatnet_8)); give a name of"),
+        ('coatnet_0.nothing', 'nothing'),
+        ('resnet18', 'resnet18 is not one of this package'),
+        ('coatnet_5', 'No weights are published for coatnet_5'),
+        ('local-dir:/no/such/folder', '/no/such/folder'),
+        ('my/folder', "Use 'hf-hub:my/folder'"),
+    ],
+)
+def test_bad_names(name: str, said: str, tmp_path: Path, hub: HubServer) -> None:
+    assert said in explain_refusal(tmp_path, model=name)
+    assert hub.requests == []
+
+
+def test_hub_without_the_repository(tmp_path: Path, hub: HubServer) -> None:
+    assert 'you/nothing' in explain_refusal(tmp_path, model='hf-hub:you/nothing')
+
+
+def test_bad_class(tmp_path: Path) -> None:
+    for target in ('10', '-1'):
+        message = explain_refusal(tmp_path, DIGIT, 'coatnet_atto', 'o.png', '--target', target)
+        assert f'There is no class {target}; the model has 10, 0 to 9' in message
+
+
+def test_models_that_cannot_be_explained(digits: CoAtNet) -> None:
+    image = open_image(DIGIT)
+    for model, said in (
+        (small(num_classes=0), 'no classifier'),
+        (small(global_pool=''), 'no classifier'),
+        (small(in_chans=4), '4 channels'),
+        (small(in_chans=1), '1 channels, but its configuration has mean'),
+        (optimize_for_inference(digits), 'optimize_for_inference'),
+        (timm.create_model('resnet18'), 'whole CoAtNet'),
+    ):
+        with pytest.raises(ExplainError, match=said):
+            explain_image(image, model)
+
+
+def test_full_disk_leaves_the_older_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from matplotlib.figure import Figure
+
+    def savefig(self, path: Path, **kwargs) -> None:
+        Path(path).write_bytes(b'half')
+        raise OSError(28, 'No space left on device')
+
+    monkeypatch.setattr(Figure, 'savefig', savefig)
+    (tmp_path / 'o.png').write_bytes(b'older')
+    assert 'o.png cannot be written: No space left on device.' in explain_refusal(tmp_path)
+
+
+def test_exports() -> None:
+    assert {'ExplainError', 'draw_explanation', 'explain_image'} <= set(coatnet_zoo.__all__)

@@ -1,0 +1,319 @@
+"""`coatnet-zoo predict`: the classes of files, folders and patterns; bad images cost only their own answers."""
+
+import csv
+import json
+import os
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from click.testing import Result
+from command_line import command, output_of, refusal
+from paths import DATA
+from PIL import Image
+from timm.data import ImageNetInfo, create_dataset, create_transform, resolve_model_data_config
+from torch import nn
+
+from coatnet_zoo import CoAtNet
+from coatnet_zoo.images import Guess, Prediction, classify, find_images, readable
+
+DIGITS = DATA / 'digits'
+NAMES = sorted(file.name for file in DIGITS.iterdir())
+SEVEN = DIGITS / '7_row1496.png'
+
+
+@pytest.fixture(scope='module')
+def model() -> CoAtNet:
+    return timm.create_model('coatnet_atto.digits', pretrained=True).eval()
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """A folder with a digit 7, a folder of digits, other files, hidden files, and a link in a circle."""
+    photos = tmp_path / 'photos'
+    (photos / 'more').mkdir(parents=True)
+    (photos / '.thumbnails').mkdir()
+    places = ('img_10.PNG', 'img_9.png', 'more/img_1.png', '.hidden.png', '.thumbnails/img.png', 'strange.name')
+    for place in places:
+        shutil.copy(SEVEN, photos / place)
+    (photos / 'notes.txt').write_text('text')
+    (photos / 'more' / 'circle').symlink_to(photos)
+    return photos
+
+
+def predict(*args: str | Path, model: str | Path = 'coatnet_atto') -> Result:
+    return command('predict', *args, '--model', model)
+
+
+def predicted(*args: str | Path, **options: str | Path) -> list[dict]:
+    result = predict(*args, '--json', **options)
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout)
+
+
+# Answers
+
+
+@torch.no_grad()
+def test_probabilities_are_those_of_timm(model: CoAtNet) -> None:
+    """Of timm's own data set, as its scripts make it for one channel; at every size of batch, and optimised."""
+    config = resolve_model_data_config(model)
+    timms = create_dataset('', str(DIGITS.parent), input_img_mode='L', transform=create_transform(**config))
+    images = {Path(timms.filename(i)).name: timms[i][0] for i in range(len(timms))}
+    expected = model(torch.stack([images[name] for name in NAMES])).softmax(1).topk(3)
+    for options in ([], ['--batch-size', '3'], ['--batch-size', '1', '--optimize']):
+        answers = predicted(DIGITS, '--topk', '3', *options)
+        assert [Path(answer['file']).name for answer in answers] == NAMES
+        guesses = [answer['predictions'] for answer in answers]
+        assert [[g['index'] for g in row] for row in guesses] == expected.indices.tolist()
+        assert [[g['label'] for g in row] for row in guesses] == [
+            [str(i) for i in row] for row in expected.indices.tolist()
+        ]
+        values = torch.tensor([[g['probability'] for g in row] for row in guesses])
+        torch.testing.assert_close(values, expected.values, rtol=0, atol=1e-5)
+
+
+def test_there_is_never_more_than_one_batch_in_memory(model: CoAtNet, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[Path] = []
+    batches: list[int] = []
+    real = classify.__globals__['open_image']
+
+    def note(file: Path) -> Image.Image:
+        opened.append(file)
+        return real(file)
+
+    monkeypatch.setitem(classify.__globals__, 'open_image', note)
+    handle = model.register_forward_hook(lambda _, args, __: batches.append(len(args[0])))
+    for i, _ in enumerate(classify(model, sorted(DIGITS.iterdir()), topk=1, batch_size=4)):
+        assert len(opened) == min(i // 4 * 4 + 4, len(NAMES))
+    handle.remove()
+    assert batches == [4, 4, 2]
+
+
+IMAGES: dict[str, tuple[Callable[[Image.Image, Path], object], str]] = {
+    'RGB': (lambda image, file: image.convert('RGB').save(file), '7'),
+    'palette': (lambda image, file: image.convert('P').save(file), '7'),
+    'on its side, as the camera says': (lambda image, file: _save_rotated(image, file), '7'),
+}
+
+
+def _save_rotated(image: Image.Image, file: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by 90 degrees clockwise
+    image.rotate(90, expand=True).save(file, exif=exif)
+
+
+@pytest.mark.parametrize('kind', IMAGES)
+def test_kinds_of_images(kind: str, tmp_path: Path) -> None:
+    save, label = IMAGES[kind]
+    with Image.open(SEVEN) as image:
+        save(image, tmp_path / 'image.png')
+    (answer,) = predicted(tmp_path / 'image.png')
+    assert answer['predictions'][0]['label'] == label
+
+
+# Files, folders, patterns
+
+
+@pytest.mark.parametrize(
+    'sources, expected',
+    [
+        (['img_9.png', './img_9.png'], ['img_9.png']),
+        (['.'], ['img_9.png', 'img_10.PNG', 'more/img_1.png']),
+        (['img_10.PNG', '.'], ['img_10.PNG', 'img_9.png', 'more/img_1.png']),
+        (['img_*'], ['img_9.png', 'img_10.PNG']),
+        (['*/img_?.png', 'img_?.png'], ['more/img_1.png', 'img_9.png']),
+        (['.hidden.png', 'strange.name'], ['.hidden.png', 'strange.name']),
+    ],
+)  # fmt: skip
+def test_sources(sources: list[str], expected: list[str], photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(photos)
+    files, problems = find_images(sources)
+    assert [str(file) for file in files] == expected and not problems
+
+
+def test_a_name_that_looks_like_a_pattern(photos: Path) -> None:
+    file = photos / '[7].png'
+    shutil.copy(SEVEN, file)
+    assert find_images([str(file)]) == ([file], [])
+
+
+# Bad images
+
+
+def _bad(file: Path, kind: str) -> Path:
+    whole = SEVEN.read_bytes()
+    contents = {'empty': b'', 'cut': whole[: len(whole) // 2], 'text': b'text'}
+    if kind == 'thin':
+        Image.new('L', (1, 60000)).save(file)
+    elif kind == 'a bomb':
+        # The header claims 65536 x 65536 pixels.
+        file.write_bytes(whole[:16] + b'\0\1\0\0\0\1\0\0' + whole[24:])
+    elif kind == 'a pipe':
+        os.mkfifo(file)
+    elif kind != 'missing':
+        file.write_bytes(contents[kind])
+    return file
+
+
+@pytest.mark.parametrize('kind', ['empty', 'cut', 'text', 'thin', 'a bomb', 'a pipe', 'missing'])
+def test_one_bad_image_costs_only_its_own_answer(kind: str, tmp_path: Path) -> None:
+    bad = _bad(tmp_path / 'b\nad.png', kind)
+    result = predict(SEVEN, bad, DIGITS / NAMES[1], '--json', '--batch-size', '2')
+    assert result.exit_code == 1
+    assert [row['predictions'][0]['label'] for row in json.loads(result.stdout)] == ['7', '1']
+    (message,) = result.stderr.splitlines()
+    assert message.startswith('Error: ') and r'b\nad.png' in message and len(message) < 500
+
+
+@pytest.mark.parametrize(
+    'sources, messages',
+    [
+        (['*.gif'], ['No file matches *.gif.']),
+        (['empty'], ['The folder empty has no images.']),
+        (['none.png', 'empty'], ['The folder empty has no images.', 'There is no image none.png.']),
+    ],
+)
+def test_without_any_image(
+    sources: list[str], messages: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'empty').mkdir()
+    result = predict(*sources, '--out', 'o.csv')
+    assert result.exit_code == 1 and result.stdout == '' and not Path('o.csv').exists()
+    assert result.stderr.splitlines() == [f'Error: {message}' for message in messages]
+
+
+# Models
+
+
+def saved(folder: Path, classes: int, **cfg: object) -> Path:
+    """A folder with a small network of random weights."""
+    args = dict(img_size=32, embed_dim=(8, 8, 8, 8), depths=(1, 1, 1, 1), stem_width=(8, 8), dim_head=8)
+    model = timm.create_model('coatnet_nano', in_chans=1, num_classes=classes, **args)
+    model.pretrained_cfg.update(mean=(0.5,), std=(0.5,), **cfg)
+    timm.models.save_for_hf(model, folder, model_args=args, safe_serialization=True)
+    return folder
+
+
+@pytest.mark.parametrize('classes, subset', [(1000, 'imagenet-1k'), (11821, 'imagenet-12k'), (21841, 'imagenet-22k')])
+def test_labels_of_imagenet(classes: int, subset: str, tmp_path: Path) -> None:
+    (answer,) = predicted(SEVEN, model=saved(tmp_path / 'm', classes))
+    names = ImageNetInfo(subset).label_descriptions()
+    assert all(guess['label'] == names[guess['index']] for guess in answer['predictions'])
+
+
+def test_own_labels_come_first(tmp_path: Path) -> None:
+    folder = saved(tmp_path / 'm', 1000, label_names=[f'thing {i}' for i in range(1000)])
+    (answer,) = predicted(SEVEN, model=folder)
+    assert all(guess['label'] == f'thing {guess["index"]}' for guess in answer['predictions'])
+
+
+def test_a_model_without_labels_says_so(tmp_path: Path) -> None:
+    folder = saved(tmp_path / 'm', 3)
+    result = predict(SEVEN, '--topk', '9', model=folder)
+    assert result.stderr == 'The model has no label names; classes are numbers.\n'
+    name, *rows = result.stdout.splitlines()
+    assert name == str(SEVEN) and sorted(row.split()[1] for row in rows) == ['0', '1', '2']
+    (answer,) = predicted(SEVEN, model=folder)
+    assert {guess['label'] for guess in answer['predictions']} == {None}
+    assert sum(guess['probability'] for guess in answer['predictions']) == pytest.approx(1)
+    assert 'class ' in predict(SEVEN, DIGITS / NAMES[0], model=folder).stdout
+
+
+def test_models_that_cannot_answer(tmp_path: Path, model: CoAtNet, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert 'no classifier' in refusal('predict', SEVEN, '--model', saved(tmp_path / 'none', 0))
+    assert 'nothing' in refusal('predict', SEVEN, '--model', 'nothing')
+    broken = timm.create_model('coatnet_atto.digits', pretrained=True).eval()
+    nn.init.constant_(broken.head.fc.bias, torch.nan)
+    monkeypatch.setattr('coatnet_zoo.factory.load_model', lambda _: broken)
+    assert f'{SEVEN} are not finite' in refusal('predict', SEVEN, '--model', 'broken')
+
+
+# What is written
+
+
+def test_one_image_for_reading() -> None:
+    first, *rows = output_of('predict', SEVEN, '--model', 'coatnet_atto', '--topk', '2').splitlines()
+    assert first == str(SEVEN)
+    assert [row.split()[1:] for row in rows] == [['7', '7'], ['4', '4']] and rows[0].startswith(' 92.50%')
+
+
+def test_many_images_for_reading() -> None:
+    lines = predict(DIGITS, SEVEN, '--topk', '2').stdout.splitlines()
+    assert [Path(line.split()[0]).name for line in lines] == NAMES
+    assert [line.split()[2] for line in lines] == [name[0] for name in NAMES]
+    assert len({line.index('%') for line in lines}) == len({line.rindex('%') for line in lines}) == 1
+
+
+@pytest.mark.parametrize('width, guesses', [(20, 1), (60, 1), (160, 2), (200, 3), (None, 3)])
+def test_lines_fit_the_terminal(width: int | None, guesses: int) -> None:
+    labels = ['tench', 'great white shark, white shark, man-eater, man-eating shark', 'evil\x1b[31m']
+    rows = [
+        Prediction(Path(f'photos/{"x" * 30 * i}/{i}.jpg'), tuple(Guess(j, labels[(i + j) % 3], 0.5) for j in range(3)))
+        for i in range(3)
+    ]
+    lines = list(readable(rows, width))
+    assert {line.count('%') for line in lines} == {guesses} and '\x1b' not in ''.join(lines)
+    assert len({line.index('%') for line in lines}) == 1
+    if width != 20:
+        assert all(line.split('  ')[0].endswith(f'{i}.jpg') for i, line in enumerate(lines))
+        assert max(map(len, lines)) <= (width or 1000)
+
+
+def test_csv(tmp_path: Path) -> None:
+    out = tmp_path / 'o.csv'
+    out.write_text('old')
+    strange = tmp_path / os.fsdecode(b'a,"\xff.png')
+    shutil.copy(SEVEN, strange)
+    result = predict(SEVEN, strange, '--out', out, '--topk', '2')
+    assert result.exit_code == 0 and result.stdout == f'wrote {out}, with 2 of 2 images\n'
+    with out.open(newline='', errors='surrogateescape') as file:
+        header, *rows = csv.reader(file)
+    assert header == ['file', 'rank', 'index', 'label', 'probability']
+    assert [row[:4] for row in rows] == [
+        [str(file), rank, label, label] for file in (SEVEN, strange) for rank, label in (('1', '7'), ('2', '4'))
+    ]
+    both = predict(SEVEN, '--out', out, '--json')
+    assert json.loads(both.stdout) and both.stderr.startswith('wrote ') and len(out.read_text().splitlines()) == 6
+
+
+@pytest.mark.parametrize(
+    'out, complaint',
+    [('o.json', 'does not end in .csv'), ('none/o.csv', 'There is no folder'), ('folder.csv', 'is a folder')],
+)
+def test_places_that_are_refused_before_the_work(
+    out: str, complaint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr('coatnet_zoo.factory.load_model', lambda _: pytest.fail('too late'))
+    (tmp_path / 'folder.csv').mkdir()
+    message = refusal('predict', SEVEN, '--model', 'coatnet_atto', '--out', tmp_path / out)
+    assert complaint in message
+
+
+def test_a_full_disk_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / 'o.csv'
+    out.write_text('old')
+
+    def fail(*_: object) -> None:
+        raise OSError(28, 'No space left on device')
+
+    monkeypatch.setattr(Path, 'write_bytes', fail)
+    assert 'No space left' in refusal('predict', SEVEN, '--model', 'coatnet_atto', '--out', out)
+    assert out.read_text() == 'old' and os.listdir(tmp_path) == ['o.csv']
+
+
+@pytest.mark.parametrize('length, is_terminal, bar', [(9, True, False), (10, True, True), (10, False, False)])
+def test_a_progress_bar_for_many_images_on_a_terminal(
+    length: int, is_terminal: bool, bar: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr('sys.stderr.isatty', lambda: is_terminal)
+    progress = sys.modules['coatnet_zoo.cli.predict']._progress  # the package has the command of that name
+    with progress(iter(range(length)), length) as items:
+        assert list(items) == list(range(length))
+    captured = capsys.readouterr()
+    assert ('100%' in captured.err) == bar and captured.out == ''
