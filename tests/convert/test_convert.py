@@ -23,8 +23,8 @@ from timm.layers.pos_embed_rel import gen_relative_position_index
 
 from coatnet_zoo import CheckpointError, convert_checkpoint
 from coatnet_zoo.cli import main
+from coatnet_zoo.convert import Conversion
 from coatnet_zoo.convert.adapters import chinhsuanwu
-from coatnet_zoo.factory import Conversion
 from scripts.train_digits import scaled_digits
 
 FIXTURE = DATA / 'chinhsuanwu_digits_64.pth'

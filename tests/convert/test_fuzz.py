@@ -144,7 +144,7 @@ def test_fuzzed_keys(fuzzed: Path, changes: list[tuple[str, str, int]]) -> None:
     with (
         mock.patch('coatnet_zoo.convert.convert.read_checkpoint', lambda src, *options: find_network(changed(changes))),
         mock.patch('coatnet_zoo.convert.convert._write'),
-        mock.patch('coatnet_zoo.factory.source.timm.create_model', _build_once),
+        mock.patch('coatnet_zoo.convert.source.timm.create_model', _build_once),
     ):
         only_our_error(lambda: convert_checkpoint('a.pth', out))
     try:
