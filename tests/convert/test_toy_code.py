@@ -1,4 +1,4 @@
-"""A foreign code is one file and one row: a toy code is added without a change of any module, and converts."""
+"""A third-party code is one file and one row: a toy code is added without a change of any module, and converts."""
 
 from pathlib import Path
 

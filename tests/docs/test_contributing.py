@@ -1,4 +1,4 @@
-"""Takes the examples of CONTRIBUTING and uses them: a size, weights and a foreign code need nothing else."""
+"""Takes the examples of CONTRIBUTING and uses them: a size, weights and a third-party code need nothing else."""
 
 import importlib
 import sys
@@ -37,7 +37,7 @@ def test_a_size_and_its_weights(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @torch.inference_mode()
-def test_a_foreign_code(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_third_party_code(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     impl = add(monkeypatch, IMPLS, 'impls', IMPL)
     module = types.ModuleType(IMPLS[impl].code.mapping)
     module.__package__ = 'coatnet_zoo.convert'

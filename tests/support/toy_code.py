@@ -1,4 +1,4 @@
-"""An invented foreign code, in the form in which anybody adds one: a file like this one, and the row `CODE`.
+"""An invented third-party code, in the form in which anybody adds one: a file like this one, and the row `CODE`.
 
 The code writes text, with a line for each tensor: name, shape and values. Its network is CoAtNet in the paper's
 reading, except for the names, for linear layers that are stored transposed, and for the flavour below.
@@ -12,14 +12,14 @@ import torch
 
 from coatnet_zoo import CheckpointError
 from coatnet_zoo.convert import Checkpoint, Structure, Target, shape_of
-from coatnet_zoo.registry import ForeignCode, Implementation
+from coatnet_zoo.registry import Implementation, ThirdPartyCode
 
 IMPL = 'toy'
 CODE = Implementation(
     'https://toy.example',
     flavour=dict(head_hidden=False, conv_act='relu', rel_attn='none', block_types='CCTT', dim_head=8),
     sizes={'coatnet_0': {}},
-    code=ForeignCode("somebody's toy", 'toy_code', suffixes=('.toy',), crop_pct=0.5),
+    code=ThirdPartyCode("somebody's toy", 'toy_code', suffixes=('.toy',), crop_pct=0.5),
 )
 
 

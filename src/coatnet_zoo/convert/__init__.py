@@ -1,4 +1,4 @@
-"""Checkpoint files: reading a file without executing anything, recognising its code, mapping foreign tensors."""
+"""Checkpoint files: reading a file without executing anything, recognising its code, mapping third-party tensors."""
 
 from .adapters.keras_h5 import require_h5py as require_h5py
 from .arguments import check_arguments as check_arguments
@@ -7,8 +7,8 @@ from .checkpoint import Checkpoint as Checkpoint
 from .codes import Target as Target
 from .codes import Translation as Translation
 from .codes import find_reader as find_reader
-from .codes import foreign_codes as foreign_codes
 from .codes import recognised as recognised
+from .codes import third_party_codes as third_party_codes
 from .codes import translate as translate
 from .convert import Conversion as Conversion
 from .convert import convert_checkpoint as convert_checkpoint

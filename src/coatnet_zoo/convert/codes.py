@@ -1,4 +1,4 @@
-"""Recognising the code of a foreign checkpoint, and translating the checkpoint into the tensors of this package.
+"""Recognising the code of a third-party checkpoint, and translating the checkpoint into the tensors of this package.
 
 `tables.impls` lists the codes. Each code has one module of the form `CodeMapping`.
 """
@@ -13,7 +13,7 @@ import torch
 from einops import EinopsError, rearrange
 
 from ..errors import CheckpointError, shown
-from ..registry import IMPLS, ForeignCode
+from ..registry import IMPLS, ThirdPartyCode
 from .checkpoint import Checkpoint
 from .structure import Structure
 
@@ -22,7 +22,7 @@ _CLASSIFIER = 'head.fc.'
 
 @dataclass(frozen=True)
 class Target:
-    """Where a tensor of a foreign code goes.
+    """Where a tensor of a third-party code goes.
 
     Attributes:
         name: Name of the tensor in this package; None if this package has no such tensor.
@@ -37,7 +37,7 @@ class Target:
 
 
 class CodeMapping(Protocol):
-    """The functions that the module of a foreign code has."""
+    """The functions that the module of a third-party code has."""
 
     def recognises(self, names: Collection[str]) -> bool:
         """Whether these are names of tensors of that code."""
@@ -66,29 +66,29 @@ class CodeHead(Protocol):
 
 @dataclass(frozen=True)
 class Translation:
-    """A foreign checkpoint in the names and layouts of this package.
+    """A third-party checkpoint in the names and layouts of this package.
 
     Attributes:
         impl: The implementation of the code that wrote the checkpoint.
         structure: The structure of the network, read from the tensors.
         tensors: Contiguous tensors by their names in this package. A tensor whose layout stays is not copied.
-        foreign_names: The name of every tensor in the checkpoint, by its name in this package.
+        third_party_names: The name of every tensor in the checkpoint, by its name in this package.
         left_out: The names of the tensors that the checkpoint has beside the network.
     """
 
     impl: str
     structure: Structure
     tensors: dict[str, torch.Tensor]
-    foreign_names: dict[str, str]
+    third_party_names: dict[str, str]
     left_out: tuple[str, ...]
 
     @property
-    def code(self) -> ForeignCode:
+    def code(self) -> ThirdPartyCode:
         """The code that wrote the checkpoint."""
-        return foreign_codes()[self.impl]
+        return third_party_codes()[self.impl]
 
 
-def foreign_codes() -> dict[str, ForeignCode]:
+def third_party_codes() -> dict[str, ThirdPartyCode]:
     """The codes whose checkpoints can be translated, by implementation."""
     return {impl: row.code for impl, row in IMPLS.items() if row.code is not None}
 
@@ -96,19 +96,19 @@ def foreign_codes() -> dict[str, ForeignCode]:
 def find_reader(path: Path) -> CodeReader | None:
     """The module of the code that reads files with this ending, or None."""
     return next(
-        (importlib.import_module(c.mapping) for c in foreign_codes().values() if path.suffix in c.suffixes), None
+        (importlib.import_module(c.mapping) for c in third_party_codes().values() if path.suffix in c.suffixes), None
     )
 
 
 def recognised(names: Collection[str]) -> bool:
-    """Whether names of tensors are those of a network of this package, of timm or of a foreign code."""
+    """Whether names of tensors are those of a network of this package, of timm or of a third-party code."""
     if 'stem.conv1.weight' in names and any(name.startswith('stages.0.blocks.0.') for name in names):
         return True
     return any(mapping.recognises(names) for _, mapping in _mappings())
 
 
 def _mappings() -> Iterator[tuple[str, CodeMapping]]:
-    for impl, code in foreign_codes().items():
+    for impl, code in third_party_codes().items():
         yield impl, importlib.import_module(code.mapping)
 
 
@@ -120,7 +120,7 @@ def translate(checkpoint: Checkpoint, head: bool = True) -> Translation | None:
         head: Keep the classifier.
 
     Returns:
-        The translation; None if no foreign code wrote the checkpoint.
+        The translation; None if no third-party code wrote the checkpoint.
 
     Raises:
         CheckpointError: If a tensor is missing, does not belong to such a network or has an impossible shape.
@@ -153,8 +153,8 @@ def _translate(checkpoint: Checkpoint, impl: str, structure: Structure, targets:
             mapped[target.name] = _rearrange(name, tensors[name], target.layout, impl, structure.dim_head)
             if target.name.endswith('running_var'):
                 mapped.setdefault(target.name.replace('running_var', 'num_batches_tracked'), torch.tensor(0))
-    foreign_names = {target.name: name for name, target in targets.items() if target.name is not None}
-    return Translation(impl, structure, mapped, foreign_names, tuple(checkpoint.beside))
+    third_party_names = {target.name: name for name, target in targets.items() if target.name is not None}
+    return Translation(impl, structure, mapped, third_party_names, tuple(checkpoint.beside))
 
 
 def _rearrange(name: str, tensor: torch.Tensor, layout: str | None, impl: str, dim_head: int) -> torch.Tensor:

@@ -18,12 +18,12 @@ from ..files import CARD, CONFIG, write_folder
 from ..hub import make_folder_card
 from ..slow import say_if_slow
 from .adapters.timm_train import trained_source
-from .codes import foreign_codes, recognised
+from .codes import recognised, third_party_codes
 from .destination import check_destination, mark
 from .preprocessing import check_said, data_config
 from .reading import read_checkpoint
 from .recognition import identify
-from .source import Source, foreign_source, own_source, with_three_channels
+from .source import Source, own_source, third_party_source, with_three_channels
 from .structure import Structure
 from .values import check_values
 
@@ -87,10 +87,10 @@ def convert_checkpoint(
         in_chans: 3 makes three channels of one: the same logits for grey images with three equal channels.
         img_size: Height and width in pixels; only for networks whose files have no size, as those without attention.
         mean: Mean of the training images per channel, in [0, 1]. Default: the mean that train.py recorded, the mean of
-            the registered network, or ImageNet's for a foreign code.
+            the registered network, or ImageNet's for a third-party code.
         std: Standard deviation of the training images per channel, in [0.001, 1]. Default: as for the mean.
-        interpolation: How images were resized, one of `INTERPOLATIONS`. Default: as for the mean; bicubic for a foreign
-            code.
+        interpolation: How images were resized, one of `INTERPOLATIONS`. Default: as for the mean; bicubic for a
+            third-party code.
         crop_pct: Share of the resized image that evaluation crops, in [0.1, 1]. Default: as for the mean; 0.875 for
             chinhsuanwu, and 0.95 for keras_cv_attention_models, whose evaluation crops that share.
         labels: Names of the classes, one per class.
@@ -108,7 +108,7 @@ def convert_checkpoint(
     check_said(mean, std, interpolation, crop_pct, img_size, labels, name)
     checkpoint = read_checkpoint(src, ema, key, prefix)
     shown_src = shown(src, 500)
-    for find_source in (foreign_source, trained_source, own_source):
+    for find_source in (third_party_source, trained_source, own_source):
         if source := find_source(checkpoint, shown_src, head, img_size):
             break
     else:
@@ -151,7 +151,7 @@ def _not_convertible(src: str, tensors: Mapping[str, torch.Tensor]) -> str:
     known = identify(tensors)
     if known is None:
         some = ', '.join(map(shown, list(tensors)[:3]))
-        codes = ' or '.join(code.title for code in foreign_codes().values())
+        codes = ' or '.join(code.title for code in third_party_codes().values())
         if recognised(tensors):
             return (
                 f'{src} has names of tensors as in this package and in timm, but the shapes of no registered network; '

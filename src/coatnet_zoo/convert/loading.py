@@ -2,7 +2,7 @@
 
 The steps are recognising names, checking that the state dict belongs to the model, and resizing tables.
 
-`adapt_state_dict` takes raw checkpoints of this package, of timm and of foreign codes. Both
+`adapt_state_dict` takes raw checkpoints of this package, of timm and of third-party codes. Both
 `CoAtNet.load_state_dict` and timm's loading of pretrained weights call it.
 """
 
@@ -47,7 +47,7 @@ def adapt_state_dict(
     """Convert a checkpoint to the names, layouts and table sizes of a model.
 
     Args:
-        state_dict: A state dict of this package, of timm's CoAtNets or of a foreign code, wrapped or not; or the
+        state_dict: A state dict of this package, of timm's CoAtNets or of a third-party code, wrapped or not; or the
             checkpoint from `read_checkpoint`.
         model: The `CoAtNet` that the checkpoint is to be loaded into.
         img_size: Native input size of the checkpoint, if known. Default: a square, or the input size of the model
@@ -114,7 +114,7 @@ def _has_shapes(state_dict: Mapping[str, Any], own: Mapping[str, torch.Tensor]) 
 
 
 def check_structure(translation: Translation, cfg: CoAtNetCfg) -> None:
-    """Refuse the checkpoint of a foreign code if its structure is not that of the configuration.
+    """Refuse the checkpoint of a third-party code if its structure is not that of the configuration.
 
     This function accepts other numbers of classes and channels, because torch reports them and timm adapts them.
 

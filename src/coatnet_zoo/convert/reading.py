@@ -23,7 +23,7 @@ from .torch_zip import read_zip
 def read_checkpoint(
     path: str | os.PathLike, ema: bool | None = False, key: str | None = None, prefix: str | None = None
 ) -> Checkpoint:
-    """Read a `.pth`, `.pt`, `.bin` (torch.save) or `.safetensors` file, or a file in the format of a foreign code.
+    """Read a `.pth`, `.pt`, `.bin` (torch.save) or `.safetensors` file, or a file in the format of a third-party code.
 
     Pickled code is never executed: objects other than tensors are read as plain data, see `pickles`.
 
@@ -34,8 +34,8 @@ def read_checkpoint(
         prefix: The prefix of the names of the network. Default: see `find_network`.
 
     Returns:
-        The checkpoint, without wrapper prefixes such as `module.` in the names of its tensors. A reader of a foreign
-        code, such as `keras_h5.read_h5`, also returns the layers. A file of timm's train.py also has its arguments.
+        The checkpoint, without wrapper prefixes such as `module.` in the names of its tensors. A reader of a
+        third-party code, such as `keras_h5.read_h5`, also returns the layers. A file of timm's train.py also has its arguments.
 
     Raises:
         CheckpointError: If the file is missing, is not a regular file, is damaged, is a pickled model, has no state
@@ -64,10 +64,10 @@ def _record(content: Any) -> Mapping[str, Any]:
 
 
 def read_translated(path: str | os.PathLike) -> Translation:
-    """Read the checkpoint of a foreign code, and translate the checkpoint into the names and layouts of this package.
+    """Read the checkpoint of a third-party code, and translate it into the names and layouts of this package.
 
     Raises:
-        CheckpointError: See `read_checkpoint` and `translate`; and if no foreign code wrote the file.
+        CheckpointError: See `read_checkpoint` and `translate`; and if no third-party code wrote the file.
     """
     translation = translate(read_checkpoint(path))
     if translation is None:

@@ -55,8 +55,8 @@ class Source:
     left_out: tuple[str, ...] = ()
 
 
-def foreign_source(checkpoint: Checkpoint, src: str, head: bool, img_size: int | None) -> Source | None:
-    """The network of a checkpoint of a foreign code; None if no foreign code wrote the checkpoint.
+def third_party_source(checkpoint: Checkpoint, src: str, head: bool, img_size: int | None) -> Source | None:
+    """The network of a checkpoint of a third-party code; None if no third-party code wrote the checkpoint.
 
     Args:
         checkpoint: The checkpoint.
@@ -90,7 +90,7 @@ def foreign_source(checkpoint: Checkpoint, src: str, head: bool, img_size: int |
             crop_pct=translation.code.crop_pct,
         ),
         f'the {impl} checkpoint',
-        translation.foreign_names,
+        translation.third_party_names,
         left_out=translation.left_out,
     )
 
@@ -98,7 +98,7 @@ def foreign_source(checkpoint: Checkpoint, src: str, head: bool, img_size: int |
 def own_source(checkpoint: Checkpoint, src: str, head: bool, img_size: int | None) -> Source | None:
     """The registered network of a state dict of this package; None if it is of no registered network, or timm's.
 
-    Arguments and errors are those of `foreign_source`.
+    Arguments and errors are those of `third_party_source`.
     """
     known = identify(checkpoint.tensors)
     if known is None or known.size is None or is_timms(checkpoint.tensors):

@@ -1,4 +1,4 @@
-"""The structure of a network as the tensors of a foreign checkpoint show it, in the same form for every code."""
+"""The structure of a network as the tensors of a third-party checkpoint show it, in the same form for every code."""
 
 import re
 from collections.abc import Collection, Mapping

@@ -33,8 +33,8 @@ def localize(cfg: PretrainedCfg, size: str, model_cfg: CoAtNetCfg, cache_dir: st
 
     Raises:
         HubError: If the file cannot be fetched.
-        CheckpointError: If a local folder has no safetensors file, or if a torch file or the file of a foreign code is
-            damaged or does not fit.
+        CheckpointError: If a local folder has no safetensors file, or if a torch file or the file of a third-party code
+            is damaged or does not fit.
     """
     handed_over = cfg.file or cfg.state_dict
     published = WEIGHTS.get(f'{size}.{cfg.tag}')
@@ -49,7 +49,7 @@ def localize(cfg: PretrainedCfg, size: str, model_cfg: CoAtNetCfg, cache_dir: st
     elif published and published.release and cfg.url and not handed_over and cfg.url.endswith(published.release):
         file = fetch_release(published.release, published.md5, cache_dir)
     elif cfg.file and find_reader(Path(cfg.file)):
-        return dataclasses.replace(cfg, file=None, state_dict=_read_foreign(cfg.file, model_cfg))
+        return dataclasses.replace(cfg, file=None, state_dict=_read_third_party(cfg.file, model_cfg))
     elif cfg.file and str(cfg.file).endswith('.safetensors'):
         file = require_regular(cfg.file)
     else:
@@ -59,7 +59,7 @@ def localize(cfg: PretrainedCfg, size: str, model_cfg: CoAtNetCfg, cache_dir: st
     return dataclasses.replace(cfg, file=str(file), source=None, url=None, state_dict=None, custom_load=False)
 
 
-def _read_foreign(file: str, model_cfg: CoAtNetCfg) -> dict[str, torch.Tensor]:
+def _read_third_party(file: str, model_cfg: CoAtNetCfg) -> dict[str, torch.Tensor]:
     translation = read_translated(file)
     check_structure(translation, model_cfg)
     return translation.tensors

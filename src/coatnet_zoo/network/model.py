@@ -175,7 +175,7 @@ class CoAtNet(nn.Module):
         initial.head(self.head)
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
-        """Load a checkpoint of this package, of timm's CoAtNets or of a foreign code that can be converted.
+        """Load a checkpoint of this package, of timm's CoAtNets or of a third-party code that can be converted.
 
         Arguments are those of `torch.nn.Module.load_state_dict`. Names and layouts are mapped, and relative position
         tables are resized to the `img_size` of this model. A model on the meta device takes the tensors

@@ -20,8 +20,8 @@ from .grids import feature_sizes as feature_sizes
 from .grids import num_offsets as num_offsets
 from .impls import IMPLS as IMPLS
 from .impls import PAPER_URL as PAPER_URL
-from .impls import ForeignCode as ForeignCode
 from .impls import Implementation as Implementation
+from .impls import ThirdPartyCode as ThirdPartyCode
 from .names import Choice as Choice
 from .names import Request as Request
 from .names import choose as choose

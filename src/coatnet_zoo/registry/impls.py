@@ -1,6 +1,6 @@
 """The implementations of CoAtNet as a table: how each differs from the paper, and where its code is.
 
-A foreign code needs one row in this table and one file in `checkpoints/` to have its checkpoints converted.
+A third-party code needs one row in this table and one file in `checkpoints/` to have its checkpoints converted.
 docs/implementations.md explains every difference.
 """
 
@@ -12,7 +12,7 @@ _TIMM_URL = 'https://github.com/huggingface/pytorch-image-models'
 
 
 @dataclass(frozen=True)
-class ForeignCode:
+class ThirdPartyCode:
     """How the checkpoints of another code are read.
 
     Attributes:
@@ -47,7 +47,7 @@ class Implementation:
     url: str
     flavour: dict[str, Any] = field(default_factory=dict)
     sizes: dict[str, dict[str, Any]] = field(default_factory=dict)
-    code: ForeignCode | None = None
+    code: ThirdPartyCode | None = None
     init: Literal['timm', 'torch', 'keras_cv'] = 'timm'
 
 
@@ -100,7 +100,7 @@ IMPLS: dict[str, Implementation] = {
             'coatnet_4': {},
         },
         # That code has no preprocessing; the usual preprocessing is assumed.
-        code=ForeignCode('chinhsuanwu/coatnet-pytorch', 'coatnet_zoo.convert.adapters.chinhsuanwu'),
+        code=ThirdPartyCode('chinhsuanwu/coatnet-pytorch', 'coatnet_zoo.convert.adapters.chinhsuanwu'),
         init='torch',
     ),
     'keras_cv': Implementation(
@@ -132,7 +132,7 @@ IMPLS: dict[str, Implementation] = {
             'coatnet_6': dict(embed_dim=(192, 384, (768,) * 8 + (1536,) * 42, 2048)),
             'coatnet_7': {},
         },
-        code=ForeignCode(
+        code=ThirdPartyCode(
             'keras_cv_attention_models',
             'coatnet_zoo.convert.adapters.keras_cv',
             suffixes=('.h5', '.hdf5'),

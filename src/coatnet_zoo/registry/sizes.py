@@ -18,7 +18,7 @@ class Size:
         about: One sentence, which is the documentation of timm's entrypoint.
         stages: The fields of `CoAtNetCfg` for the number and the width of blocks.
         impls: The implementations, the default first, each with the fields that differ from stages and flavour. A
-            foreign code names its sizes in its own row in `IMPLS`.
+            third-party code names its sizes in its own row in `IMPLS`.
     """
 
     about: str
