@@ -8,8 +8,8 @@ import importlib
 import sys
 from collections.abc import Callable
 
-# Whether `import coatnet_zoo` leaves out the registration of the models and the public names. `python -m coatnet_zoo`
-# imports the package before its `__main__`; until then `sys.argv` begins with '-m', in place of the module's name.
+# Whether `import coatnet_zoo` leaves out the registration of the models. `python -m coatnet_zoo` imports the package
+# before its `__main__`; until then `sys.argv` begins with '-m', in place of the module's name.
 without_models = sys.argv[:1] == ['-m'] and sys.orig_argv[-len(sys.argv)] == 'coatnet_zoo'
 # The function to call after the command line: it runs the script of `coatnet-zoo run` outside the error handling.
 afterwards: Callable[[], None] | None = None
@@ -31,11 +31,8 @@ def main() -> None:
 
 
 def import_models() -> None:
-    """Complete `coatnet_zoo`, for scripts that run inside the command: models are registered, public names exist."""
-    global without_models
-    if without_models:
-        without_models = False
-        importlib.reload(sys.modules['coatnet_zoo'])
+    """Register the models, which the command has not done yet."""
+    importlib.import_module('coatnet_zoo.factory')
 
 
 if __name__ == '__main__':

@@ -26,7 +26,7 @@ try:
     parameters: int = conversion.num_params
 except (coatnet_zoo.CheckpointError, coatnet_zoo.HubError) as e:
     print(e)
-explanation = coatnet_zoo.images_image(Image.open('image.png'), model)
+explanation = coatnet_zoo.explain_image(Image.open('image.png'), model)
 probability: float = explanation.top[0].probability
 coatnet_zoo.draw_explanation(explanation, 'title')
 print(coatnet_zoo.export_model(model, 'out', 'onnx').file.name)

@@ -1,35 +1,59 @@
-"""coatnet-zoo: the CoAtNet family as a timm plugin. Importing the package registers the models with timm."""
+"""coatnet-zoo: the CoAtNet family as a timm plugin. Importing the package registers the models with timm.
+
+The other public names are imported when they are first used.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 import coatnet_zoo_command
 
 from .version import __version__ as __version__
 
-# The command imports only the parts of the package that the command needs. Most commands need no torch.
+if TYPE_CHECKING:
+    from .convert import convert_checkpoint as convert_checkpoint
+    from .errors import CheckpointError as CheckpointError
+    from .errors import ExplainError as ExplainError
+    from .errors import ExportError as ExportError
+    from .errors import HubError as HubError
+    from .export import export_model as export_model
+    from .images import draw_explanation as draw_explanation
+    from .images import explain_image as explain_image
+    from .inference import optimize_for_inference as optimize_for_inference
+    from .network import CoAtNet as CoAtNet
+    from .registry import CoAtNetCfg as CoAtNetCfg
+    from .registry import list_impls as list_impls
+    from .registry import resolve_cfg as resolve_cfg
+
+# The subpackage of every public name.
+_PUBLIC = {
+    'CheckpointError': 'errors',
+    'CoAtNet': 'network',
+    'CoAtNetCfg': 'registry',
+    'ExplainError': 'errors',
+    'ExportError': 'errors',
+    'HubError': 'errors',
+    'convert_checkpoint': 'convert',
+    'draw_explanation': 'images',
+    'explain_image': 'images',
+    'export_model': 'export',
+    'list_impls': 'registry',
+    'optimize_for_inference': 'inference',
+    'resolve_cfg': 'registry',
+}
+__all__ = list(_PUBLIC)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+    return getattr(importlib.import_module(f'.{_PUBLIC[name]}', __name__), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_PUBLIC})
+
+
+# The command registers the models only if it builds one.
 if not coatnet_zoo_command.without_models:
     from . import factory as factory
-    from .convert import convert_checkpoint
-    from .errors import CheckpointError, ExplainError, ExportError, HubError
-    from .export import export_model
-    from .images import draw_explanation, explain_image
-    from .inference import load_optimized, optimize_for_inference, quantization_report, save_optimized
-    from .network import CoAtNet
-    from .registry import CoAtNetCfg, list_impls, resolve_cfg
-
-    __all__ = [
-        'CheckpointError',
-        'CoAtNet',
-        'CoAtNetCfg',
-        'ExplainError',
-        'ExportError',
-        'HubError',
-        'convert_checkpoint',
-        'draw_explanation',
-        'explain_image',
-        'export_model',
-        'list_impls',
-        'load_optimized',
-        'optimize_for_inference',
-        'quantization_report',
-        'resolve_cfg',
-        'save_optimized',
-    ]

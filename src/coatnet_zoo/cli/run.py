@@ -18,9 +18,10 @@ def run(script: Path, args: tuple[str, ...]) -> None:
 
     SCRIPT is a Python file, such as timm's validate.py; ARGS are its own arguments.
     """
-    coatnet_zoo_command.afterwards = partial(_run, check_script(script), args)
+    check_script(script)
+    coatnet_zoo_command.afterwards = partial(_run, script, args)
 
 
-def _run(script: str, args: tuple[str, ...]) -> None:
+def _run(script: Path, args: tuple[str, ...]) -> None:
     coatnet_zoo_command.import_models()
     run_script(script, args)
