@@ -17,8 +17,6 @@ CHOICE = {
     'coatnet_2.rmlp_sw_in12k_ft_in1k_384': 'the most accurate',
     'coatnet_3.sw_in12k': 'a large backbone; 11,821 classes, so fine-tune it',
 }
-
-
 CHOICE_HEAD = ['model', 'px', 'top-1', 'M', 'G', 'CPU img/s', 'GPU img/s', 'choose it for']
 
 

@@ -1,4 +1,4 @@
-"""The main jobs on real input, offline: classify images with shipped weights, convert a checkpoint and check it.
+"""The main jobs on real input, offline: classify images with bundled weights, convert a checkpoint and check it.
 
 python scripts/demo.py
 """
@@ -21,14 +21,12 @@ DATA = Path(__file__).parents[1] / 'tests' / 'data'
 def list_models() -> None:
     """Print the registered models and the published weights."""
     print('Models:', ', '.join(timm.list_models(module='coatnet')))
-    print('Weights:')
-    for name in timm.list_pretrained('coatnet_*'):
-        if is_model_in_modules(name, 'coatnet'):
-            print(f'  {name}')
+    weights = [name for name in timm.list_pretrained('coatnet_*') if is_model_in_modules(name, 'coatnet')]
+    print('Weights:', ', '.join(weights))
 
 
 def classify(folder: Path) -> None:
-    """Classify the PNG files of a folder with the shipped weights. File names begin with the right class."""
+    """Classify the PNG files of a folder with the bundled weights. File names begin with the right class."""
     model = timm.create_model('coatnet_atto.digits', pretrained=True).eval()
     transform = create_transform(**resolve_model_data_config(model))
     labels = model.pretrained_cfg['label_names']

@@ -1,4 +1,4 @@
-"""Write what follows from the tables of the package: costs, fingerprints, and the tables in README and docs.
+"""Write what follows from the registry: its costs and fingerprints, and the tables in the README and the docs.
 
     python -m scripts.tables
 
@@ -13,27 +13,18 @@ from pathlib import Path
 from typing import Any
 
 import timm
+from torch import nn
 from tqdm import tqdm
 
-from coatnet_zoo import CoAtNet, list_impls, resolve_cfg
+from coatnet_zoo import CoAtNet, list_impls, registry, resolve_cfg
 from coatnet_zoo.convert import fingerprint
 from coatnet_zoo.network import multiply_adds, num_params
-from coatnet_zoo.registry import (
-    IMPLS,
-    RELEASE_HOST,
-    SIZES,
-    TIMM_NAMES,
-    WEIGHTS,
-    call_of,
-    tags_of,
-    timm_tags,
-    weights_cfg,
-)
+from coatnet_zoo.registry import IMPLS, SIZES, TIMM_NAMES, WEIGHTS
 
 from .choice import CHOICE_HEAD, choice_rows, draw_choice
 
 ROOT = Path(__file__).parents[1]
-TABLES = ROOT / 'src' / 'coatnet_zoo' / 'registry'
+REGISTRY = ROOT / 'src' / 'coatnet_zoo' / 'registry'
 _COSTS = '''\
 """What every listed model costs. `make tables` writes this file, because counting needs torch and takes seconds."""
 
@@ -44,7 +35,7 @@ COSTS: dict[tuple[str, str], tuple[int, float]] = {
 _FINGERPRINTS = '''\
 """The registered networks, ours and timm's, by the hash of names and shapes. `make tables` writes this file."""
 
-# See `checkpoints.recognition`. Networks that differ only in parts without tensors, such as activations, share a hash.
+# See `convert.recognition`. Networks that differ only in parts without tensors, such as activations, share a hash.
 FINGERPRINTS: dict[str, tuple[tuple[str, str], ...]] = {
 '''
 _TIMM_FINGERPRINTS = """\
@@ -64,7 +55,7 @@ def network(size: str, impl: str) -> CoAtNet:
 def listed() -> Iterator[tuple[str, str]]:
     """Every name and implementation that the catalogue lists: weights, and implementations without weights."""
     for size in SIZES:
-        tags = tags_of(size)
+        tags = registry.tags_of(size)
         yield from ((f'{size}.{tag}', impl) for tag, impl in tags.items())
         yield from ((size, impl) for impl in list_impls(size) if impl not in tags.values())
 
@@ -86,19 +77,16 @@ def costs_file(costs: Costs) -> str:
 
 def fingerprints_file() -> str:
     """The content of registry/fingerprints.py."""
-    found: dict[str, list[tuple[str, str]]] = {}
-    for size in SIZES:
-        for impl in list_impls(size):
-            found.setdefault(fingerprint(network(size, impl).state_dict()), []).append((size, impl))
-    theirs: dict[str, list[str]] = {}
-    for name in TIMM_NAMES:
-        model = timm.create_model(name, device='meta')
-        theirs.setdefault(fingerprint(model.state_dict()), []).append(name)
-    return f'{_FINGERPRINTS}{_rows(found)}}}\n\n{_TIMM_FINGERPRINTS}{_rows(theirs)}}}\n'
+    ours = {(size, impl): network(size, impl) for size in SIZES for impl in list_impls(size)}
+    theirs = {name: timm.create_model(name, device='meta') for name in TIMM_NAMES}
+    return f'{_FINGERPRINTS}{_by_fingerprint(ours)}}}\n\n{_TIMM_FINGERPRINTS}{_by_fingerprint(theirs)}}}\n'
 
 
-def _rows(names_by_key: Mapping[str, list[Any]]) -> str:
-    return ''.join(f'    {key!r}: {tuple(names)!r},\n' for key, names in names_by_key.items())
+def _by_fingerprint(models: Mapping[Any, nn.Module]) -> str:
+    names: dict[str, list[Any]] = {}
+    for name, model in models.items():
+        names.setdefault(fingerprint(model.state_dict()), []).append(name)
+    return ''.join(f'    {key!r}: {tuple(found)!r},\n' for key, found in names.items())
 
 
 def _table(head: list[str], rows: list[list[str]], right: set[int] = frozenset()) -> str:
@@ -108,8 +96,8 @@ def _table(head: list[str], rows: list[list[str]], right: set[int] = frozenset()
 
 def sizes_table() -> str:
     """docs/models.md: millions of parameters by size and implementation, with 1000 classes at 224x224 pixels."""
-    foreign = [impl for impl, row in IMPLS.items() if row.code]
-    shown = [*(impl for impl in IMPLS if impl.startswith('timm')), 'paper', *foreign]
+    third_party = [impl for impl, row in IMPLS.items() if row.code]
+    shown = [*(impl for impl in IMPLS if impl.startswith('timm')), 'paper', *third_party]
     rows = []
     for size in SIZES:
         impls = list_impls(size)
@@ -122,14 +110,14 @@ def weights_table(costs: Costs) -> str:
     """docs/models.md: every set of weights."""
     rows = []
     for name, weights in WEIGHTS.items():
-        source = 'shipped in the package'
+        source = 'bundled with the package'
         if weights.release:
-            source = f'[{Path(weights.release).name}]({RELEASE_HOST}/{weights.release})'
+            source = f'[{Path(weights.release).name}]({registry.RELEASE_HOST}/{weights.release})'
         elif weights.hf_hub_id:
             source = f'[{weights.hf_hub_id}](https://huggingface.co/{weights.hf_hub_id})'
         accuracies = ['' if top is None else f'{top:.3f}' for top in (weights.top1, weights.top5)]
-        params, pixels = costs[name, weights.impl][0] / 1e6, weights_cfg(name)['input_size'][-1]
-        rows.append([f'`{name}`', f'`{weights.impl}`', f'{params:.2f}', str(pixels), *accuracies, weights.data, source])
+        params, pixels = f'{costs[name, weights.impl][0] / 1e6:.2f}', str(registry.weights_cfg(name)['input_size'][-1])
+        rows.append([f'`{name}`', f'`{weights.impl}`', params, pixels, *accuracies, weights.data, source])
     return _table(['name', '`impl`', 'M params', 'px', 'top-1', 'top-5', 'trained on', 'source'], rows)
 
 
@@ -145,49 +133,47 @@ def variants_table() -> str:
             bias = f'MLP {cfg.rel_pos_dim}' if cfg.rel_pos_type == 'mlp' else 'table'
             model = network(size, impl)
             numbers = f'{num_params(model) / 1e6:.2f}', f'{multiply_adds(model) / 1e9:.2f}'
-            cells = f'`{size}`', f'`{impl}`', f'`{theirs}`', cfg.conv_stride, cfg.pool_type, se, bias, *numbers
-            rows.append(list(cells))
-    head = ['name', '`impl`', 'in timm', 'stride', 'pool', 'SE', 'rel. bias', 'M', 'G']
-    return _table(head, rows, right={7, 8})
+            names = f'`{size}`', f'`{impl}`', f'`{theirs}`'
+            rows.append([*names, cfg.conv_stride, cfg.pool_type, se, bias, *numbers])
+    return _table(['name', '`impl`', 'in timm', 'stride', 'pool', 'SE', 'rel. bias', 'M', 'G'], rows, right={7, 8})
 
 
 def timm_names_table() -> str:
-    """docs/migrating.md: what timm's names are here, as `tables.our_name` understands them."""
+    """docs/migrating.md: what timm's names are here, as `registry.our_name` understands them."""
     rows = []
     for theirs, row in TIMM_NAMES.items():
-        tags = timm_tags(theirs)
+        tags = registry.timm_tags(theirs)
         rows += [[f'`{theirs}.{tag}`', f'`{ours}`'] for tag, ours in tags.items()]
         if row is None:
             rows.append([f'`{theirs}`', 'not here: other blocks'])
         elif not tags:
-            rows.append([f'`{theirs}`', f'`{call_of(theirs)}`, untrained'])
+            rows.append([f'`{theirs}`', f'`{registry.call_of(theirs)}`, untrained'])
     return _table(["timm's name", 'here'], rows)
 
 
 def documents(costs: Costs) -> dict[Path, str]:
     """The documents with new tables, by path."""
     tables = {
-        ROOT / 'README.md': {'choice': _table(CHOICE_HEAD, choice_rows(), right=set(range(1, 7)))},
-        ROOT / 'docs' / 'models.md': {'sizes': sizes_table(), 'weights': weights_table(costs)},
-        ROOT / 'docs' / 'implementations.md': {"timm's variants": variants_table()},
-        ROOT / 'docs' / 'migrating.md': {"timm's names": timm_names_table()},
+        ('README.md', 'choice'): _table(CHOICE_HEAD, choice_rows(), right=set(range(1, 7))),
+        ('docs/models.md', 'sizes'): sizes_table(),
+        ('docs/models.md', 'weights'): weights_table(costs),
+        ('docs/implementations.md', "timm's variants"): variants_table(),
+        ('docs/migrating.md', "timm's names"): timm_names_table(),
     }
-    texts = {}
-    for file, by_name in tables.items():
-        text = file.read_text(encoding='utf-8')
-        for name, table in by_name.items():
-            region = re.compile(f'(<!-- table: {re.escape(name)} -->\n).*?(\n<!-- end of table -->)', re.DOTALL)
-            if len(region.findall(text)) != 1:
-                raise ValueError(f'{file} must have one region <!-- table: {name} --> ... <!-- end of table -->.')
-            text = region.sub(lambda m, table=table: m[1] + table + m[2], text)
-        texts[file] = text
-    return texts
+    texts = {file: (ROOT / file).read_text(encoding='utf-8') for file, _ in tables}
+    for (file, name), table in tables.items():
+        before, found, rest = texts[file].partition(f'<!-- table: {name} -->\n')
+        _, end, after = rest.partition('\n<!-- end of table -->')
+        if not (found and end):
+            raise ValueError(f'{file} has no region <!-- table: {name} --> ... <!-- end of table -->.')
+        texts[file] = before + found + table + end + after
+    return {ROOT / file: text for file, text in texts.items()}
 
 
 def main() -> None:
     costs = count_costs()
-    (TABLES / 'costs.py').write_text(costs_file(costs), encoding='utf-8')
-    (TABLES / 'fingerprints.py').write_text(fingerprints_file(), encoding='utf-8')
+    (REGISTRY / 'costs.py').write_text(costs_file(costs), encoding='utf-8')
+    (REGISTRY / 'fingerprints.py').write_text(fingerprints_file(), encoding='utf-8')
     for file, text in documents(costs).items():
         file.write_text(text, encoding='utf-8')
     draw_choice(ROOT / 'docs' / 'models.png')

@@ -1,4 +1,4 @@
-"""Train `coatnet_atto` on scikit-learn's digits: the weights that the package ships as `coatnet_atto.digits`.
+"""Train `coatnet_atto` on scikit-learn's digits: the weights that are bundled as `coatnet_atto.digits`.
 
     python scripts/train_digits.py --out weights/coatnet_atto.digits
 
@@ -7,7 +7,6 @@ random_state=0) is held out and used only to report the accuracy: the weights of
 """
 
 import argparse
-import time
 from pathlib import Path
 
 import timm
@@ -62,13 +61,8 @@ def augment(x: torch.Tensor) -> torch.Tensor:
     shear = (torch.rand(n) - 0.5) * 0.3
     shift = (torch.rand(n, 2) - 0.5) * 0.3
     cos, sin = angle.cos(), angle.sin()
-    theta = torch.stack(
-        [
-            torch.stack([cos * scale[:, 0], -sin + shear, shift[:, 0]], dim=1),
-            torch.stack([sin, cos * scale[:, 1], shift[:, 1]], dim=1),
-        ],
-        dim=1,
-    )
+    rows = [cos * scale[:, 0], -sin + shear, shift[:, 0]], [sin, cos * scale[:, 1], shift[:, 1]]
+    theta = torch.stack([torch.stack(row, dim=1) for row in rows], dim=1)
     grid = F.affine_grid(theta, list(x.shape), align_corners=False)
     return F.grid_sample(x + 1, grid, align_corners=False) - 1
 
@@ -81,28 +75,26 @@ def accuracy(model: torch.nn.Module, x: torch.Tensor, y: torch.Tensor) -> float:
     return 100 * correct / len(y)
 
 
-def train(epochs: int, batch_size: int, lr: float, seed: int) -> tuple[torch.nn.Module, float, float]:
+def train(epochs: int, seed: int) -> tuple[torch.nn.Module, float]:
     """Train from scratch.
 
     Returns:
-        The moving average of the model, the held-out accuracy of that average in percent, and the seconds of training.
+        The moving average of the model, and the held-out accuracy of that average in percent.
     """
     torch.manual_seed(seed)
     x, y = digits(train=True)
     held_out = digits(train=False)
     model = timm.create_model(MODEL, drop_path_rate=0.05)
-    optimizer = create_optimizer_v2(model, opt='adamw', lr=lr, weight_decay=0.05)
+    optimizer = create_optimizer_v2(model, opt='adamw', lr=2e-3, weight_decay=0.05)
     scheduler, epochs = create_scheduler_v2(
         optimizer, sched='cosine', num_epochs=epochs, warmup_epochs=5, warmup_lr=1e-5, min_lr=1e-6
     )
     ema = ModelEmaV3(model, decay=0.99)
     mixup = Mixup(mixup_alpha=0.2, cutmix_alpha=0.0, label_smoothing=0.05, num_classes=10)
     loss_fn = SoftTargetCrossEntropy()
-    start = time.perf_counter()
-    progress = tqdm(range(epochs), unit='epoch')
-    for epoch in progress:
+    for epoch in tqdm(range(epochs), unit='epoch'):
         model.train()
-        for rows in torch.randperm(len(x)).split(batch_size):
+        for rows in torch.randperm(len(x)).split(64):
             rows = rows[: len(rows) // 2 * 2]  # mixup pairs images
             images, targets = mixup(augment(x[rows]), y[rows])
             loss = loss_fn(model(images), targets)
@@ -112,16 +104,14 @@ def train(epochs: int, batch_size: int, lr: float, seed: int) -> tuple[torch.nn.
             optimizer.step()
             ema.update(model)
         scheduler.step(epoch + 1)
-        progress.set_postfix(loss=f'{loss.item():.3f}')
-    seconds = time.perf_counter() - start
-    return ema.module, accuracy(ema.module, *held_out), seconds
+    return ema.module, accuracy(ema.module, *held_out)
 
 
-def save(model: torch.nn.Module, top1: float, seconds: float, command: str, out: Path) -> None:
+def save(model: torch.nn.Module, top1: float, command: str, out: Path) -> None:
     """Write `model.safetensors` and `README.md`, the model card."""
     out.mkdir(parents=True, exist_ok=True)
     params = sum(p.numel() for p in model.parameters()) / 1e6
-    card = CARD.read_text().format(top1=top1, params=params, minutes=seconds / 60, command=command)
+    card = CARD.read_text().format(top1=top1, params=params, command=command)
     (out / 'README.md').write_text(card)
     weights = out / 'model.safetensors'
     save_file(model.state_dict(), weights, metadata={'format': 'pt'})
@@ -132,14 +122,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--out', type=Path, required=True, help='folder to write')
     parser.add_argument('--epochs', type=int, default=100)
-    parser.add_argument('--batch-size', type=int, default=64)
-    parser.add_argument('--lr', type=float, default=2e-3)
     parser.add_argument('--seed', type=int, default=0)
     args = parser.parse_args()
-    model, top1, seconds = train(args.epochs, args.batch_size, args.lr, args.seed)
+    model, top1 = train(args.epochs, args.seed)
     command = f'python scripts/train_digits.py --epochs {args.epochs} --seed {args.seed} --out {args.out}'
-    save(model, top1, seconds, command, args.out)
-    print(f'{top1:.2f} % of the held-out digits after {seconds:.0f} s; wrote {args.out}')
+    save(model, top1, command, args.out)
+    print(f'{top1:.2f} % of the held-out digits; wrote {args.out}')
 
 
 if __name__ == '__main__':

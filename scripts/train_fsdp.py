@@ -18,20 +18,17 @@ from timm.data import create_dataset, create_loader
 from timm.models import save_for_hf
 from timm.optim import create_optimizer_v2
 from torch import nn
-from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict, set_model_state_dict
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, SequentialLR
 
 import coatnet_zoo
 
 
 def shard(model: nn.Module, device: torch.device) -> nn.Module:
-    """Spread a model over all processes, and initialise the part of each process.
-
-    Args:
-        model: A CoAtNet on the meta device, so that no process ever holds all of it.
-        device: The device of the parts.
-    """
+    """Spread a model, which is on the meta device, over all processes, and initialise the part of each process."""
     mesh = init_device_mesh(device.type, (dist.get_world_size(),))
     dtype = torch.bfloat16 if device.type == 'cuda' else torch.float32
     policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32)
@@ -44,14 +41,8 @@ def shard(model: nn.Module, device: torch.device) -> nn.Module:
     return model
 
 
-def train_step(
-    model: nn.Module, optimizer: torch.optim.Optimizer, images: torch.Tensor, targets: torch.Tensor
-) -> float:
-    """Make one step with the part of the batch that this process has.
-
-    Returns:
-        The mean loss over all processes.
-    """
+def train_step(model: nn.Module, optimizer: Optimizer, images: torch.Tensor, targets: torch.Tensor) -> float:
+    """Make one step with this process's part of the batch, and return the mean loss over all processes."""
     loss = F.cross_entropy(model(images).float(), targets)
     loss.backward()
     nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -62,18 +53,10 @@ def train_step(
     return total.item() / dist.get_world_size()
 
 
-def load_full(model: nn.Module, state_dict: dict[str, torch.Tensor]) -> None:
-    """Load whole weights; only the first process needs to have them."""
-    set_model_state_dict(model, state_dict, options=StateDictOptions(full_state_dict=True, broadcast_from_rank0=True))
-
-
 def save(model: nn.Module, whole: nn.Module, out: Path) -> None:
     """Gather the weights on the first process, and write a folder that timm loads.
 
-    Args:
-        model: The sharded model.
-        whole: The same model on the meta device; the first process gives it the weights.
-        out: Folder to write.
+    `whole` is the same model on the meta device; the first process gives it the weights.
     """
     state_dict = get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
     if dist.get_rank() == 0:
@@ -90,7 +73,6 @@ def main() -> None:
     parser.add_argument('--batch-size', type=int, default=16, help='images per process')
     parser.add_argument('--epochs', type=int, default=90)
     parser.add_argument('--lr', type=float, default=1e-3)
-    parser.add_argument('--warmup-steps', type=int, default=1000)
     parser.add_argument('--workers', type=int, default=4)
     parser.add_argument('--out', type=Path, required=True, help='folder to write')
     args = parser.parse_args()
@@ -118,15 +100,9 @@ def main() -> None:
         std=model.pretrained_cfg['std'],
     )
     steps = args.epochs * len(loader)
-    warmup = min(args.warmup_steps, steps // 10) + 1
-    scheduler = torch.optim.lr_scheduler.SequentialLR(
-        optimizer,
-        [
-            torch.optim.lr_scheduler.LinearLR(optimizer, 1e-2, total_iters=warmup),
-            torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(1, steps - warmup)),
-        ],
-        milestones=[warmup],
-    )
+    warmup = min(1000, steps // 10) + 1
+    phases = LinearLR(optimizer, 1e-2, total_iters=warmup), CosineAnnealingLR(optimizer, max(1, steps - warmup))
+    scheduler = SequentialLR(optimizer, list(phases), milestones=[warmup])
     for epoch in range(args.epochs):
         loader.sampler.set_epoch(epoch)
         for step, (images, targets) in enumerate(loader):

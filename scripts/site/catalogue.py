@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).parents[2]
-# On GitHub, the page has a sentence between these marks.
+# On GitHub, the page has a line between these marks.
 _REGION = re.compile('(<!-- catalogue -->).*?<!-- end of catalogue -->', re.DOTALL)
 _MARK = '<!-- catalogue -->'
-CPU = 'cpu_images_per_second'
 _TEMPLATE = Path(__file__).with_name('catalogue.html')
+CPU = 'cpu_images_per_second'
 
 Row = dict[str, Any]
 
@@ -32,7 +32,11 @@ class Column(NamedTuple):
     key: str
     head: str
     cell: Callable[[Row], str]
-    right: bool = True
+    is_number: bool = True
+
+    @property
+    def style(self) -> str:
+        return ' class="cz-right"' if self.is_number else ''
 
 
 def _number(key: str, digits: int, unit: float = 1) -> Callable[[Row], str]:
@@ -57,25 +61,22 @@ def _source(row: Row) -> str:
 
 
 COLUMNS = [
-    Column('name', 'model', _name, right=False),
-    Column('impl', 'implementation', _text('impl'), right=False),
+    Column('name', 'model', _name, is_number=False),
+    Column('impl', 'implementation', _text('impl'), is_number=False),
     Column('top1', 'top-1<br>%', _number('top1', 1)),
     Column('params', 'parameters<br>M', _number('params', 2, 1e6)),
     Column('gmacs', 'MACs<br>G', _number('gmacs', 2)),
     Column('download', 'download<br>MB', _number('download', 0, 1e6)),
     Column('img_size', 'pixels', _number('img_size', 0)),
     Column(CPU, 'CPU<br>images/s', _number(CPU, 2)),
-    Column('trained_on', 'trained on', _text('trained_on'), right=False),
-    Column('license', 'licence', _text('license'), right=False),
-    Column('source', 'source', _source, right=False),
+    Column('trained_on', 'trained on', _text('trained_on'), is_number=False),
+    Column('license', 'licence', _text('license'), is_number=False),
+    Column('source', 'source', _source, is_number=False),
 ]
 
 
 def rows() -> list[Row]:
-    """The objects of `list --json`, with the speed on a CPU where it was measured, and the lines to copy.
-
-    `cached` is left out, which is true of one machine only.
-    """
+    """The objects of `list --json` without `cached`, with the measured speed on a CPU, and the lines to copy."""
     command = [sys.executable, '-m', 'coatnet_zoo', 'list', '--json']
     env = {**os.environ, 'PYTHONPATH': str(ROOT / 'src')}
     listed = json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True, env=env).stdout)
@@ -90,8 +91,8 @@ def rows() -> list[Row]:
 def lines(row: Row) -> dict[str, str]:
     """What one copies to use a network, by what it does: Python, and commands for a shell."""
     name = row['name']
-    said = f"'{name}', pretrained=True" if row['tag'] else f"'{name}', impl='{row['impl']}'"
-    python = f'import coatnet_zoo\nimport timm\n\nmodel = timm.create_model({said}'
+    which = f"'{name}', pretrained=True" if row['tag'] else f"'{name}', impl='{row['impl']}'"
+    python = f'import coatnet_zoo\nimport timm\n\nmodel = timm.create_model({which}'
     tune = f'{python}, num_classes=5, drop_path_rate=0.2)'
     if not row['tag']:
         return {'Create': f'{python})', 'Train from scratch': tune}
@@ -106,22 +107,14 @@ def lines(row: Row) -> dict[str, str]:
 
 def catalogue() -> str:
     """The HTML of the catalogue: a plain table, and what docs/assets/catalogue.js shows."""
-    found = rows()
-    head = ''.join(f'<th scope="col" data-key="{c.key}"{_right(c)}>{c.head}</th>' for c in COLUMNS)
-    body = '\n'.join(f'<tr>{"".join(map(_cell, COLUMNS, [row] * len(COLUMNS)))}</tr>' for row in found)
+    found, page = rows(), _TEMPLATE.read_text(encoding='utf-8')
+    head = ''.join(f'<th scope="col" data-key="{c.key}"{c.style}>{c.head}</th>' for c in COLUMNS)
+    body = ''
+    for row in found:
+        cells = ''.join(f'<td{c.style}>{c.cell(row)}</td>' for c in COLUMNS[1:])
+        body += f'<tr><th scope="row">{COLUMNS[0].cell(row)}</th>{cells}</tr>\n'
     data = json.dumps(found).replace('<', r'\u003c')
-    template = _TEMPLATE.read_text(encoding='utf-8')
-    return template.replace('{head}', head).replace('{body}', body).replace('{data}', data)
-
-
-def _cell(column: Column, row: Row) -> str:
-    if column.key == 'name':
-        return f'<th scope="row">{column.cell(row)}</th>'
-    return f'<td{_right(column)}>{column.cell(row)}</td>'
-
-
-def _right(column: Column) -> str:
-    return ' class="cz-right"' if column.right else ''
+    return page.replace('{head}', head).replace('{body}', body).replace('{data}', data)
 
 
 def on_page_markdown(markdown: str, page: Page, **_) -> str:

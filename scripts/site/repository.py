@@ -80,6 +80,12 @@ def on_files(files: Files, config: MkDocsConfig) -> None:
         files.append(File.generated(config, page, abs_src_path=str(ROOT / path)))
 
 
+def on_post_build(config: MkDocsConfig) -> None:
+    """Remove the source maps of the theme, a quarter of the site, which only debuggers read."""
+    for file in Path(config.site_dir).rglob('*.map'):
+        file.unlink()
+
+
 def on_page_markdown(markdown: str, page: Page, **_) -> str:
     """Leave out the words after the language of a fence, which GitHub does not show either."""
     _links.path = _PATHS.get(page.file.src_uri, f'docs/{page.file.src_uri}')

@@ -8,7 +8,8 @@ import timm
 import torch
 import torch.distributed as dist
 from safetensors.torch import load_file
-from train_fsdp import load_full, save, shard, train_step
+from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
+from train_fsdp import save, shard, train_step
 
 import coatnet_zoo
 
@@ -17,7 +18,8 @@ folder = Path(sys.argv[1])
 dist.init_process_group('gloo')
 rank = dist.get_rank()
 model = shard(timm.create_model('coatnet_atto', device='meta'), torch.device('cpu')).train()
-load_full(model, load_file(folder / 'initial.safetensors') if rank == 0 else {})
+initial = load_file(folder / 'initial.safetensors') if rank == 0 else {}
+set_model_state_dict(model, initial, options=StateDictOptions(full_state_dict=True, broadcast_from_rank0=True))
 if sys.argv[2] == 'checkpointing':
     model.set_grad_checkpointing()
 optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
