@@ -1,57 +1,15 @@
-"""The measurements and studies compare comparable candidates, and write the files that they promise."""
+"""The measurements compare comparable candidates, and write the files that they promise."""
 
-import csv
 import functools
-import sys
 import time
 from pathlib import Path
 
 import pytest
 import torch
 from long_tests import slow
-from PIL import Image
 
 from scripts.benchmarks import __main__ as benchmark
 from scripts.benchmarks import attention, core, inference, profiling
-from scripts.studies import attention as attention_study
-from scripts.studies import layouts
-from scripts.studies.layouts_data import load_images
-from scripts.studies.layouts_picture import interval
-
-
-def test_layouts_cost_the_same() -> None:
-    images = load_images(None)
-    layouts.check_costs(images)
-    wide = dict(layouts.LAYOUTS['CTTT'], embed_dim=(32, 64, 160, 192))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(layouts.LAYOUTS, 'CTTT', wide)
-        with pytest.raises(ValueError, match='CTTT costs more than 5 % more or less than CCTT at 64 pixels'):
-            layouts.check_costs(images)
-
-
-@slow
-def test_layouts_are_compared_on_a_folder_of_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for colour in ('red', 'green'):
-        (tmp_path / 'images' / colour).mkdir(parents=True)
-        for i in range(4):
-            Image.new('RGB', (40 + i, 50), colour).save(tmp_path / 'images' / colour / f'{i}.png')
-    args = f'--data {tmp_path}/images --train-images 4 --seeds 2 --epochs 1 --batch-size 2 --out {tmp_path}/out/layouts'
-    monkeypatch.setattr(sys, 'argv', ['layouts.py', *args.split()])
-    layouts.main()
-    with (tmp_path / 'out' / 'layouts.csv').open() as f:
-        rows = list(csv.DictReader(f))
-    expected = {('ViT_REL', 'pre'), ('CCCC', 'pre'), ('CCCT', 'pre'), ('CCTT', 'pre'), ('CTTT', 'pre')}
-    expected |= {('CCTT', 'post'), ('CCTT', 'none')}
-    assert {(row['layout'], row['rel_attn']) for row in rows} == expected
-    assert len(rows) == 2 * len(expected)
-    assert all(0 <= float(row['held_out']) <= 100 for row in rows)
-    assert Image.open(tmp_path / 'out' / 'layouts.png').width > 1000
-
-
-def test_confidence_intervals() -> None:
-    mean, half = interval([1.0, 2.0, 3.0])
-    assert mean == 2
-    assert half == pytest.approx(4.303 / 3**0.5, abs=1e-3)  # Student's t of two degrees of freedom, table value
 
 
 def test_ratios_are_those_of_time_and_unequal_outputs_are_refused(tmp_path: Path) -> None:
@@ -125,7 +83,3 @@ def test_memory_is_measured_in_processes_of_their_own() -> None:
         'memory'
     ]
     assert 100 < ours < 1000  # 27 M parameters in float32 are 110 MB
-    study = core.in_child(attention_study.memory, candidate='windows', name='coatnet_0', size=224, threads=1)
-    assert 100 < study['memory'] < 1000
-    with pytest.raises(RuntimeError, match='KeyError'):
-        core.in_child(attention_study.memory, candidate='none', name='coatnet_0', size=224, threads=1)
