@@ -3,8 +3,11 @@
 Commands import torch inside their functions, and only commands that need torch: see `coatnet_zoo_command`.
 """
 
+from typing import Any
+
 import click
 
+from ..errors import CheckpointError, ExplainError, ExportError, HubError, PredictError
 from ..version import __version__
 from .autoload import autoload
 from .convert import convert
@@ -16,23 +19,22 @@ from .run import run
 from .weights import info, list_command, pull_command, verify_command
 
 
-@click.group(context_settings=dict(help_option_names=['-h', '--help']))
+class _Group(click.Group):
+    """A group that shows the errors of this package in one line, without a traceback."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run a command."""
+        try:
+            return super().invoke(ctx)
+        except (CheckpointError, ExplainError, ExportError, HubError, PredictError) as e:
+            raise click.ClickException(str(e)) from e
+
+
+@click.group(
+    cls=_Group,
+    commands=[list_command, info, pull_command, verify_command, push, convert, predict, explain, export, run, autoload],
+    context_settings=dict(help_option_names=['-h', '--help']),
+)
 @click.version_option(__version__)
 def main() -> None:
     """CoAtNet for timm: every implementation, with weights and conversion."""
-
-
-for _command in (
-    list_command,
-    info,
-    pull_command,
-    verify_command,
-    push,
-    convert,
-    predict,
-    explain,
-    export,
-    run,
-    autoload,
-):
-    main.add_command(_command)

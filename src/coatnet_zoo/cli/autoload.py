@@ -24,33 +24,25 @@ def autoload(action: str) -> None:
     `python -c "import timm; ..."`. A Python that does not import timm starts as before. `off` undoes `on`, and `status`
     shows which of them holds.
     """
+    files = [folder / _NAME for folder in _folders()]
     try:
         if action == 'on':
-            write_file(_folder() / _NAME, lambda partial: partial.write_text(_LINE, encoding='utf-8'))
+            file = next((file for file in files if os.access(file.parent, os.W_OK)), files[0])
+            write_file(file, lambda partial: partial.write_text(_LINE, encoding='utf-8'))
         elif action == 'off':
-            for file in _files():
-                file.unlink()
+            for file in files:
+                file.unlink(missing_ok=True)
     except OSError as e:
         raise click.ClickException(
             f'The packages of {sys.prefix} cannot be changed ({e.strerror}); make an environment of your own by '
             '`python -m venv`.'
         ) from e
-    files = ', '.join(map(str, _files()))
-    click.echo(f'autoload is on: {files}' if files else f'autoload is off in {sys.prefix}')
+    found = ', '.join(str(file) for file in files if file.is_file())
+    click.echo(f'autoload is on: {found}' if found else f'autoload is off in {sys.prefix}')
 
 
 def _folders() -> list[Path]:
     """The folders of this environment whose `.pth` files Python reads."""
-    return [Path(folder) for folder in dict.fromkeys([sysconfig.get_paths()['purelib'], *site.getsitepackages()])] + (
-        [Path(site.getusersitepackages())] if site.ENABLE_USER_SITE else []
-    )
-
-
-def _files() -> list[Path]:
-    return [folder / _NAME for folder in _folders() if (folder / _NAME).is_file()]
-
-
-def _folder() -> Path:
-    """The first writable folder, or the first folder if no folder is writable."""
-    folders = _folders()
-    return next((folder for folder in folders if os.access(folder, os.W_OK)), folders[0])
+    user = [site.getusersitepackages()] if site.ENABLE_USER_SITE else []
+    folders = [sysconfig.get_paths()['purelib'], *site.getsitepackages(), *user]
+    return [Path(folder) for folder in dict.fromkeys(folders)]

@@ -4,28 +4,26 @@ from pathlib import Path
 
 import click
 
-from ..errors import CheckpointError, HubError, shown
+import coatnet_zoo_command
+
+from ..errors import shown
 from ..registry import INTERPOLATIONS
+from .output import announce
+
+_PATH = click.Path(path_type=Path)
 
 
-class Numbers(click.ParamType):
+def numbers(text: str) -> list[float]:
     """Numbers separated by commas, such as `0.485,0.456,0.406`."""
-
-    name = 'numbers'
-
-    def convert(
-        self, value: str | list[float], param: click.Parameter | None, ctx: click.Context | None
-    ) -> list[float]:
-        """The numbers as a list; anything else ends the command with a message."""
-        try:
-            return [float(v) for v in value.replace(',', ' ').split()] if isinstance(value, str) else value
-        except ValueError:
-            self.fail(f'{value!r} is not a list of numbers such as 0.485,0.456,0.406', param, ctx)
+    try:
+        return [float(v) for v in text.replace(',', ' ').split()]
+    except ValueError as e:
+        raise click.BadParameter(f'{text!r} is not a list of numbers such as 0.485,0.456,0.406') from e
 
 
 @click.command()
-@click.argument('src', type=click.Path(path_type=Path))
-@click.argument('dst', type=click.Path(path_type=Path))
+@click.argument('src', type=_PATH)
+@click.argument('dst', type=_PATH)
 @click.option('--ema', is_flag=True, help='Take the moving average of the weights.')
 @click.option('--key', help='Key of the state dict in the file, where there are several.')
 @click.option('--prefix', help='Prefix of the names of the network, where there are several networks.')
@@ -34,21 +32,17 @@ class Numbers(click.ParamType):
 @click.option(
     '--img-size', type=int, help='Input size in pixels; only for a network whose file has no size (no attention).'
 )
-@click.option('--mean', type=Numbers(), help="Mean of the training images, in [0, 1]. Default: recorded or ImageNet's.")
-@click.option('--std', type=Numbers(), help='Standard deviation of the training images. Default: as for the mean.')
+@click.option('--mean', type=numbers, help="Mean of the training images, in [0, 1]. Default: recorded or ImageNet's.")
+@click.option('--std', type=numbers, help='Standard deviation of the training images. Default: as for the mean.')
 @click.option(
     '--interpolation', type=click.Choice(INTERPOLATIONS), help='How images were resized. Default: recorded or bicubic.'
 )
 @click.option(
     '--crop-pct', type=float, help='Share that evaluation crops. Default: recorded or 0.875, for keras_cv 0.95.'
 )
-@click.option(
-    '--labels',
-    type=click.Path(path_type=Path),
-    help="Text file with the name of one class a line, as timm's class map.",
-)
+@click.option('--labels', type=_PATH, help="Text file with the name of one class a line, as timm's class map.")
 @click.option('--name', help='Name of the weights, kept as the tag in config.json.')
-@click.option('--overwrite', is_flag=True, help='Replace DST if it is the folder of an earlier conversion, unchanged.')
+@click.option('--overwrite', is_flag=True, help='Replace DST if it holds nothing but an earlier conversion.')
 def convert(src: Path, dst: Path, labels: Path | None, no_head: bool, **options) -> None:
     """Convert a checkpoint file into a folder that loads anywhere.
 
@@ -56,20 +50,20 @@ def convert(src: Path, dst: Path, labels: Path | None, no_head: bool, **options)
     state dict of a registered network: a .pth, .pt, .pth.tar, .bin, .safetensors or .h5 file. DST becomes a folder with
     model.safetensors and config.json that timm.create_model('local-dir:DST', pretrained=True) loads.
     """
+    announce(f'converting {src}')
+    coatnet_zoo_command.import_models()
     from ..convert import convert_checkpoint, read_labels
 
-    try:
-        names = read_labels(labels) if labels else None
-        result = convert_checkpoint(src, dst, labels=names, head=not no_head, **options)
-    except (CheckpointError, HubError) as e:
-        raise click.ClickException(str(e)) from e
+    names = read_labels(labels) if labels else None
+    result = convert_checkpoint(src, dst, labels=names, head=not no_head, **options)
     s = result.structure
     stages = ', '.join(f'{d}x{w} {t}' for d, w, t in zip(s.depths, s.embed_dim, s.block_types, strict=True))
     click.echo(f'{shown(src)}: CoAtNet of {result.num_params:,} parameters')
-    heads = f'{s.num_heads} heads' if s.num_heads else 'heads'
-    click.echo(f'  stem {"-".join(map(str, s.stem_width))}, stages {stages}, {heads} of {s.dim_head}')
+    heads = f'{s.num_heads} heads, ' if s.num_heads else ''
+    click.echo(f'  stem {"-".join(map(str, s.stem_width))}, stages {stages}, {heads}head dimension {s.dim_head}')
     size = 'x'.join(map(str, s.img_size)) if s.img_size else 'any size'
-    click.echo(f'  images {s.in_chans} channels, {size}; {s.num_classes or "no"} classes')
+    channels = f'{s.in_chans} channel' + ('s' if s.in_chans > 1 else '')
+    click.echo(f'  images {channels}, {size}; {s.num_classes or "no"} classes')
     if result.assumed:
         said = ', '.join(f'{k}={v}' for k, v in result.assumed.items())
         click.echo(f'  assumed, as the file does not say it: {said}')

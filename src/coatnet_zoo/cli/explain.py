@@ -4,16 +4,13 @@ from pathlib import Path
 
 import click
 
-import coatnet_zoo_command
-
-from ..errors import CheckpointError, ExplainError, HubError, shown
+from ..errors import shown
+from .output import announce, check_out, model_option, write_out
 
 
 @click.command()
 @click.argument('image', type=click.Path(path_type=Path))
-@click.option(
-    '--model', 'name', required=True, help='Name with or without a tag, folder, checkpoint or hf-hub:ORG/NAME.'
-)
+@model_option
 @click.option('--out', required=True, type=click.Path(path_type=Path), help='PNG file to write.')
 @click.option('--target', type=int, metavar='CLASS', help='Number of the class. Default: the most probable one.')
 def explain(image: Path, name: str, out: Path, target: int | None) -> None:
@@ -22,30 +19,22 @@ def explain(image: Path, name: str, out: Path, target: int | None) -> None:
     The picture has the image, a class activation map, the most probable classes, and of each stage with attention the
     learned relative position bias of a head. Needs the extra: pip install 'coatnet-zoo[explain]'.
     """
-    coatnet_zoo_command.import_models()
+    check_out(out, '.png', image)
+    announce(f'loading {name}')
     from ..factory import load_model
-    from ..images import (
-        NO_TABLES,
-        check_out,
-        draw_explanation,
-        explain_image,
-        open_image,
-        require_matplotlib,
-        write_picture,
-    )
+    from ..images import NO_TABLES, draw_explanation, explain_image, open_image, require_matplotlib
 
-    try:
-        check_out(out, image)
-        require_matplotlib()
-        opened = open_image(image)
-        explanation = explain_image(opened, load_model(name), target)
-        write_picture(draw_explanation(explanation, f'{image.name}, as seen by {name}'), out)
-    except (ExplainError, CheckpointError, HubError) as e:
-        raise click.ClickException(str(e)) from e
+    require_matplotlib()
+    opened = open_image(image)
+    model = load_model(name)
+    announce(f'explaining {image}')
+    explanation = explain_image(opened, model, target)
+    figure = draw_explanation(explanation, f'{image.name}, as seen by {name}')
+    write_out(out, lambda partial: figure.savefig(partial, format='png', dpi=100))
     for guess in explanation.top:
-        click.echo(f'{guess.probability:7.2%}  {guess.index:5}  {shown(guess.label)}')
+        click.echo(f'{guess.probability:7.2%}  {guess.index:5}  {shown(guess.name)}')
     if not explanation.tables:
         click.echo(NO_TABLES)
     click.echo(
-        f'wrote {shown(out)}, with the evidence for class {explanation.target.index}, {shown(explanation.target.label)}'
+        f'wrote {shown(out)}, with the evidence for class {explanation.target.index}, {shown(explanation.target.name)}'
     )

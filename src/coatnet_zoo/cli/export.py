@@ -5,10 +5,6 @@ from pathlib import Path
 
 import click
 
-import coatnet_zoo_command
-
-from ..errors import CheckpointError, ExportError, HubError
-
 
 @click.command()
 @click.argument('model')
@@ -38,7 +34,6 @@ def export(
     model.xml with model.bin, or model.pt2; and preprocessing.json, with the labels. Needs the extra: pip install
     'coatnet-zoo[onnx]' or 'coatnet-zoo[openvino]'.
     """
-    coatnet_zoo_command.import_models()
     from ..export import check_request, export_model
     from ..factory import load_model
 
@@ -47,21 +42,18 @@ def export(
     def progress(step: str) -> None:
         click.echo(f'{time.monotonic() - start:5.0f} s  {step}', err=True)
 
-    try:
-        check_request(out, format, img_size, dynamic_size, int8)
-        progress(f'loading {model}')
-        done = export_model(
-            load_model(model),
-            out,
-            format,
-            img_size=img_size,
-            dynamic_batch=dynamic_batch,
-            dynamic_size=dynamic_size,
-            int8=int8,
-            progress=progress,
-        )
-    except (CheckpointError, ExportError, HubError) as e:
-        raise click.ClickException(str(e)) from e
+    check_request(out, format, img_size, dynamic_size, int8)
+    progress(f'loading {model}')
+    done = export_model(
+        load_model(model),
+        out,
+        format,
+        img_size=img_size,
+        dynamic_batch=dynamic_batch,
+        dynamic_size=dynamic_size,
+        int8=int8,
+        progress=progress,
+    )
     found = done.comparison
     click.echo(
         f'wrote {done.file}; in {done.runtime}, the largest difference of a logit from torch is '

@@ -6,7 +6,7 @@ import click
 
 import coatnet_zoo_command
 
-from ..errors import CheckpointError, HubError
+from .output import announce
 
 
 @click.command()
@@ -23,13 +23,16 @@ def push(folder: Path, repo_id: str, private: bool, dry_run: bool, **facts) -> N
 
     DIR has model.safetensors and config.json; its README.md becomes the model card, or one is written.
     """
+    announce(f'checking {folder}')
     coatnet_zoo_command.import_models()
     from ..hub.publish import prepare, publish
 
     try:
         publication = prepare(folder, repo_id, **facts)
+        if not dry_run:
+            announce(f'publishing {repo_id}')
         url = None if dry_run else publish(publication, private)
-    except (CheckpointError, HubError, OSError, UnicodeDecodeError) as e:
+    except (OSError, UnicodeDecodeError) as e:
         raise click.ClickException(str(e)) from e
     click.echo(f'would publish {repo_id}:' if dry_run else f'published {url}:')
     for name, size in publication.sizes.items():

@@ -3,8 +3,9 @@
 import dataclasses
 import fnmatch
 import json
-import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -19,16 +20,16 @@ from .columns import table
 _USUAL = (1000, 3, 224)
 
 
-def _names(ctx: click.Context, param: click.Parameter, names: tuple[str, ...]) -> list[str]:
-    """Names of weights with their tags."""
-    try:
-        return full_names(names)
-    except ValueError as e:
-        raise click.ClickException(str(e)) from e
+def _checked(look_up: Callable[[Any], list]) -> Callable[..., list]:
+    """A callback that looks up what the user typed; an unknown name ends the command with the message."""
 
+    def callback(ctx: click.Context, param: click.Parameter, typed: Any) -> list:
+        try:
+            return look_up(typed)
+        except ValueError as e:
+            raise click.ClickException(str(e)) from e
 
-def _weights_argument(required: bool):
-    return click.argument('names', nargs=-1, required=required, metavar='NAME...', callback=_names)
+    return callback
 
 
 @click.command('list')
@@ -61,24 +62,24 @@ def _matching(name: str) -> list[Entry]:
 
 
 @click.command()
-@click.argument('name')
-def info(name: str) -> None:
+@click.argument('name', callback=_checked(entries_of))
+def info(name: list[Entry]) -> None:
     """Show everything that is known about NAME, with or without a tag; offline.
 
     NAME may be timm's name of the same weights.
     """
-    try:
-        found = entries_of(name)
-    except ValueError as e:
-        raise click.ClickException(str(e)) from e
-    click.echo('\n\n'.join('\n'.join(f'{key + ":":<16}{value}' for key, value in _facts(e).items()) for e in found))
+    texts = ['\n'.join(f'{key + ":":<16}{value}' for key, value in _facts(entry).items()) for entry in name]
+    click.echo('\n\n'.join(texts))
 
 
 def _facts(entry: Entry) -> dict[str, str]:
+    classes, channels, pixels = _USUAL
+    is_usual = (entry.num_classes, entry.in_chans, entry.img_size) == _USUAL
+    counted = f'; the table of sizes counts {classes} classes, {channels} channels and {pixels} pixels'
     facts = {
         'name': entry.name,
         'implementation': entry.impl,
-        'parameters': _parameters(entry),
+        'parameters': f'{entry.params:,}{"" if is_usual else counted}',
         'multiply-adds': f'{entry.gmacs:g} G for one image',
         'images': f'{entry.in_chans} {"channel" if entry.in_chans == 1 else "channels"}, {entry.img_size} pixels',
         'classes': str(entry.num_classes),
@@ -98,67 +99,48 @@ def _facts(entry: Entry) -> dict[str, str]:
         'preprocessing': f'mean {cfg["mean"]}, std {cfg["std"]}, {cfg["interpolation"]}, crop {cfg["crop_pct"]}',
         'licence': str(entry.license),
         'source': str(entry.source),
-        'download': f'about {entry.download / 1e6:.0f} MB' if entry.download else 'none: the weights are shipped',
+        'download': f'about {entry.download / 1e6:.0f} MB' if entry.download else 'none: the weights are bundled',
         'file': str(local_file(entry.name) or f'not on this machine; `coatnet-zoo pull {entry.name}` gets it'),
         'load': f'timm.create_model({entry.name!r}, pretrained=True)',
     }
 
 
-def _parameters(entry: Entry) -> str:
-    classes, channels, pixels = _USUAL
-    if (entry.num_classes, entry.in_chans, entry.img_size) == _USUAL:
-        return f'{entry.params:,}'
-    return f'{entry.params:,}; the table of sizes counts {classes} classes, {channels} channels and {pixels} pixels'
-
-
 @click.command('pull')
-@_weights_argument(required=False)
+@click.argument('names', nargs=-1, metavar='NAME...', callback=_checked(full_names))
 @click.option('--all', 'everything', is_flag=True, help='All published weights.')
 @click.option('--dest', type=click.Path(), metavar='DEST', help='Also make a folder for local-dir:, one for each name.')
 def pull_command(names: list[str], everything: bool, dest: str | None) -> None:
     """Download weights into the cache; files that exist are checked.
 
-    An interrupted download resumes where it ended. With --dest, DEST (or DEST/NAME, for several names) becomes a folder
-    that timm.create_model('local-dir:DEST', pretrained=True) loads on a machine without a network.
+    With --dest, DEST (or DEST/NAME, for several names) becomes a folder that
+    timm.create_model('local-dir:DEST', pretrained=True) loads on a machine without a network.
     """
     if bool(names) == everything:
         raise click.UsageError('Give names or --all.')
     if dest == '':
         raise click.UsageError('--dest is empty; name a folder.')
     names = list(WEIGHTS) if everything else names
-    failed: list[str] = []
-    files: dict[str, Path] = {}
-
-    def done(name: str, result: Path | HubError | CheckpointError) -> None:
-        if not isinstance(result, Path):
-            failed.append(name)
-            click.echo(f'Error: {name}: {result}', err=True)
-        else:
-            files[name] = result
-            click.echo(f'{name}: {result}')
-
-    try:
-        pull(names, done)
-    except KeyboardInterrupt:
-        # A normal exit would wait for the downloads in other threads.
-        os._exit(130)
+    pulled: list[str] = []
+    for name in names:
+        try:
+            click.echo(f'{name}: {pull(name)}')
+            pulled.append(name)
+        except (CheckpointError, HubError) as e:
+            click.echo(f'Error: {name}: {e}', err=True)
     if dest is not None:
         coatnet_zoo_command.import_models()
         from ..hub.folder import make_folder
 
-        for name in filter(files.__contains__, names):
+        for name in pulled:
             folder = Path(dest) if len(names) == 1 else Path(dest, name)
-            try:
-                make_folder(name, files[name], folder)
-            except HubError as e:
-                raise click.ClickException(str(e)) from e
+            make_folder(name, folder)
             click.echo(f"wrote {folder}; load it by timm.create_model('local-dir:{folder}', pretrained=True)")
-    if failed:
+    if len(pulled) < len(names):
         raise SystemExit(1)
 
 
 @click.command('verify')
-@_weights_argument(required=True)
+@click.argument('names', nargs=-1, required=True, metavar='NAME...', callback=_checked(full_names))
 def verify_command(names: list[str]) -> None:
     """Compare cached weights with the SHA-256 that the Hub declared for them; offline."""
     verdicts = [verify(name) for name in names]

@@ -2,13 +2,12 @@
 
 import math
 import os
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..errors import ExplainError, ExportError
-from ..images import image_endings, open_image, prepare_image
+from ..images import find_images, open_image, prepare_image
 
 # The default of NNCF. More images hardly change the ranges of values.
 _MOST = 300
@@ -19,7 +18,7 @@ def read_images(folder: str | os.PathLike, config: dict[str, Any]) -> list[np.nd
 
     Args:
         folder: The folder. Files without the extension of an image are skipped.
-        config: How images are prepared, see `explain.data_config`.
+        config: How images are prepared, see `images.data_config`.
 
     Returns:
         Arrays (1, C, H, W).
@@ -31,22 +30,14 @@ def read_images(folder: str | os.PathLike, config: dict[str, Any]) -> list[np.nd
     if channels not in (1, 3):
         raise ExportError(f'The model takes {channels} channels; only images of 1 or 3 can be read for 8-bit integers.')
     try:
-        found = sorted(_image_files(Path(folder)))
+        os.listdir(folder)
     except OSError as e:
         raise ExportError(f'The images in {folder} cannot be read: {e.strerror}.') from e
-    if not found:
+    files, _ = find_images([os.fspath(folder)])
+    if not files:
         raise ExportError(f'{folder} has no images; 8-bit integers need a few dozen of the kind to come.')
     try:
-        chosen = found[:: math.ceil(len(found) / _MOST)]
+        chosen = files[:: math.ceil(len(files) / _MOST)]
         return [prepare_image(open_image(file), config)[None].numpy() for file in chosen]
     except ExplainError as e:
         raise ExportError(str(e)) from e
-
-
-def _image_files(folder: Path) -> list[Path]:
-    def fail(error: OSError) -> None:
-        raise error
-
-    endings = image_endings()
-    walk = os.walk(folder, onerror=fail)
-    return [Path(parent) / name for parent, _, names in walk for name in names if name.lower().endswith(endings)]

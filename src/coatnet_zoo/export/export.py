@@ -14,12 +14,10 @@ import torch
 from timm.layers import to_2tuple
 from timm.models import reparameterize_model
 
-from ..errors import ExplainError, ExportError, shown
+from ..errors import ExplainError, ExportError, first_line, shown
 from ..files import write_folder
-from ..hub import sentence
 from ..images import class_labels, data_config
 from ..network import CoAtNet
-from ..slow import say_if_slow
 from .calibration import read_images
 from .compare import Comparison, compare
 from .request import check_free, check_request
@@ -47,7 +45,6 @@ class Exported:
     comparison: Comparison
 
 
-@say_if_slow('Exporting the model')
 def export_model(
     model: CoAtNet,
     out: str | os.PathLike,
@@ -167,7 +164,7 @@ def _write_and_compare(
     except OSError:
         raise
     except Exception as e:  # exporters and runtimes raise most kinds of exceptions
-        raise ExportError(f'{chosen.runtime} cannot have this model ({sentence(e)}).') from e
+        raise ExportError(f'{chosen.runtime} cannot have this model ({first_line(e)}).') from e
     if not task.images and not comparison.difference <= _TOLERANCE * comparison.largest:
         raise ExportError(
             f'Logits of {chosen.runtime} differ from those of torch by {comparison.difference:.1e}, where the largest '

@@ -34,10 +34,7 @@ def check_request(
     chosen = FORMATS[format]
     if int8 is not None and not chosen.has_int8:
         able = ' or '.join(name for name, f in FORMATS.items() if f.has_int8)
-        raise ExportError(
-            f'{format} has no 8-bit integers here; export to {able}, or use '
-            "coatnet_zoo.optimize_for_inference(model, quantize='int8', calibration=images) in torch."
-        )
+        raise ExportError(f'{format} has no 8-bit integers here; export to {able}.')
     if dynamic_size and not chosen.has_dynamic_size:
         able = ' or '.join(name for name, f in FORMATS.items() if f.has_dynamic_size)
         raise ExportError(f'{format} has one size here; export to {able}, or one folder for each img_size.')

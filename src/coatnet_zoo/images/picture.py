@@ -4,17 +4,14 @@ Drawing needs the extra `explain` (matplotlib). No window opens, and the state o
 """
 
 import importlib
-import os
 import textwrap
-from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..errors import ExplainError, first_line, shown
-from ..files import write_file
-from .evidence import BiasTable, Explanation
+from .explain import BiasTable, Explanation
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -74,47 +71,6 @@ def draw_explanation(explanation: Explanation, title: str) -> 'Figure':
     return figure
 
 
-def check_out(out: Path, image: Path | None = None, suffix: str = '.png') -> None:
-    """Refuse a place where a picture, or another result, cannot be written.
-
-    Args:
-        out: The file of the result.
-        image: The file of the explained image, which must stay.
-        suffix: The ending of the format.
-
-    Raises:
-        ExplainError: If `out` has another ending or is not in a folder that can be written to, or is the image itself.
-    """
-    try:
-        out.exists()
-    except (OSError, ValueError) as e:
-        raise ExplainError(f'{shown(out)} cannot be written: {getattr(e, "strerror", None) or e}.') from e
-    if out.suffix.lower() != suffix:
-        raise ExplainError(f'{shown(out)} does not end in {suffix}, the one format that is written here.')
-    if not out.parent.is_dir():
-        raise ExplainError(f'There is no folder {shown(out.parent)}; make it, or write to another.')
-    if not os.access(out.parent, os.W_OK):
-        raise ExplainError(f'{shown(out)} cannot be written: nothing can be written to its folder.')
-    if out.is_symlink() or (out.exists() and not (out.is_file() or out.is_dir())):
-        raise ExplainError(f'{shown(out)} is a link, a pipe or a device; name a file.')
-    if out.is_dir():
-        raise ExplainError(f'{shown(out)} is a folder; name a file in it.')
-    if image is not None and out.exists() and image.exists() and out.samefile(image):
-        raise ExplainError(f'{shown(out)} is the image itself, which would be lost; write to another file.')
-
-
-def write_picture(figure: 'Figure', out: Path) -> None:
-    """Write a figure as a PNG file. The new file replaces an older file of the same name when the new file is complete.
-
-    Raises:
-        ExplainError: If the file cannot be written.
-    """
-    try:
-        write_file(out, lambda partial: figure.savefig(partial, format='png', dpi=100))
-    except OSError as e:
-        raise ExplainError(f'{shown(out)} cannot be written: {e.strerror or e}.') from e
-
-
 def _draw_evidence(axes: 'Axes', explanation: Explanation) -> None:
     colors = require_matplotlib('colors')
     height, width = explanation.image.shape[:2]
@@ -140,8 +96,7 @@ def _draw_evidence(axes: 'Axes', explanation: Explanation) -> None:
     rows, columns = explanation.evidence.shape
     target = explanation.target
     axes.set_title(
-        f'Evidence for: {_short(target.label)} ({_percent(target.probability)})\n'
-        f'in {columns}x{rows} places of the last stage',
+        f'Evidence for: {_short(target.name)} ({target.probability:.1%})\nin {columns}x{rows} places of the last stage',
         parse_math=False,
     )
 
@@ -152,8 +107,8 @@ def _draw_classes(axes: 'Axes', explanation: Explanation) -> None:
     places = range(len(guesses))
     colours = ['tab:red' if guess == explanation.target else 'tab:gray' for guess in guesses]
     bars = axes.barh(places, [guess.probability for guess in guesses], color=colours)
-    axes.bar_label(bars, [_percent(guess.probability) for guess in guesses], padding=3)
-    axes.set_yticks(places, [_short(guess.label) for guess in guesses], parse_math=False)
+    axes.bar_label(bars, [f'{guess.probability:.1%}' for guess in guesses], padding=3)
+    axes.set_yticks(places, [_short(guess.name) for guess in guesses], parse_math=False)
     axes.invert_yaxis()
     axes.set_xlim(0, 1.3)
     axes.set_xticks([0, 0.5, 1])
@@ -189,7 +144,3 @@ def _short(label: str) -> str:
     """Shorten the first name in a label."""
     first = shown(label.partition(',')[0])
     return first if len(first) <= _LONGEST_LABEL else first[: _LONGEST_LABEL - 1] + '…'
-
-
-def _percent(probability: float) -> str:
-    return f'{probability:.1%}'

@@ -10,16 +10,7 @@ import torch
 
 from ..errors import ExplainError, PredictError, shown
 from ..network import CoAtNet
-from .evidence import data_config, known_labels, open_image, prepare_image
-
-
-@dataclass(frozen=True)
-class Guess:
-    """A class, its label if the model has labels, and its probability."""
-
-    index: int
-    label: str | None
-    probability: float
+from .reading import Guess, data_config, known_labels, open_image, prepare_image
 
 
 @dataclass(frozen=True)

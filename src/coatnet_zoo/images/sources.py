@@ -5,10 +5,10 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from PIL import Image
 from timm.utils import natural_key
 
 from ..errors import shown
-from .evidence import image_endings
 
 
 def find_images(sources: Sequence[str]) -> tuple[list[Path], list[str]]:
@@ -45,16 +45,13 @@ def _images_in(folder: str, problems: list[str]) -> Iterator[str]:
     def note(error: OSError) -> None:
         problems.append(f'The folder {shown(error.filename)} cannot be read: {error.strerror}.')
 
-    endings = image_endings()
+    Image.init()
+    endings = tuple(ending for ending, kind in Image.EXTENSION.items() if kind in Image.OPEN)
     seen = {os.path.realpath(folder)}
     for parent, folders, names in os.walk(folder, onerror=note, followlinks=True):
-        visible = [name for name in folders if not name.startswith('.')]
-        folders.clear()
-        for name in visible:
-            place = os.path.realpath(os.path.join(parent, name))
-            if place not in seen:  # links may form a circle
-                seen.add(place)
-                folders.append(name)
-        yield from (
-            os.path.join(parent, name) for name in names if name.lower().endswith(endings) and not name.startswith('.')
-        )
+        places = {os.path.realpath(os.path.join(parent, name)): name for name in folders if not name.startswith('.')}
+        folders[:] = [name for place, name in places.items() if place not in seen]  # links may form a circle
+        seen.update(places)
+        for name in names:
+            if name.lower().endswith(endings) and not name.startswith('.'):
+                yield os.path.join(parent, name)

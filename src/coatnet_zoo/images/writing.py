@@ -6,7 +6,8 @@ import json
 from collections.abc import Iterator, Sequence
 
 from ..errors import shown
-from .predict import Guess, Prediction
+from .predict import Prediction
+from .reading import Guess
 
 _CSV_HEADER = ('file', 'rank', 'index', 'label', 'probability')
 # Characters of the columns of a terminal.
@@ -49,12 +50,8 @@ def readable(predictions: Sequence[Prediction], width: int | None) -> Iterator[s
 
 
 def _label(guess: Guess, width: int | None) -> str:
-    if guess.label is None:
-        return f'class {guess.index}'
-    label = shown(guess.label)
-    if width is None or len(label) <= _LONGEST_LABEL:
-        return label
-    return f'{label[: _LONGEST_LABEL - 3]}...'
+    label = shown(guess.name)
+    return label if width is None or len(label) <= _LONGEST_LABEL else f'{label[: _LONGEST_LABEL - 3]}...'
 
 
 def _end_of(name: str, longest: int) -> str:

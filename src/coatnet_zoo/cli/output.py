@@ -1,0 +1,61 @@
+"""What several commands have in common: the model, a line before a long step, and the file of the result."""
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+
+from ..errors import shown
+from ..files import write_file
+
+model_option = click.option(
+    '--model', 'name', required=True, help='Name with or without a tag, folder, checkpoint or hf-hub:ORG/NAME.'
+)
+
+
+def announce(step: str) -> None:
+    """Print what takes long on stderr, if stderr is a terminal."""
+    if sys.stderr.isatty():
+        click.echo(f'{shown(step)} ...', err=True)
+
+
+def check_out(out: Path, suffix: str, image: Path | None = None) -> None:
+    """Refuse a file that cannot be written, before the work.
+
+    Args:
+        out: The file of the result.
+        suffix: The ending of the format.
+        image: A file that must stay.
+
+    Raises:
+        ClickException: If `out` has another ending, is not in a folder that can be written to, or is no regular file.
+    """
+    if out.suffix.lower() != suffix:
+        problem = f'{shown(out)} does not end in {suffix}, the one format that is written here.'
+    elif not os.path.isdir(out.parent):
+        problem = f'There is no folder {shown(out.parent)}; make it, or write to another.'
+    elif not os.access(out.parent, os.W_OK):
+        problem = f'{shown(out)} cannot be written: nothing can be written to its folder.'
+    elif os.path.isdir(out):
+        problem = f'{shown(out)} is a folder; name a file in it.'
+    elif os.path.lexists(out) and (os.path.islink(out) or not os.path.isfile(out)):
+        problem = f'{shown(out)} is a link, a pipe or a device; name a file.'
+    elif image is not None and os.path.realpath(out) == os.path.realpath(image):
+        problem = f'{shown(out)} is the image itself, which would be lost; write to another file.'
+    else:
+        return
+    raise click.ClickException(problem)
+
+
+def write_out(out: Path, write: Callable[[Path], object]) -> None:
+    """Write the file of the result, which `write` does at a path that it is given.
+
+    Raises:
+        ClickException: If the file cannot be written. An older file stays.
+    """
+    try:
+        write_file(out, write)
+    except OSError as e:
+        raise click.ClickException(f'{shown(out)} cannot be written: {e.strerror or e}.') from e
