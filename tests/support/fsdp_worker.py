@@ -20,8 +20,7 @@ rank = dist.get_rank()
 model = shard(timm.create_model('coatnet_atto', device='meta'), torch.device('cpu')).train()
 initial = load_file(folder / 'initial.safetensors') if rank == 0 else {}
 set_model_state_dict(model, initial, options=StateDictOptions(full_state_dict=True, broadcast_from_rank0=True))
-if sys.argv[2] == 'checkpointing':
-    model.set_grad_checkpointing()
+model.set_grad_checkpointing()
 optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
 batches = torch.load(folder / 'batches.pt', weights_only=True)
 losses = [train_step(model, optimizer, x.chunk(2)[rank], y.chunk(2)[rank]) for x, y in batches]
