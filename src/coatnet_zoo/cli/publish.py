@@ -6,6 +6,7 @@ import click
 
 import coatnet_zoo_command
 
+from ..files import CARD
 from .output import announce
 
 
@@ -28,14 +29,15 @@ def push(folder: Path, repo_id: str, private: bool, dry_run: bool, **facts) -> N
     from ..hub.publish import prepare, publish
 
     try:
-        publication = prepare(folder, repo_id, **facts)
+        content = prepare(folder, repo_id, **facts)
         if not dry_run:
             announce(f'publishing {repo_id}')
-        url = None if dry_run else publish(publication, private)
+        url = None if dry_run else publish(repo_id, content, private)
     except (OSError, UnicodeDecodeError) as e:
         raise click.ClickException(str(e)) from e
     click.echo(f'would publish {repo_id}:' if dry_run else f'published {url}:')
-    for name, size in publication.sizes.items():
+    for name, file in content.items():
+        size = len(file) if isinstance(file, bytes) else file.stat().st_size
         click.echo(f'  {name}  {size:,} bytes')
     if dry_run:
-        click.echo(f'\n{publication.card}')
+        click.echo(f'\n{content[CARD].decode()}')

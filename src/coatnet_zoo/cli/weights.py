@@ -143,8 +143,8 @@ def pull_command(names: list[str], everything: bool, dest: str | None) -> None:
 @click.argument('names', nargs=-1, required=True, metavar='NAME...', callback=_checked(full_names))
 def verify_command(names: list[str]) -> None:
     """Compare cached weights with the SHA-256 that the Hub declared for them; offline."""
-    verdicts = [verify(name) for name in names]
-    for verdict in verdicts:
-        click.echo(f'{verdict.name}: {verdict.text}')
-    if not all(verdict.sound for verdict in verdicts):
+    verdicts = {name: verify(name) for name in names}
+    for name, (_, text) in verdicts.items():
+        click.echo(f'{name}: {text}')
+    if not all(sound for sound, _ in verdicts.values()):
         raise SystemExit(1)

@@ -11,7 +11,6 @@ from timm.models import PretrainedCfg, build_model_with_cfg, resolve_pretrained_
 from torch import nn
 
 from .._timm import (
-    find_config_first,
     load_checkpoints_by,
     pretrained_cfg_for_features,
     save_without_classes,
@@ -21,7 +20,6 @@ from .._timm import (
 from ..convert import not_whole
 from ..errors import shown
 from ..files import SAFETENSORS
-from ..hub import offline_config
 from ..network import CoAtNet
 from ..registry import Choice, CoAtNetCfg, Request, check_tag, choose, untrained_cfg
 from .config_json import check_config_json
@@ -32,7 +30,6 @@ from .pretrained import adapt_checked, load_file, localize, materialize
 _SOURCES = ('file', 'url', 'state_dict', 'hf_hub_id')
 
 save_without_classes(CoAtNet)
-find_config_first(offline_config)
 load_checkpoints_by(CoAtNet, load_file)
 
 

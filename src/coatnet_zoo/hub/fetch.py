@@ -1,32 +1,27 @@
-"""Fetching a weights file from the Hugging Face Hub, with one clear sentence for every error.
+"""Fetching weights from the Hugging Face Hub by huggingface_hub, with a check of every file and one line per error."""
 
-The cache, its layout and the metadata of a file come from huggingface_hub. This module adds three things. The first is
-a reachability check, because huggingface_hub (and so timm) retries for 25 s before reporting that there is no network.
-The second is a download that can be resumed after its process has died, and that always ends. The third is a check of
-the hash of every file before the file is used.
-"""
-
-import errno
 import os
-from dataclasses import replace
+import re
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeoutError
 from pathlib import Path
+from typing import TypeVar
 
-from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url
+from huggingface_hub import constants, get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache
 from huggingface_hub.errors import HfHubHTTPError
-from huggingface_hub.file_download import HfFileMetadata
 
 from ..errors import HubError
-from ..files import CONFIG, SAFETENSORS
+from ..files import SAFETENSORS
 from ..registry import short
-from .download import download_file, request_of
-from .integrity import Stored, check_own, digest_of, is_digest
-from .messages import endpoint, sentence
-from .snapshots import Repository, is_commit, is_inside
-from .waiting import Retries, answer_or_error
+from .digests import damage_of
+from .messages import sentence, without_secrets
 
-# The largest number of seconds for making a connection.
-CONNECT_TIMEOUT = 3.0
-_MAIN = constants.DEFAULT_REVISION
+_COMMIT = re.compile('[0-9a-f]{40}')
+_DIGEST = re.compile('[0-9a-f]{64}|[0-9a-f]{40}')  # SHA-256 for large files, the hash of the git object for small ones
+_TIME_LIMIT = 5.0  # seconds, unless HF_HUB_ETAG_TIMEOUT is set
+_Answer = TypeVar('_Answer')
 
 
 def cached_weights(
@@ -34,27 +29,14 @@ def cached_weights(
 ) -> Path | None:
     """The local path of a weights file that is in the cache, or None. The Hub is not asked.
 
-    Args:
-        hf_hub_id: Repository, `org/name` or `org/name@revision`.
-        filename: File in the repository.
-        cache_dir: The cache. Default: huggingface_hub's cache.
+    The arguments are those of `fetch_weights`.
     """
-    repository, revision = _repository(hf_hub_id, cache_dir)
-    return repository.find(filename, revision)
-
-
-def stored_weights(hf_hub_id: str) -> Stored | None:
-    """A weights file that is in the cache, with its declared hash, or None. The Hub is not asked.
-
-    Args:
-        hf_hub_id: Repository, `org/name` or `org/name@revision`.
-
-    Raises:
-        OSError: If the cache has a link to another place instead of the file.
-    """
-    repository, revision = _repository(hf_hub_id, None)
-    file = repository.find(SAFETENSORS, revision)
-    return repository.stored(file) if file else None
+    repo_id, _, revision = hf_hub_id.partition('@')
+    try:
+        file = try_to_load_from_cache(repo_id, filename, cache_dir, revision or None)
+    except (OSError, ValueError):  # not the name of a repository, or garbage in the cache
+        return None
+    return Path(file) if isinstance(file, str) else None
 
 
 def fetch_weights(
@@ -65,143 +47,105 @@ def fetch_weights(
 ) -> Path:
     """The local path of a weights file on the Hub, downloaded if it is not cached.
 
-    The content of the file has the hash that the Hub declared. The hash of a cached file is computed again.
+    The content is compared with the hash that the Hub declared, after a download and at every use of a cached file.
 
     Args:
         hf_hub_id: Repository, `org/name` or `org/name@revision`.
         filename: File in the repository. The file must be a safetensors file.
         cache_dir: The cache. Default: huggingface_hub's cache.
-        mend: Download a damaged file again instead of raising. The new file replaces the damaged file when complete.
+        mend: Download a damaged file again instead of raising.
 
     Raises:
         HubError: If the file is not cached and the Hub cannot be reached, has no such repository or file, or refuses
             access; if the download breaks off, arrives damaged, or cannot be stored; or if the cached file is damaged.
-            Without a network, the error (or the cached file) comes within 5 seconds.
+            Without a network, the error (or the cached file) comes within 6 seconds, or `HF_HUB_ETAG_TIMEOUT`.
     """
-    repository, revision = _repository(hf_hub_id, cache_dir)
-    repo_id, cache = repository.repo_id, repository.cache
     if not filename.endswith('.safetensors'):
         raise HubError(
             f'{short(hf_hub_id)} names the weights file {short(filename)}, but only .safetensors files are fetched.'
         )
-    for what in (filename, revision):
-        # Both names become paths in the cache, and both may come from a configuration that somebody else wrote.
-        if not is_inside(what):
-            raise HubError(f'{short(hf_hub_id)} names {short(what)}, which is not a path inside a repository.')
+    cache = cache_dir or constants.HF_HUB_CACHE
     try:
-        url = hf_hub_url(repo_id, filename, revision=revision)
-        file = repository.find(filename, revision)
-        cached = repository.stored(file) if file else None
-        damaged = mend and cached is not None and cached.wrong_digest() is not None
-        if cached and not damaged and is_commit(revision):
-            return _sound(cached, hf_hub_id)  # a commit never changes
-        answer = _describe(url, f'{repo_id}/{filename}', patient=cached is None or damaged)
-        if isinstance(answer, HfFileMetadata):
-            stored, checked = _store(answer, repository, filename, revision, mend)
-            return stored.file if checked else _sound(stored, hf_hub_id)
-        if cached and not damaged:
-            return _sound(cached, hf_hub_id)
+        return _fetch(hf_hub_id, filename, cache, mend)
     except HubError:
         raise
     except Exception as e:  # exceptions of huggingface_hub, of its HTTP client, of the file system
+        hub = without_secrets(constants.ENDPOINT)
         raise HubError(
-            f'{short(filename)} of {short(hf_hub_id)} cannot be fetched from the Hub at {endpoint()} into {cache}: '
+            f'{short(filename)} of {short(hf_hub_id)} cannot be fetched from the Hub at {hub} into {cache}: '
             f'{sentence(e)}'
         ) from e
-    raise _unreachable(repository, answer, 'damaged' if damaged else 'not') from answer
 
 
-def _unreachable(repository: Repository, answer: Exception, state: str = 'not') -> HubError:
-    return HubError(
-        f'{repository.repo_id} is {state} in the cache {repository.cache} and the Hub at {endpoint()} cannot be '
-        f'reached ({sentence(answer)}); connect to a network, set HF_ENDPOINT to a mirror, or put the file into the '
-        'cache and set HF_HUB_OFFLINE=1.'
-    )
-
-
-def offline_config(hf_hub_id: str, cache_dir: str | os.PathLike | None = None) -> Path | None:
-    """The cached `config.json` of a repository, if the Hub cannot be reached; None if the Hub answers.
-
-    huggingface_hub's own request for the file takes 23 s to find that there is no network.
-
-    Args:
-        hf_hub_id: Repository, `org/name` or `org/name@revision`.
-        cache_dir: The cache. Default: huggingface_hub's cache.
-
-    Raises:
-        HubError: If the Hub cannot be reached and the file is not in the cache. The error comes within 5 seconds.
-    """
-    repository, revision = _repository(hf_hub_id, cache_dir)
-    url = hf_hub_url(repository.repo_id, CONFIG, revision=revision)
-    answer = _describe(url, f'{repository.repo_id}/{CONFIG}', patient=False)
-    if isinstance(answer, (HfFileMetadata, HfHubHTTPError)):
-        return None
-    if file := repository.find(CONFIG, revision):
-        return file
-    raise _unreachable(repository, answer) from answer
-
-
-def _repository(hf_hub_id: str, cache_dir: str | os.PathLike | None) -> tuple[Repository, str]:
+def _fetch(hf_hub_id: str, filename: str, cache: str | os.PathLike, mend: bool) -> Path:
     repo_id, _, revision = hf_hub_id.partition('@')
-    return Repository(Path(cache_dir or constants.HF_HUB_CACHE), repo_id), revision or _MAIN
+    cached = cached_weights(hf_hub_id, filename, cache)
+    damage = cached and damage_of(cached, declared_digest(cached))
+    if damage and not mend:
+        raise HubError(
+            f'The cached {filename} of {hf_hub_id} is damaged: {damage}; delete it by `rm {os.path.realpath(cached)}`, '
+            'and it is downloaded again when it is next used.'
+        )
+    usable = None if damage else cached
+    if usable and (constants.HF_HUB_OFFLINE or _COMMIT.fullmatch(revision)):  # a commit never changes
+        return usable
+    missing = f'{repo_id} is {"damaged" if damage else "not"} in the cache {cache}'
+    if constants.HF_HUB_OFFLINE:
+        raise HubError(
+            f'{missing}, and HF_HUB_OFFLINE is set: unset it once, or set HF_HUB_CACHE to a cache that has the file.'
+        )
+    url = hf_hub_url(repo_id, filename, revision=revision or None)
+    answer = answer_or_error(lambda limit: get_hf_file_metadata(url, timeout=limit))
+    if usable and (isinstance(answer, Exception) or answer.commit_hash in usable.parts):
+        return usable
+    # An error of the Hub or of the token comes again from hf_hub_download, which retries where that may help.
+    if isinstance(answer, Exception) and not isinstance(answer, (HfHubHTTPError, UnicodeEncodeError)):
+        hub = without_secrets(constants.ENDPOINT)
+        raise HubError(
+            f'{missing} and the Hub at {hub} cannot be reached ({sentence(answer)}); connect to a network, set '
+            'HF_ENDPOINT to a mirror, or HF_HUB_ETAG_TIMEOUT to more seconds.'
+        ) from answer
+    for force in (bool(damage), True):
+        options = dict(revision=revision or None, cache_dir=cache, force_download=force)
+        file = Path(hf_hub_download(repo_id, filename, **options))
+        damage = damage_of(file, declared_digest(file) or getattr(answer, 'etag', None))
+        if not damage:
+            return file
+    os.unlink(file.parent / os.readlink(file) if file.is_symlink() else file)
+    raise HubError(f'{filename} of {hf_hub_id} arrived damaged twice and was thrown away: {damage}; try again.')
 
 
-def _describe(url: str, name: str, patient: bool) -> HfFileMetadata | Exception:
-    """Ask for the metadata of a file. Returns the answer, or the error.
+def declared_digest(file: Path) -> str | None:
+    """The hash that the Hub declared for a cached file: the name of the blob that the file is a link to.
+
+    None on a file system without symbolic links, where the cache keeps no hashes.
+    """
+    blob = Path(os.readlink(file)).name if file.is_symlink() else ''
+    return blob if _DIGEST.fullmatch(blob) else None
+
+
+def answer_or_error(request: Callable[[float], _Answer]) -> _Answer | Exception:
+    """The result of a request, or its exception, within `HF_HUB_ETAG_TIMEOUT` or else 5 seconds.
+
+    HTTP clients limit the time for each address of a host, and no name look-up. So the request runs in a thread, which
+    ends when the client gives up.
 
     Args:
-        url: Address of the file.
-        name: Name of the file, for the log.
-        patient: Ask again while the Hub answers that it is busy, and raise if the Hub refuses.
+        request: Called with the time limit for the client, in seconds.
     """
+    limit = constants.HF_HUB_ETAG_TIMEOUT if 'HF_HUB_ETAG_TIMEOUT' in os.environ else _TIME_LIMIT
+    answer: Future[_Answer] = Future()
 
-    def ask() -> HfFileMetadata:
-        # For the headers, huggingface_hub itself may ask the Hub.
-        address, headers = request_of(url)
-        return get_hf_file_metadata(address, token=False, headers=headers, timeout=CONNECT_TIMEOUT)
+    def run() -> None:
+        try:
+            answer.set_result(request(limit + 1.0))
+        except Exception as e:
+            answer.set_exception(e)
 
-    retries = Retries()
-    while True:
-        answer = answer_or_error(ask)
-        if not isinstance(answer, HfHubHTTPError) or not patient:
-            return answer
-        retries.wait(answer, name)
-
-
-def _store(
-    described: HfFileMetadata, repository: Repository, filename: str, revision: str, mend: bool
-) -> tuple[Stored, bool]:
-    """Put a file of the Hub into the cache. Returns the file, and whether its hash has just been checked."""
-    commit, digest, checked = described.commit_hash, described.etag, mend
-    if not is_commit(commit) or not is_digest(digest) or described.size is None:
-        raise OSError('the server declares no hash, size or commit for it, so that it could not be checked')
-    file = repository.find(filename, commit)
-    stored = replace(repository.stored(file), declared=digest) if file else None
-    if stored is None or (mend and stored.wrong_digest()):
-        blob = repository.blob(digest)
-        with repository.lock(digest):
-            if not blob.is_symlink():
-                check_own(blob)
-            # Another process may already have downloaded the file.
-            if not os.path.isfile(blob) or (mend and digest_of(blob, digest) != digest):
-                # The address that redirects lead to expires, so every try follows the redirects again.
-                url, name = hf_hub_url(repository.repo_id, filename, revision=commit), repository.repo_id
-                download_file(url, digest, described.size, blob, f'{name}/{filename}', send_token=True)
-                checked = True
-            stored = repository.stored(repository.add(filename, commit, digest))
+    threading.Thread(target=run, daemon=True).start()
     try:
-        repository.refer(revision, commit)
-    except OSError as e:
-        if e.errno not in (errno.EROFS, errno.EACCES, errno.EPERM):  # a cache may be read-only
-            raise
-    return stored, checked
-
-
-def _sound(stored: Stored, hf_hub_id: str) -> Path:
-    """The path of the file, if its hash is right."""
-    if actual := stored.wrong_digest():
-        raise HubError(
-            f'The cached {stored.file.name} of {hf_hub_id} is damaged: its hash is {actual}, but the Hub declared '
-            f'{stored.declared}; delete it by `rm {stored.content}`, and it is downloaded again when it is next used.'
-        )
-    return stored.file
+        return answer.result(limit)
+    except FutureTimeoutError:
+        return TimeoutError(f'no answer within {limit:g} s')
+    except Exception as e:
+        return e

@@ -1,4 +1,4 @@
-"""Error messages for users: one line, without passwords and tokens, and never longer than a screen."""
+"""Error messages for users: one line that names the cause and the way out, without passwords and tokens."""
 
 import re
 from urllib.parse import unquote
@@ -7,9 +7,14 @@ from huggingface_hub import constants, get_token
 from huggingface_hub.errors import HfHubHTTPError
 
 _LONGEST = 1000
-_HIDDEN = '***'
 _LOGIN = re.compile(r'(?<=://)[^\s/?#]*@')  # the login in an address with a user name or a password
-_QUERY = re.compile(r'\?[^\s\'"<>]*=[^\s\'"<>)]*')  # the query has the signature, in addresses that the Hub signs
+_QUERY = re.compile(r'\?[^\s\'"<>]*=[^\s\'"<>)]*')  # the query of a signed address holds the signature
+_LOG_IN = ' For a private or gated repository, set HF_TOKEN or log in by `hf auth login`.'
+_WAYS_OUT = {
+    401: _LOG_IN,
+    403: _LOG_IN,
+    429: ' The Hub limits the number of requests: wait five minutes, or log in by `hf auth login`.',
+}
 
 
 def sentence(error: BaseException) -> str:
@@ -17,14 +22,14 @@ def sentence(error: BaseException) -> str:
 
     The messages of huggingface_hub have a status line, then its meaning, then advice. Some messages hide the cause.
     """
+    if isinstance(error, UnicodeEncodeError) and not (get_token() or '').isascii():
+        return 'the token of HF_TOKEN or `hf auth login` has characters that are not ASCII; set it again'
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     said = without_secrets(' '.join(lines[:2]) or type(error).__name__)
-    if not isinstance(error, HfHubHTTPError):
-        cause = sentence(error.__cause__) if error.__cause__ else said
-        return said if cause in said else f'{said} ({cause})'
-    if error.response.status_code in (401, 403):
-        said += ' For a private or gated repository, set HF_TOKEN or log in by `hf auth login`.'
-    return said
+    if isinstance(error, HfHubHTTPError):
+        return said + _WAYS_OUT.get(error.response.status_code, '')
+    cause = sentence(error.__cause__) if error.__cause__ else said
+    return said if cause in said else f'{said} ({cause})'
 
 
 def without_secrets(text: str) -> str:
@@ -32,14 +37,8 @@ def without_secrets(text: str) -> str:
     login = constants.ENDPOINT.partition('://')[2].rpartition('@')[0]
     password = login.partition(':')[2]
     for secret in (login, password, unquote(password), get_token() or ''):
-        # Shorter secrets also occur as parts of words. The lines below hide shorter secrets in addresses.
-        if len(secret) > 3:
-            text = text.replace(secret, _HIDDEN)
+        if len(secret) > 3:  # shorter ones are parts of words, too; the lines below hide them in addresses
+            text = text.replace(secret, '***')
     text = _QUERY.sub('', _LOGIN.sub('', text))
     text = ''.join(c if c.isprintable() else repr(c)[1:-1] for c in text)
     return text if len(text) <= _LONGEST else f'{text[:_LONGEST]}...'
-
-
-def endpoint() -> str:
-    """The address of the Hub, without the login that HF_ENDPOINT may have."""
-    return _LOGIN.sub('', without_secrets(constants.ENDPOINT))
