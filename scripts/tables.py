@@ -8,12 +8,10 @@ documents the script replaces the text between `<!-- table: NAME -->` and `<!-- 
 
 import functools
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import timm
-from torch import nn
 from tqdm import tqdm
 
 from coatnet_zoo import CoAtNet, list_impls, registry, resolve_cfg
@@ -36,12 +34,9 @@ _FINGERPRINTS = '''\
 """The registered networks, ours and timm's, by the hash of names and shapes. `make tables` writes this file."""
 
 # See `convert.recognition`. Networks that differ only in parts without tensors, such as activations, share a hash.
-FINGERPRINTS: dict[str, tuple[tuple[str, str], ...]] = {
+# A row has the name and the implementation here, and the name in `TIMM_NAMES`.
+FINGERPRINTS: dict[str, tuple[tuple[str, str] | None, str | None]] = {
 '''
-_TIMM_FINGERPRINTS = """\
-# The names are those of `TIMM_NAMES`.
-TIMM_FINGERPRINTS: dict[str, tuple[str, ...]] = {
-"""
 
 Costs = dict[tuple[str, str], tuple[int, float]]
 
@@ -77,16 +72,15 @@ def costs_file(costs: Costs) -> str:
 
 def fingerprints_file() -> str:
     """The content of registry/fingerprints.py."""
-    ours = {(size, impl): network(size, impl) for size in SIZES for impl in list_impls(size)}
-    theirs = {name: timm.create_model(name, device='meta') for name in TIMM_NAMES}
-    return f'{_FINGERPRINTS}{_by_fingerprint(ours)}}}\n\n{_TIMM_FINGERPRINTS}{_by_fingerprint(theirs)}}}\n'
-
-
-def _by_fingerprint(models: Mapping[Any, nn.Module]) -> str:
-    names: dict[str, list[Any]] = {}
-    for name, model in models.items():
-        names.setdefault(fingerprint(model.state_dict()), []).append(name)
-    return ''.join(f'    {key!r}: {tuple(found)!r},\n' for key, found in names.items())
+    ours: dict[str, tuple[str, str]] = {}
+    for size in SIZES:
+        for impl in list_impls(size):
+            ours.setdefault(fingerprint(network(size, impl).state_dict()), (size, impl))
+    theirs: dict[str, str] = {}
+    for name in TIMM_NAMES:
+        theirs.setdefault(fingerprint(timm.create_model(name, device='meta').state_dict()), name)
+    rows = [f'    {key!r}: ({ours.get(key)!r}, {theirs.get(key)!r}),\n' for key in {**ours, **theirs}]
+    return f'{_FINGERPRINTS}{"".join(rows)}}}\n'
 
 
 def _table(head: list[str], rows: list[list[str]], right: set[int] = frozenset()) -> str:

@@ -16,7 +16,7 @@ from paths import DATA
 from coatnet_zoo import CoAtNet, resolve_cfg
 from coatnet_zoo.convert import read_checkpoint
 from coatnet_zoo.network import num_params
-from coatnet_zoo.registry import IMPLS, SIZES, WEIGHTS, Request, choose, weights_cfg
+from coatnet_zoo.registry import IMPLS, SIZES, WEIGHTS, choose, weights_cfg
 
 SIZE, WEIGHTS_ROW, FILE, IMPL = (block.code for block in blocks('CONTRIBUTING.md') if block.language == 'python')
 
@@ -32,7 +32,7 @@ def test_a_size_and_its_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     size = add(monkeypatch, SIZES, 'sizes', SIZE)
     assert num_params(CoAtNet(resolve_cfg(size, 'paper'), device='meta')) < 5e6
     name = add(monkeypatch, WEIGHTS, 'weights', WEIGHTS_ROW)
-    assert name == f'{size}.{choose(Request(size, pretrained=True)).tag}'
+    assert name == f'{size}.{choose(size, pretrained=True)[1]}'
     assert (weights_cfg(name)['hf_hub_id'], weights_cfg(name)['license']) == ('me/coatnet_pico.me_in1k', 'mit')
 
 

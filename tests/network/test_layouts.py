@@ -8,8 +8,7 @@ from torch import nn
 
 from coatnet_zoo import CoAtNet, list_impls, optimize_for_inference, resolve_cfg
 from coatnet_zoo.network import MBConv
-from coatnet_zoo.registry import SIZES
-from coatnet_zoo.registry.names import STRUCTURE_FIELDS
+from coatnet_zoo.registry import SIZES, STRUCTURE_FIELDS
 
 LAYOUTS = ['CCCC', 'CCCT', 'CCTT', 'CTTT']
 COATNETS = [(s, i) for s in SIZES if s.startswith('coatnet') for i in list_impls(s)]

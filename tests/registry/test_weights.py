@@ -1,4 +1,4 @@
-"""The table of published weights against timm's own configurations, and the accuracy of the shipped weights."""
+"""The table of published weights against timm's own configurations, and the accuracy of the bundled weights."""
 
 import pytest
 import timm
@@ -8,7 +8,7 @@ from PIL import Image
 from timm.data import create_transform, resolve_model_data_config
 from timm.models import get_pretrained_cfg
 
-from coatnet_zoo.registry import WEIGHTS, shipped_file
+from coatnet_zoo.registry import WEIGHTS, bundled_file
 from scripts.train_digits import accuracy, digits
 
 OF_TIMM = [name for name, weights in WEIGHTS.items() if (weights.hf_hub_id or '').startswith('timm/')]
@@ -28,18 +28,18 @@ def test_configuration_is_timms(name: str) -> None:
     assert theirs.fixed_input_size and not ours.fixed_input_size
 
 
-def test_shipped_weights_read_the_held_out_digits() -> None:
-    """The shipped file has the accuracy that the model card and the table state, at least 98.5 %."""
+def test_bundled_weights_read_the_held_out_digits() -> None:
+    """The bundled file has the accuracy that the model card and the table state, at least 98.5 %."""
     x, classes = digits(train=False)
     assert len(x) == 360
     top1 = accuracy(timm.create_model('coatnet_atto.digits', pretrained=True), x, classes)
     assert top1 >= 98.5
     assert top1 == pytest.approx(WEIGHTS['coatnet_atto.digits'].top1, abs=0.01)
-    card = shipped_file('coatnet_atto.digits').with_name('README.md').read_text()
+    card = bundled_file('coatnet_atto.digits').with_name('README.md').read_text()
     assert f'{top1:.2f} % top-1' in card
 
 
-def test_shipped_weights_read_png_files() -> None:
+def test_bundled_weights_read_png_files() -> None:
     model = timm.create_model('coatnet_atto', pretrained=True).eval()
     transform = create_transform(**resolve_model_data_config(model))
     files = sorted((ROOT / 'tests' / 'data' / 'digits').glob('*.png'))

@@ -1,7 +1,6 @@
 """Building a registered model: choosing the implementation and the weights by name, then calling timm's builder."""
 
 import dataclasses
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,27 +9,18 @@ from timm.layers import to_2tuple
 from timm.models import PretrainedCfg, build_model_with_cfg, resolve_pretrained_cfg
 from torch import nn
 
-from .._timm import (
-    load_checkpoints_by,
-    pretrained_cfg_for_features,
-    save_without_classes,
-    set_fixed_input_size,
-    update_model_args,
-)
-from ..convert import not_whole
+from .._timm import pretrained_cfg_for_features, save_without_classes, set_fixed_input_size, update_model_args
+from ..convert import Checkpoint, adapt_checked, not_whole, read_checkpoint
 from ..errors import shown
-from ..files import SAFETENSORS
 from ..network import CoAtNet
-from ..registry import Choice, CoAtNetCfg, Request, check_tag, choose, untrained_cfg
+from ..registry import STRUCTURE_FIELDS, CoAtNetCfg, choose, field_types, resolve_cfg, untrained_cfg
 from .config_json import check_config_json
-from .fit import check_fit, check_size, check_without_weights
-from .pretrained import adapt_checked, load_file, localize, materialize
+from .weights import check_fit, check_tables, localize, materialize
 
 # The fields of a pretrained configuration that name the place of the weights.
 _SOURCES = ('file', 'url', 'state_dict', 'hf_hub_id')
 
 save_without_classes(CoAtNet)
-load_checkpoints_by(CoAtNet, load_file)
 
 
 def build(
@@ -65,8 +55,6 @@ def build(
         CheckpointError: If the weights do not fit, or a `config.json` does not describe a network.
     """
     tag = pretrained_cfg if isinstance(pretrained_cfg, str) else None
-    if tag is not None:
-        check_tag(size, tag)
     if dataclasses.is_dataclass(pretrained_cfg):
         pretrained_cfg = dataclasses.asdict(pretrained_cfg)
     given = pretrained_cfg if isinstance(pretrained_cfg, dict) else {}
@@ -75,54 +63,64 @@ def build(
     if given.get('source') in ('local-dir', 'hf-hub'):
         described = check_config_json(size, given, recorded)
         given = {**given, 'state_dict': None}  # weights come from a file
-    choice = choose(
-        Request(
-            size=size,
-            impl=impl,
-            # A configuration from elsewhere may have any tag.
-            tag=tag or (None if given.get('source') else given.get('tag')),
-            tag_is_explicit=tag is not None,
-            has_config=bool(given),
-            pretrained=pretrained,
-            has_weights=any(d.get(key) for d in (given, pretrained_cfg_overlay or {}) for key in _SOURCES),
-            arguments=kwargs,
-            recorded=recorded,
-        )
+    # A configuration from elsewhere may have any tag.
+    wanted = tag or (None if given.get('source') else given.get('tag'))
+    impl, chosen = choose(
+        size,
+        impl,
+        wanted,
+        tag_is_explicit=tag is not None,
+        pretrained=pretrained,
+        has_weights=any(d.get(key) for d in (given, pretrained_cfg_overlay or {}) for key in _SOURCES),
+        recorded_impl=recorded.get('impl'),
     )
-    config = given if choice.keeps_config else choice.tag or untrained_cfg(size)
-    load_cfg = resolve_pretrained_cfg(size, config, pretrained_cfg_overlay)
-    return _build(size, pretrained, choice, load_cfg, recorded, described, cache_dir)
+    structure = {name: kwargs.pop(name) for name in field_types() if name in kwargs}
+    cfg = resolve_cfg(size, impl, **structure)
+    keeps_given = given and wanted in (None, chosen)
+    load_cfg = resolve_pretrained_cfg(
+        size, given if keeps_given else chosen or untrained_cfg(size), pretrained_cfg_overlay
+    )
+    model = _build(size, cfg, load_cfg, pretrained, recorded, described, cache_dir, kwargs)
+    update_model_args(model, **{name: getattr(cfg, name) for name in ('impl', *STRUCTURE_FIELDS, *structure)})
+    return model
 
 
 def _build(
     size: str,
-    pretrained: bool,
-    choice: Choice,
+    cfg: CoAtNetCfg,
     load_cfg: PretrainedCfg,
+    pretrained: bool,
     recorded: dict[str, Any],
-    described: tuple[str, CoAtNetCfg] | None,
+    described: CoAtNetCfg | None,
     cache_dir: str | None,
+    arguments: dict[str, Any],
 ) -> nn.Module:
-    arguments = dict(choice.arguments)
     public_cfg = load_cfg.to_dict()
     if arguments.get('in_chans') is not None:
         # timm's scripts prepare images for the channels in the configuration.
         public_cfg['input_size'] = (arguments['in_chans'], *load_cfg.input_size[1:])
+    has_size = 'img_size' in arguments
+    arguments.setdefault('img_size', load_cfg.input_size[-2:])
+    checkpoint: Checkpoint | None = None
     if pretrained:
-        load_cfg = localize(load_cfg, size, choice.cfg, cache_dir)
-    if described:
-        _check_described(*described, recorded, load_cfg, pretrained)
+        load_cfg = localize(load_cfg, size, cache_dir)
+    what = shown(load_cfg.file or 'The state dict')
     # Drawing random weights, which the file replaces, would take longer than reading the file.
     from_file = pretrained and load_cfg.state_dict is None
     if from_file:
         device = arguments.pop('device', None) or torch.get_default_device()
         arguments['device'] = 'meta'
-    arguments.setdefault('img_size', load_cfg.input_size[-2:])
-    trained_size = recorded.get('img_size')
+    if load_cfg.file and pretrained and not load_cfg.file.endswith('.safetensors'):
+        # timm checks no file for damage, and reads torch's files only.
+        checkpoint = read_checkpoint(load_cfg.file, ema=None)
+        load_cfg = dataclasses.replace(load_cfg, state_dict=dict(checkpoint.tensors))
 
     def adapt(state_dict: dict[str, Any], model: CoAtNet) -> dict[str, torch.Tensor]:
-        adapted = adapt_checked(state_dict, model, trained_size and to_2tuple(trained_size))
-        check_fit(adapted, model, load_cfg, shown(load_cfg.file or 'The state dict'))
+        img_size = recorded.get('img_size')
+        if described and img_size:
+            check_tables(state_dict, described, img_size, what)
+        adapted = adapt_checked(checkpoint or state_dict, model, img_size and to_2tuple(img_size))
+        check_fit(adapted, model, load_cfg, what)
         return adapted
 
     try:
@@ -131,7 +129,7 @@ def _build(
             size,
             pretrained,
             pretrained_cfg=load_cfg,
-            model_cfg=choice.cfg,
+            model_cfg=cfg,
             feature_cfg=dict(flatten_sequential=True),
             pretrained_filter_fn=adapt,
             pretrained_model_args=recorded,
@@ -147,23 +145,5 @@ def _build(
     model.pretrained_cfg = pretrained_cfg_for_features(public_cfg) if features_only else public_cfg
     model.default_cfg = model.pretrained_cfg
     # Any size works. But images are prepared for the size that the user asked for, not for the size of the weights.
-    set_fixed_input_size(model, 'img_size' in choice.arguments)
-    update_model_args(model, **choice.structure)
+    set_fixed_input_size(model, has_size)
     return model
-
-
-def _check_described(
-    where: str, cfg: CoAtNetCfg, recorded: dict[str, Any], load_cfg: PretrainedCfg, pretrained: bool
-) -> None:
-    """Refuse a config.json if its network is larger than its weights, before that network is made."""
-    folder = load_cfg.file if load_cfg.source == 'local-dir' else None
-    file = Path(folder, SAFETENSORS) if folder else Path(load_cfg.file) if load_cfg.file else None
-    if file is not None and not file.is_file():
-        file = None
-    if file is not None:
-        check_size(where, cfg, recorded, load_cfg.input_size[-2:], file)
-    if not pretrained:
-        names = ('img_size', 'in_chans', 'num_classes')
-        arguments = {name: recorded[name] for name in names if name in recorded}
-        arguments.setdefault('num_classes', load_cfg.num_classes)
-        check_without_weights(where, CoAtNet(cfg, **arguments, device='meta'), file)

@@ -3,8 +3,8 @@
 timm reads the `config.json` of `local-dir:` and `hf-hub:` models and passes on the content.
 """
 
-import dataclasses
 from collections.abc import Mapping
+from dataclasses import fields
 from typing import Any, Literal
 
 from timm.layers import to_2tuple
@@ -23,7 +23,6 @@ from ..registry import (
     field_types,
     list_impls,
     resolve_cfg,
-    short,
 )
 
 _Image = tuple[Channels, Side, Side]
@@ -56,9 +55,7 @@ _PRETRAINED_FIELDS = {
 }
 
 
-def check_config_json(
-    size: str, pretrained_cfg: Mapping[str, Any], arguments: Mapping[str, Any]
-) -> tuple[str, CoAtNetCfg]:
+def check_config_json(size: str, pretrained_cfg: Mapping[str, Any], arguments: Mapping[str, Any]) -> CoAtNetCfg:
     """Refuse a `config.json` that does not describe a network of this package.
 
     Args:
@@ -67,23 +64,21 @@ def check_config_json(
         arguments: The arguments of the model that timm read.
 
     Returns:
-        The name of the file in messages, and the structure that the file describes.
+        The structure that the file describes.
 
     Raises:
         CheckpointError: If a field does not fit. The message has the place of the file and the field.
     """
-    is_folder = pretrained_cfg['source'] == 'local-dir'
-    where = f'the config.json of {shown(pretrained_cfg["file" if is_folder else "hf_hub_id"])}'
+    place = pretrained_cfg['file' if pretrained_cfg['source'] == 'local-dir' else 'hf_hub_id']
     try:
-        known = {field.name for field in dataclasses.fields(PretrainedCfg)}
-        check_fields('pretrained_cfg', pretrained_cfg, _PRETRAINED_FIELDS, known)
+        check_fields('pretrained_cfg', pretrained_cfg, _PRETRAINED_FIELDS, {f.name for f in fields(PretrainedCfg)})
         check_arguments(arguments)
-        fields = {name: value for name, value in arguments.items() if name in field_types() and name != 'impl'}
-        cfg = resolve_cfg(size, arguments.get('impl', list_impls(size)[0]), **fields)
+        structure = {name: value for name, value in arguments.items() if name in field_types() and name != 'impl'}
+        cfg = resolve_cfg(size, arguments.get('impl', list_impls(size)[0]), **structure)
         _check_agreement(pretrained_cfg, arguments, cfg)
     except ValueError as e:
-        raise CheckpointError(f'{size} cannot be built from {where}: {e}') from e
-    return where, cfg
+        raise CheckpointError(f'{size} cannot be built from the config.json of {shown(place)}: {e}') from e
+    return cfg
 
 
 def _check_agreement(pretrained_cfg: Mapping[str, Any], arguments: Mapping[str, Any], cfg: CoAtNetCfg) -> None:
@@ -94,13 +89,6 @@ def _check_agreement(pretrained_cfg: Mapping[str, Any], arguments: Mapping[str, 
     if recorded and arguments.get('global_pool') == '':
         raise ValueError(
             f"global_pool='' leaves out the pooling that num_classes={recorded} needs; correct one of them."
-        )
-    outputs, indices = len(cfg.depths) + 1, arguments.get('out_indices')
-    if indices is not None and not (
-        arguments.get('features_only') and all(-outputs <= index < outputs for index in indices)
-    ):
-        raise ValueError(
-            f'out_indices={short(indices)} must lie between 0 and {outputs - 1}, and needs features_only to be true.'
         )
     size = arguments.get('img_size', pretrained_cfg.get('input_size', PretrainedCfg.input_size)[-2:])
     check_window(cfg, to_2tuple(size))

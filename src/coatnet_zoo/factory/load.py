@@ -6,15 +6,13 @@ from pathlib import Path
 import timm
 from timm.models import is_model, is_model_in_modules, resolve_model_input_args
 
-from ..convert import adapt_checked, convert_checkpoint, identify, is_timms, read_checkpoint
+from ..convert import convert_checkpoint, identify, is_timms, read_checkpoint
 from ..errors import CheckpointError, HubError, shown
 from ..hub import sentence
 from ..network import CoAtNet
 from ..registry import did_you_mean, our_name
-from ..slow import say_if_slow
 
 
-@say_if_slow('Loading the model')
 def load_model(source: str) -> CoAtNet:
     """Load a model with weights, in evaluation mode.
 
@@ -61,5 +59,5 @@ def _load_checkpoint(file: Path) -> CoAtNet:
     if known.size is None:
         raise CheckpointError(f'{shown(file)} is {known.title}, which has blocks that no network of this package has.')
     model = timm.create_model(known.size, impl=known.impl, **known.args)
-    model.load_state_dict(adapt_checked(checkpoint.tensors, model, None))
+    model.load_state_dict(checkpoint.tensors)
     return model.eval()

@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-# Hints that also limit the allowed numbers. The text completes the sentence "... must be".
-Count = Annotated[int, 'a positive whole number', 1, math.inf]
-Positive = Annotated[float, 'a positive number', 1e-300, math.inf]
+# Hints that also limit the numbers. The text completes the sentence "... must be". The largest numbers are far above
+# those of any network, and torch can still count the values of every tensor.
+Count = Annotated[int, 'a positive whole number up to 1048576', 1, 1 << 20]
+Positive = Annotated[float, 'a positive number up to 1048576', 1e-300, 1 << 20]
 Epsilon = Annotated[float, 'a positive number below 1', 1e-300, 0.999]
 Share = Annotated[float, 'a number from 0 to 1', 0, 1]
 Crop = Annotated[float, 'a number from 0.1 to 1', 0.1, 1]
@@ -18,14 +19,10 @@ Patch = Annotated[int, 'a positive whole number up to 512', 1, 512]
 # The side of an image, in pixels. The largest image has 800 MB in float32.
 Side = Annotated[int, 'a whole number of pixels from 32 to 8192', 32, 8192]
 
-_WORDS = {
-    bool: 'True or False',
-    int: 'a whole number',
-    float: 'a number',
-    str: 'text',
-    dict: 'a table of texts',
-    NoneType: 'None',
-}
+_WORDS: dict[Any, str] = {
+    bool: 'True or False', int: 'a whole number', float: 'a number',
+    str: 'text', dict: 'a table of texts', NoneType: 'None',
+}  # fmt: skip
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = 80
 _SHORT.maxlist = _SHORT.maxtuple = 8
@@ -38,7 +35,7 @@ def short(value: Any) -> str:
 
 
 def check(name: str, value: Any, hint: Any) -> None:
-    """Raise a `ValueError` of one sentence if a value does not fit a type hint.
+    """Raise a one-line `ValueError` if a value does not fit a type hint.
 
     Args:
         name: Name of the value in the error.
@@ -46,28 +43,27 @@ def check(name: str, value: Any, hint: Any) -> None:
         hint: `bool`, `int`, `float`, `str`, `None`, `dict` (of texts by texts), `Literal`, `tuple[X, ...]`,
             `tuple[X, Y]`, a union of hints, or one of the hints of this module. Numbers must be finite.
     """
-    if fits(value, hint):
+    if _fits(value, hint):
         return
     if get_origin(hint) is Literal:
         raise ValueError(f'{name}={short(value)} does not exist; choose one of {get_args(hint)}.')
     raise ValueError(f'{name}={short(value)} must be {_words(hint)}.')
 
 
-def fits(value: Any, hint: Any) -> bool:
-    """Whether a value fits a type hint, see `check`."""
+def _fits(value: Any, hint: Any) -> bool:
     origin, args = get_origin(hint), get_args(hint)
     if origin in (Union, UnionType):
-        return any(fits(value, arg) for arg in args)
+        return any(_fits(value, arg) for arg in args)
     if origin is Annotated:
         kind, _, lowest, highest = args
-        return fits(value, kind) and lowest <= value <= highest
+        return _fits(value, kind) and lowest <= value <= highest
     if origin is Literal:
         return any(type(value) is type(arg) and value == arg for arg in args)
     if origin is tuple:
         if not isinstance(value, (tuple, list)):
             return False
         hints = [args[0]] * len(value) if args[-1] is Ellipsis else args
-        return len(value) == len(hints) and all(map(fits, value, hints))
+        return len(value) == len(hints) and all(map(_fits, value, hints))
     if hint is dict:
         return isinstance(value, Mapping) and all(isinstance(text, str) for pair in value.items() for text in pair)
     if hint in (int, float):

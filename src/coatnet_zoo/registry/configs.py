@@ -1,21 +1,18 @@
-"""The structure of one CoAtNet as a record, and the checks that a structure has to pass.
+"""The structure of one CoAtNet as a record, the checks that a structure has to pass, and the sizes of its feature maps.
 
 docs/implementations.md says what each implementation does differently, and how `paper` reads the paper.
 """
 
 import functools
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, get_type_hints
 
 from .checks import Count, Epsilon, Patch, Positive, check, short
-from .grids import feature_sizes
 
 PerBlock = tuple[Any, ...]
 Activation = Literal['gelu', 'silu', 'relu']
-# Far above any network, and low enough that torch can count the values of every tensor.
-_LARGEST_NUMBER = 1 << 20
-_MOST_LAYERS = 2_000  # convolutions of the stem, and blocks
+STRUCTURE_FIELDS = ('stem_width', 'embed_dim', 'depths', 'block_types')
+_MOST_LAYERS = 2_000  # convolutions of the stem, and blocks: far above any network
 
 
 @dataclass(frozen=True)
@@ -33,7 +30,7 @@ class CoAtNetCfg:
     # Stages
     stem_width: tuple[Count, ...] = (64, 64)  # one convolution each, the first with stride 2
     embed_dim: tuple[Count | tuple[Count, ...], ...] = (96, 192, 384, 768)
-    depths: tuple[int, ...] = (2, 3, 5, 2)
+    depths: tuple[Count, ...] = (2, 3, 5, 2)
     block_types: str | tuple[str | tuple[str, ...], ...] = 'CCTT'  # C: MBConv; T: Transformer; no C follows a T
     output_stride: Literal[8, 16, 32] | None = None  # stages that would reach more keep the resolution; see `phases`
 
@@ -87,18 +84,18 @@ class CoAtNetCfg:
     shortcut_proj_always: bool = True  # project the shortcut even where the width stays
 
     def __post_init__(self) -> None:
-        # JSON and command lines give lists, and timm's stem_width may be one number.
-        for name in ('stem_width', 'embed_dim', 'depths', 'block_types'):
+        for name in STRUCTURE_FIELDS:
             object.__setattr__(self, name, _as_tuple(getattr(self, name)))
-        if isinstance(self.stem_width, int):
+        if isinstance(self.stem_width, int):  # as in timm
             object.__setattr__(self, 'stem_width', (self.stem_width,) * (2 if self.patch_size is None else 1))
         for name, hint in field_types().items():
             check(name, getattr(self, name), hint)
-        self._check_limits()
-        if self.head_hidden and not (self.final_norm and self.head_bias):
-            raise ValueError(
-                'head_hidden has a norm and a bias; final_norm=False or head_bias=False need head_hidden=False.'
-            )
+        self._check_stages()
+        self._check_layout()
+        self._check_heads()
+        self._check_details()
+
+    def _check_stages(self) -> None:
         if not self.stem_width:
             raise ValueError('stem_width must have at least one width.')
         if not len(self.embed_dim) == len(self.depths) == len(self.block_types):
@@ -106,33 +103,16 @@ class CoAtNetCfg:
                 'embed_dim, depths and block_types must have one entry a stage, '
                 f'got {len(self.embed_dim)}, {len(self.depths)} and {len(self.block_types)}.'
             )
-        self._check_patches()
-        self._check_output_stride()
-        self._check_layout()
-        self._check_heads()
-        self._check_attention()
-
-    def _check_limits(self) -> None:
-        for name in field_types():
-            if max(_numbers(getattr(self, name)), default=0) > _LARGEST_NUMBER:
-                raise ValueError(
-                    f'{name}={short(getattr(self, name))} is too large for any network; the limit is '
-                    f'{_LARGEST_NUMBER:,}.'
-                )
-        if len(self.stem_width) + sum(map(abs, self.depths)) > _MOST_LAYERS:
+        if len(self.stem_width) + sum(self.depths) > _MOST_LAYERS:
             raise ValueError(
                 f'stem_width={short(self.stem_width)} and depths={short(self.depths)} are more than {_MOST_LAYERS:,} '
                 'layers; give fewer.'
             )
-
-    def _check_patches(self) -> None:
         if self.patch_size is not None and (len(self.stem_width) > 1 or self.stem_norm_last):
             raise ValueError(
                 f'With patch_size={self.patch_size} the stem is one convolution: stem_width={short(self.stem_width)} '
                 'must have one width, and stem_norm_last must be False.'
             )
-
-    def _check_output_stride(self) -> None:
         if self.output_stride is not None and (self.patch_size is not None or len(self.depths) > 4):
             raise ValueError(
                 f'output_stride={self.output_stride} is for up to four stages that halve the resolution, not for '
@@ -140,42 +120,43 @@ class CoAtNetCfg:
             )
 
     def _check_layout(self) -> None:
-        before = 'C'
+        before = ''
         for stage, (types, widths) in enumerate(zip(self.stage_types, self.stage_widths, strict=True)):
             depth = self.depths[stage]
-            if depth < 1 or len(types) != depth or len(widths) != depth or set(types) - set('CT'):
+            if len(types) != depth or len(widths) != depth or set(types) - set('CT'):
                 raise ValueError(
-                    f'Stage {stage} has depth {depth}, block types {short(types)} and widths '
-                    f'{short(widths)}: '
-                    "give it at least one block, types from 'C' and 'T', and one value or one a block."
+                    f'Stage {stage} has depth {depth}, block types {short(types)} and widths {short(widths)}: give it '
+                    "types from 'C' and 'T', and one value or one a block."
                 )
-            for kind in types:
-                if before + kind == 'TC':
-                    raise ValueError(
-                        f'Stage {stage} has a convolutional block (C) after a Transformer block (T); give a layout '
-                        'whose C come first, such as CCCC, CCCT, CCTT or CTTT.'
-                    )
-                before = kind
+            before += ''.join(types)
+            if 'TC' in before:
+                raise ValueError(
+                    f'Stage {stage} has a convolutional block (C) after a Transformer block (T); give a layout '
+                    'whose C come first, such as CCCC, CCCT, CCTT or CTTT.'
+                )
 
     def _check_heads(self) -> None:
-        dim = self.stem_width[-1]
+        if self.num_heads is not None:
+            return
+        before = self.stem_width[-1]
         for stage, (types, widths) in enumerate(zip(self.stage_types, self.stage_widths, strict=True)):
             for kind, width in zip(types, widths, strict=True):
-                if kind == 'T' and self.num_heads is None:
-                    if width % self.dim_head and not self.heads_round_down:
-                        raise ValueError(
-                            f'Stage {stage} has width {width}, which heads of size dim_head={self.dim_head} do not '
-                            'divide.'
-                        )
-                    base = dim if self.attn_base == 'in' else width
-                    if base < self.dim_head:
-                        raise ValueError(
-                            f'Stage {stage} takes its heads from width {base}, which is too narrow for one of size '
-                            f'dim_head={self.dim_head}.'
-                        )
-                dim = width
+                base, before = before if self.attn_base == 'in' else width, width
+                if kind == 'T' and width % self.dim_head and not self.heads_round_down:
+                    raise ValueError(
+                        f'Stage {stage} has width {width}, which heads of size dim_head={self.dim_head} do not divide.'
+                    )
+                if kind == 'T' and base < self.dim_head:
+                    raise ValueError(
+                        f'Stage {stage} takes its heads from width {base}, which is too narrow for one of size '
+                        f'dim_head={self.dim_head}.'
+                    )
 
-    def _check_attention(self) -> None:
+    def _check_details(self) -> None:
+        if self.head_hidden and not (self.final_norm and self.head_bias):
+            raise ValueError(
+                'head_hidden has a norm and a bias; final_norm=False or head_bias=False need head_hidden=False.'
+            )
         if self.attn_type == 'linear' and (self.rel_attn != 'none' or self.attn_window is not None):
             raise ValueError(
                 "attn_type='linear' has neither a relative bias nor windows; it needs rel_attn='none' and "
@@ -192,58 +173,61 @@ class CoAtNetCfg:
         """Stride of a stage's first block."""
         return 2 if self.patch_size is None else 1
 
+    @property
+    def stage_types(self) -> list[PerBlock]:
+        """Block type of every block, one tuple per stage."""
+        return list(map(_per_block, self.block_types, self.depths))
+
+    @property
+    def stage_widths(self) -> list[PerBlock]:
+        """Output width of every block, one tuple per stage."""
+        return list(map(_per_block, self.embed_dim, self.depths))
+
     def phases(self, index: int) -> int:
         """How many times more positions along each side a stage has than without `output_stride`.
 
         The stage is computed once for each shift of its input (phase), with the same weights and position tables. So
-        every `phases`-th position has the same features as without `output_stride`. An exception are late stages of
-        MBConv with `conv_stride='depthwise'`: over a map of odd height or width, the convolution sees the last row
-        or column again instead of zeros, and features differ, most of all at this edge.
+        every `phases`-th position has the same features as without `output_stride`, except near the last row and
+        column of maps of odd height or width, in late stages of MBConv with `conv_stride='depthwise'`.
 
         Args:
             index: Number of the stage from 0.
         """
         return 1 if self.output_stride is None else max(1, 2 ** (index + 2) // self.output_stride)
 
-    @property
-    def stage_types(self) -> list[PerBlock]:
-        """Block type of every block, one tuple per stage."""
-        return [_per_block(entry, depth) for entry, depth in zip(self.block_types, self.depths, strict=True)]
 
-    @property
-    def stage_widths(self) -> list[PerBlock]:
-        """Output width of every block, one tuple per stage."""
-        return [_per_block(entry, depth) for entry, depth in zip(self.embed_dim, self.depths, strict=True)]
-
-
-def attention_grids(cfg: CoAtNetCfg, img_size: tuple[int, int]) -> dict[int, tuple[int, int]]:
-    """(height, width) of the positions that Transformer blocks see, by the number of the stage from 0.
+def feature_sizes(img_size: tuple[int, int], num_stages: int, patch_size: int | None = None) -> list[tuple[int, int]]:
+    """(height, width) after every stage for an image size, rounded up.
 
     Args:
-        cfg: The structure.
         img_size: (height, width) in pixels.
+        num_stages: Number of stages.
+        patch_size: Stride of a stem that cuts the image into patches; the stages then keep the resolution. None: the
+            stem and every stage halve the resolution.
     """
-    sizes = feature_sizes(img_size, len(cfg.depths), cfg.patch_size)
-    return {s: sizes[s] for s, types in enumerate(cfg.stage_types) if 'T' in types}
+    strides = [2 ** (stage + 2) if patch_size is None else patch_size for stage in range(num_stages)]
+    return [(-(-img_size[0] // stride), -(-img_size[1] // stride)) for stride in strides]
+
+
+def num_offsets(size: tuple[int, int]) -> int:
+    """The number of relative offsets of a (height, width) grid, which is the length of the position table."""
+    return (2 * size[0] - 1) * (2 * size[1] - 1)
 
 
 def check_window(cfg: CoAtNetCfg, img_size: tuple[int, int]) -> None:
-    """Refuse windows that are too large for every feature map.
-
-    Args:
-        cfg: The structure.
-        img_size: (height, width) in pixels.
+    """Refuse windows that are too large to have an effect at an image size of (height, width) pixels.
 
     Raises:
-        ValueError: If no feature map is larger than a window.
+        ValueError: If no feature map that Transformer blocks see is larger than a window.
     """
     if cfg.attn_window is None:
         return
-    seen = list(attention_grids(cfg, img_size).values())
-    if cfg.attn_window > max(map(max, seen)):
+    sizes = feature_sizes(img_size, len(cfg.depths), cfg.patch_size)
+    height, width = next(size for size, types in zip(sizes, cfg.stage_types, strict=True) if 'T' in types)
+    if cfg.attn_window > max(height, width):
         raise ValueError(
             f'attn_window={cfg.attn_window} has no effect at img_size={img_size}, where Transformer blocks see at most '
-            f'{seen[0][0]}x{seen[0][1]} positions; choose a smaller window or a larger image.'
+            f'{height}x{width} positions; choose a smaller window or a larger image.'
         )
 
 
@@ -253,20 +237,11 @@ def field_types() -> dict[str, Any]:
     return get_type_hints(CoAtNetCfg, include_extras=True)
 
 
-def _as_tuple(value: Any, depth: int = 2) -> Any:
-    """Convert lists to tuples, down to a depth, because a file may nest its lists deeper than Python's stack."""
-    if depth and isinstance(value, (list, tuple)):
-        return tuple(_as_tuple(entry, depth - 1) for entry in value)
-    return value
-
-
-def _numbers(value: Any) -> Iterator[float]:
-    """The numbers in a value that may be a tuple of tuples."""
-    if isinstance(value, tuple):
-        for entry in value:
-            yield from _numbers(entry)
-    elif isinstance(value, (int, float)):
-        yield value
+def _as_tuple(value: Any) -> Any:
+    """Convert a list of lists to a tuple of tuples, because JSON and command lines give lists."""
+    if not isinstance(value, (list, tuple)):
+        return value
+    return tuple(tuple(entry) if isinstance(entry, list) else entry for entry in value)
 
 
 def _per_block(entry: Any, depth: int) -> PerBlock:

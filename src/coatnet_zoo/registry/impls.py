@@ -1,6 +1,6 @@
 """The implementations of CoAtNet as a table: how each differs from the paper, and where its code is.
 
-A third-party code needs one row in this table and one file in `checkpoints/` to have its checkpoints converted.
+A third-party code needs one row in this table and one file in `convert/adapters/` to have its checkpoints converted.
 docs/implementations.md explains every difference.
 """
 
@@ -18,7 +18,7 @@ class ThirdPartyCode:
     Attributes:
         title: The usual name of the code.
         mapping: The module that reads a structure from the tensors of that code and maps the tensors; see
-            `checkpoints.codes.CodeMapping`.
+            `convert.codes.CodeMapping`.
         suffixes: Endings of files that only the `read` of that module can read.
         interpolation: The interpolation by which the evaluation of that code resizes images.
         crop_pct: Share of the resized image that the evaluation of that code crops.
@@ -51,19 +51,26 @@ class Implementation:
     init: Literal['timm', 'torch', 'keras_cv'] = 'timm'
 
 
+# The fields of each code by the part that they change: stem and head, MBConv, Transformer block, both.
 _TIMM = dict(
     head_hidden=False,
-    conv_act='silu',
-    pre_norm_act=True,
-    conv_expand_base='in',
-    conv_stride='depthwise',
-    conv_out_bias=False,
-    se_base='mid',
-    se_act='relu',
+    conv_act='silu', pre_norm_act=True, conv_expand_base='in', conv_stride='depthwise', conv_out_bias=False,
+    se_base='mid', se_act='relu',
     attn_base='in',
-    pool_type='avg2',
-    shortcut_proj_always=False,
-)
+    pool_type='avg2', shortcut_proj_always=False,
+)  # fmt: skip
+_CHINHSUANWU = dict(
+    stem_norm_last=True, final_norm=False, head_hidden=False, head_bias=False,
+    conv_expand_base='in', conv_out_bias=False, conv_out_norm=True, se_base='in', se_act='gelu', se_bias=False,
+    norm_eps=1e-5, num_heads=8, attn_pool_first=True, attn_shortcut_bias=False, qkv_bias=False, mlp_base='in',
+    pool_type='max',
+)  # fmt: skip
+_KERAS_CV = dict(
+    final_norm=False, head_hidden=False,
+    conv_expand_base='in', conv_stride='depthwise', conv_out_bias=False, se_base='in', se_divisor=8, se_act='gelu',
+    norm_eps=1e-5, heads_round_down=True, attn_base='in', attn_shortcut_bias=False, qkv_bias=False, proj_bias=False,
+    mlp_bias=False,
+)  # fmt: skip
 
 IMPLS: dict[str, Implementation] = {
     'paper': Implementation(PAPER_URL),
@@ -73,65 +80,17 @@ IMPLS: dict[str, Implementation] = {
     'timm_rmlp2': Implementation(_TIMM_URL, dict(_TIMM, rel_pos_type='mlp')),
     'chinhsuanwu': Implementation(
         'https://github.com/chinhsuanwu/coatnet-pytorch',
-        dict(
-            stem_norm_last=True,
-            final_norm=False,
-            head_hidden=False,
-            head_bias=False,
-            conv_expand_base='in',
-            conv_out_bias=False,
-            conv_out_norm=True,
-            se_base='in',
-            se_act='gelu',
-            se_bias=False,
-            norm_eps=1e-5,
-            num_heads=8,
-            attn_pool_first=True,
-            attn_shortcut_bias=False,
-            qkv_bias=False,
-            mlp_base='in',
-            pool_type='max',
-        ),
-        sizes={
-            'coatnet_0': {},
-            'coatnet_1': {},
-            'coatnet_2': dict(embed_dim=(128, 256, 512, 1026)),
-            'coatnet_3': {},
-            'coatnet_4': {},
-        },
+        _CHINHSUANWU,
+        sizes={f'coatnet_{i}': {} for i in range(5)} | {'coatnet_2': dict(embed_dim=(128, 256, 512, 1026))},
         # That code has no preprocessing; the usual preprocessing is assumed.
         code=ThirdPartyCode('chinhsuanwu/coatnet-pytorch', 'coatnet_zoo.convert.adapters.chinhsuanwu'),
         init='torch',
     ),
     'keras_cv': Implementation(
         'https://github.com/leondgarse/keras_cv_attention_models',
-        dict(
-            final_norm=False,
-            head_hidden=False,
-            conv_expand_base='in',
-            conv_stride='depthwise',
-            conv_out_bias=False,
-            se_base='in',
-            se_divisor=8,
-            se_act='gelu',
-            norm_eps=1e-5,
-            heads_round_down=True,
-            attn_base='in',
-            attn_shortcut_bias=False,
-            qkv_bias=False,
-            proj_bias=False,
-            mlp_bias=False,
-        ),
-        sizes={
-            'coatnet_0': {},
-            'coatnet_1': {},
-            'coatnet_2': {},
-            'coatnet_3': {},
-            'coatnet_4': {},
-            'coatnet_5': {},
-            'coatnet_6': dict(embed_dim=(192, 384, (768,) * 8 + (1536,) * 42, 2048)),
-            'coatnet_7': {},
-        },
+        _KERAS_CV,
+        sizes={f'coatnet_{i}': {} for i in range(8)}
+        | {'coatnet_6': dict(embed_dim=(192, 384, (768,) * 8 + (1536,) * 42, 2048))},
         code=ThirdPartyCode(
             'keras_cv_attention_models',
             'coatnet_zoo.convert.adapters.keras_cv',

@@ -15,7 +15,7 @@ class Size:
     """One registered name.
 
     Attributes:
-        about: One sentence, which is the documentation of timm's entrypoint.
+        about: One line, which is the documentation of timm's entrypoint.
         stages: The fields of `CoAtNetCfg` for the number and the width of blocks.
         impls: The implementations, the default first, each with the fields that differ from stages and flavour. A
             third-party code names its sizes in its own row in `IMPLS`.
@@ -29,21 +29,17 @@ class Size:
 def _vit_rel(width: int) -> dict[str, Any]:
     """A ViT_REL in four equal stages, with patches instead of convolutions and the head of timm's ViTs."""
     return dict(
-        stem_width=(width,),
-        embed_dim=(width,) * 4,
-        depths=(3, 3, 3, 3),
-        block_types='TTTT',
-        patch_size=16,
-        stem_bias=True,
-        head_hidden=False,
-        dim_head=64,
-    )
+        stem_width=(width,), embed_dim=(width,) * 4, depths=(3, 3, 3, 3), block_types='TTTT', dim_head=64,
+        patch_size=16, stem_bias=True, head_hidden=False,
+    )  # fmt: skip
 
 
 # timm changed details between trainings; several rows share these details.
 _TIMM_EARLY = dict(se_early=True, attn_shortcut_bias=False)
 _TIMM_NANO = dict(pre_norm_act=False, conv_out_bias=True, se_act='silu')
 _TIMM_STEM = dict(stem_width=(32, 64))
+# The third stage of the largest networks begins with MBConv.
+_C_THEN_T = dict(depths=(2, 4, 50, 2), block_types=('C', 'C', 'C' * 8 + 'T' * 42, 'T'), dim_head=128)
 
 SIZES: dict[str, Size] = {
     'coatnet_atto': Size(
@@ -53,10 +49,7 @@ SIZES: dict[str, Size] = {
     'coatnet_nano': Size(
         "timm's CoAtNet-nano.",
         dict(stem_width=(32, 64), embed_dim=(64, 128, 256, 512), depths=(3, 4, 6, 3)),
-        {
-            'timm': dict(_TIMM_NANO, conv_stride='pool'),
-            'timm_rmlp': dict(_TIMM_NANO, rel_pos_dim=384),
-        },
+        {'timm': dict(_TIMM_NANO, conv_stride='pool'), 'timm_rmlp': dict(_TIMM_NANO, rel_pos_dim=384)},
     ),
     'coatnet_0': Size(
         'CoAtNet-0.',
@@ -89,10 +82,7 @@ SIZES: dict[str, Size] = {
     'coatnet_3': Size(
         'CoAtNet-3.',
         dict(stem_width=(192, 192), embed_dim=(192, 384, 768, 1536), depths=(2, 6, 14, 2)),
-        {
-            'timm': dict(stem_width=(96, 192), se_act='silu', init_values=1e-6),
-            'paper': {},
-        },
+        {'timm': dict(stem_width=(96, 192), se_act='silu', init_values=1e-6), 'paper': {}},
     ),
     'coatnet_4': Size(
         'CoAtNet-4.',
@@ -104,24 +94,12 @@ SIZES: dict[str, Size] = {
     ),
     'coatnet_6': Size(
         'CoAtNet-6, 1.47 B parameters.',
-        dict(
-            stem_width=(192, 192),
-            # The paper prints 2048 for the last width, but its parameters and multiply-adds are those of 3072.
-            embed_dim=(192, 384, (768,) * 8 + (1536,) * 42, 3072),
-            depths=(2, 4, 50, 2),
-            block_types=('C', 'C', 'C' * 8 + 'T' * 42, 'T'),
-            dim_head=128,
-        ),
+        # The paper prints 2048 for the last width, but its parameters and multiply-adds are those of 3072.
+        dict(stem_width=(192, 192), embed_dim=(192, 384, (768,) * 8 + (1536,) * 42, 3072), **_C_THEN_T),
     ),
     'coatnet_7': Size(
         'CoAtNet-7, 2.44 B parameters.',
-        dict(
-            stem_width=(192, 192),
-            embed_dim=(256, 512, (1024,) * 8 + (2048,) * 42, 3072),
-            depths=(2, 4, 50, 2),
-            block_types=('C', 'C', 'C' * 8 + 'T' * 42, 'T'),
-            dim_head=128,
-        ),
+        dict(stem_width=(192, 192), embed_dim=(256, 512, (1024,) * 8 + (2048,) * 42, 3072), **_C_THEN_T),
     ),
     'vit_rel_tiny': Size("ViT_REL of the size of timm's `vit_tiny_patch16_224`.", _vit_rel(192)),
     'vit_rel_small': Size("ViT_REL of the size of timm's `vit_small_patch16_224`.", _vit_rel(384)),
@@ -130,11 +108,7 @@ SIZES: dict[str, Size] = {
 
 
 def list_impls(size: str) -> list[str]:
-    """The implementations that a size has, the default first.
-
-    Args:
-        size: Registered name without tag, e.g. `coatnet_1`.
-    """
+    """The implementations of a size (a registered name without tag, e.g. `coatnet_1`), the default first."""
     own = SIZES[size].impls
     return [*own, *(impl for impl, row in IMPLS.items() if size in row.sizes and impl not in own)]
 

@@ -2,11 +2,45 @@
 
 import difflib
 import re
+from typing import Any
 
 from .checks import short
 from .sizes import SIZES
-from .timm_names import TIMM_DEFAULTS, TIMM_NAMES
 from .weights import WEIGHTS, tags_of
+
+# timm's reading of the paper pools and strides in other ways than this package's reading.
+_PAPER = dict(conv_stride='depthwise', pool_type='avg2', shortcut_proj_always=False)
+_RMLP_0 = dict(conv_stride='depthwise', se_early=False, attn_shortcut_bias=True, rel_pos_type='mlp')
+_TEST = dict(stem_width=(16, 32), embed_dim=(32, 64, 96, 128), depths=(1, 1, 2, 1))
+
+# By timm's name: the name here, the implementation, and additional arguments. None: blocks that are not here.
+TIMM_NAMES: dict[str, tuple[str, str, dict[str, Any]] | None] = {
+    'coatnet_0_224': ('coatnet_0', 'paper', _PAPER),
+    'coatnet_1_224': ('coatnet_1', 'paper', _PAPER),
+    'coatnet_2_224': ('coatnet_2', 'paper', _PAPER),
+    'coatnet_3_224': ('coatnet_3', 'paper', _PAPER),
+    'coatnet_4_224': ('coatnet_4', 'paper', _PAPER),
+    'coatnet_5_224': ('coatnet_5', 'paper', dict(_PAPER, dim_head=32)),
+    'coatnet_pico_rw_224': ('coatnet_nano', 'timm', dict(depths=(2, 3, 5, 2), conv_stride='depthwise')),
+    'coatnet_nano_rw_224': ('coatnet_nano', 'timm', {}),
+    'coatnet_0_rw_224': ('coatnet_0', 'timm', {}),
+    'coatnet_1_rw_224': ('coatnet_1', 'timm', {}),
+    'coatnet_2_rw_224': ('coatnet_2', 'timm', {}),
+    'coatnet_3_rw_224': ('coatnet_3', 'timm', {}),
+    'coatnet_bn_0_rw_224': ('coatnet_0', 'timm_bn', {}),
+    'coatnet_rmlp_nano_rw_224': ('coatnet_nano', 'timm_rmlp', {}),
+    'coatnet_rmlp_0_rw_224': ('coatnet_0', 'timm', _RMLP_0),
+    'coatnet_rmlp_1_rw_224': ('coatnet_1', 'timm_rmlp', {}),
+    'coatnet_rmlp_1_rw2_224': ('coatnet_1', 'timm_rmlp2', {}),
+    'coatnet_rmlp_2_rw_224': ('coatnet_2', 'timm_rmlp', {}),
+    'coatnet_rmlp_2_rw_384': ('coatnet_2', 'timm_rmlp', {}),
+    'coatnet_rmlp_3_rw_224': ('coatnet_3', 'timm', dict(rel_pos_type='mlp')),
+    'test_coatnet': ('coatnet_nano', 'timm', _TEST),
+    'coatnet_nano_cc_224': None,
+    'coatnext_nano_rw_224': None,
+}
+# timm's default tags, where the tag is not the first that `WEIGHTS` has.
+TIMM_DEFAULTS = {'coatnet_rmlp_2_rw_224': 'sw_in12k_ft_in1k'}
 
 _CLOSE = 0.7  # of difflib's ratio, which is 1 for equal texts
 _LONGEST = 60
@@ -55,16 +89,9 @@ def call_of(theirs: str) -> str:
 
 
 def did_you_mean(name: str) -> str:
-    """A question with the names that are nearest to a name that does not exist, or an empty text.
-
-    Args:
-        name: Any text. For a size with a tag that does not exist, the question has the tags of that size.
-    """
-    nearest = _nearest(name)
-    if not nearest:
-        return ''
-    *others, last = nearest
-    return f'Did you mean {", ".join(others)} or {last}?' if others else f'Did you mean {last}?'
+    """A question with the names nearest to a wrong name (after a size: the tags of that size), or an empty text."""
+    *others, last = _nearest(name) or ['']
+    return last and f'Did you mean {", ".join(others)}{" or " if others else ""}{last}?'
 
 
 def no_such(name: str) -> str:
@@ -72,18 +99,6 @@ def no_such(name: str) -> str:
     question = did_you_mean(name)
     advice = f'. {question}' if question else '; `coatnet-zoo list` shows every name.'
     return f'There is no {short(name)}{advice}'
-
-
-def check_tag(size: str, tag: str) -> None:
-    """Refuse a tag that a size does not have.
-
-    Raises:
-        RuntimeError: As timm raises it, with the tags of the size.
-    """
-    if tag not in (tags_of(size) or ('untrained',)):
-        raise RuntimeError(
-            f'Invalid pretrained tag ({short(tag)[1:-1]}) for {size}. {did_you_mean(f"{size}.{tag}")}'.rstrip()
-        )
 
 
 def _nearest(name: str) -> list[str]:

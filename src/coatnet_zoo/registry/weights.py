@@ -1,4 +1,4 @@
-"""The published weights as a table, and the default configurations of the weights for timm's registry.
+"""The published weights as a table, and their default configurations for timm's registry.
 
 timm's checkpoints are on the Hugging Face Hub as `timm/<name>` under Apache-2.0. Their preprocessing is from timm's
 default configurations, and their accuracy on ImageNet-1k is from timm's results-imagenet.csv. The digits weights are
@@ -23,7 +23,7 @@ class Weights:
 
     Attributes:
         impl: The implementation that the weights need.
-        hf_hub_id: Repository on the Hub; None for weights that are shipped or on a release page.
+        hf_hub_id: Repository on the Hub; None for weights that are bundled or on a release page.
         data: The training data.
         top1: Accuracy in percent on the validation data; None if no accuracy is published.
         top5: Top-5 accuracy in percent; None if no accuracy is published.
@@ -42,122 +42,70 @@ class Weights:
     md5: str | None = None
 
 
+_IN1K = 'ImageNet-1k'
+_IN12K = 'ImageNet-12k'
+_IN12K_FT = 'ImageNet-12k, then ImageNet-1k'
+_IN12K_CFG = dict(num_classes=11821)
+_NANO_CFG = dict(crop_pct=0.9)
+_IMAGENET_NORM = dict(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+_384_CFG = dict(input_size=(3, 384, 384), pool_size=(12, 12), crop_pct=1.0, crop_mode='squash')
+_DIGITS_CFG = dict(
+    num_classes=10, label_names=tuple('0123456789'),
+    input_size=(1, 64, 64), pool_size=(2, 2), crop_pct=1.0, interpolation='bilinear', mean=(0.5,), std=(0.5,),
+)  # fmt: skip
 # The preprocessing of the models (`rescale_mode`) and of the evaluation script of keras_cv_attention_models.
-_KECAM = dict(
-    license='mit', mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), crop_pct=0.95, interpolation='bicubic'
-)
-_KECAM_RELEASE = 'leondgarse/keras_cv_attention_models/releases/download/coatnet'
-_IN12K = dict(num_classes=11821)
-_IN12K_DATA = 'ImageNet-12k'
-_IN12K_FT_DATA = 'ImageNet-12k, then ImageNet-1k'
-_IN1K_DATA = 'ImageNet-1k'
+_KECAM_CFG = dict(_IMAGENET_NORM, license='mit', crop_pct=0.95, interpolation='bicubic')
+_KECAM = 'leondgarse/keras_cv_attention_models/releases/download/coatnet'
 
 # The first tag of a size is the default of the size. The first tag of an implementation is its default.
 WEIGHTS: dict[str, Weights] = {
-    'coatnet_atto.digits': Weights(
-        'paper',
-        None,
-        "scikit-learn's digits",
-        100.0,
-        cfg=dict(
-            num_classes=10,
-            input_size=(1, 64, 64),
-            pool_size=(2, 2),
-            crop_pct=1.0,
-            interpolation='bilinear',
-            mean=(0.5,),
-            std=(0.5,),
-            label_names=tuple('0123456789'),
-        ),
-    ),
-    'coatnet_nano.sw_in1k': Weights(
-        'timm', 'timm/coatnet_nano_rw_224.sw_in1k', _IN1K_DATA, 81.704, 95.650, dict(crop_pct=0.9)
-    ),
-    'coatnet_nano.rmlp_sw_in1k': Weights(
-        'timm_rmlp', 'timm/coatnet_rmlp_nano_rw_224.sw_in1k', _IN1K_DATA, 82.064, 95.874, dict(crop_pct=0.9)
-    ),
-    'coatnet_0.sw_in1k': Weights('timm', 'timm/coatnet_0_rw_224.sw_in1k', _IN1K_DATA, 82.396, 95.844),
-    'coatnet_0.bn_sw_in1k': Weights(
-        'timm_bn',
-        'timm/coatnet_bn_0_rw_224.sw_in1k',
-        _IN1K_DATA,
-        82.394,
-        96.194,
-        dict(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)),
-    ),
-    'coatnet_0.kecam_in1k': Weights(
-        'keras_cv',
-        None,
-        _IN1K_DATA,
-        82.79,
-        cfg=_KECAM,
-        release=f'{_KECAM_RELEASE}/coatnet0_224_imagenet.h5',
-        md5='5d1e563f959f7efb6d395bde7373ed26',
-    ),
-    'coatnet_0.kecam_in1k_160': Weights(
-        'keras_cv',
-        None,
-        _IN1K_DATA,
-        80.48,
-        cfg=dict(_KECAM, input_size=(3, 160, 160), pool_size=(5, 5)),
-        release=f'{_KECAM_RELEASE}/coatnet0_160_imagenet.h5',
-        md5='bc4375d2f03b99ac4252770331f0d22f',
-    ),
-    'coatnet_1.sw_in1k': Weights('timm', 'timm/coatnet_1_rw_224.sw_in1k', _IN1K_DATA, 83.620, 96.382),
-    'coatnet_1.rmlp_sw_in1k': Weights('timm_rmlp', 'timm/coatnet_rmlp_1_rw_224.sw_in1k', _IN1K_DATA, 83.350, 96.452),
-    'coatnet_1.rmlp2_sw_in12k_ft_in1k': Weights(
-        'timm_rmlp2', 'timm/coatnet_rmlp_1_rw2_224.sw_in12k_ft_in1k', _IN12K_FT_DATA, 84.940, 96.968
-    ),
-    'coatnet_1.rmlp2_sw_in12k': Weights('timm_rmlp2', 'timm/coatnet_rmlp_1_rw2_224.sw_in12k', _IN12K_DATA, cfg=_IN12K),
-    'coatnet_2.sw_in12k_ft_in1k': Weights(
-        'timm', 'timm/coatnet_2_rw_224.sw_in12k_ft_in1k', _IN12K_FT_DATA, 86.582, 97.896
-    ),
-    'coatnet_2.sw_in12k': Weights('timm', 'timm/coatnet_2_rw_224.sw_in12k', _IN12K_DATA, cfg=_IN12K),
-    'coatnet_2.rmlp_sw_in1k': Weights('timm_rmlp', 'timm/coatnet_rmlp_2_rw_224.sw_in1k', _IN1K_DATA, 84.608, 96.744),
-    'coatnet_2.rmlp_sw_in12k': Weights('timm_rmlp', 'timm/coatnet_rmlp_2_rw_224.sw_in12k', _IN12K_DATA, cfg=_IN12K),
-    'coatnet_2.rmlp_sw_in12k_ft_in1k': Weights(
-        'timm_rmlp', 'timm/coatnet_rmlp_2_rw_224.sw_in12k_ft_in1k', _IN12K_FT_DATA, 86.538, 97.894
-    ),
-    'coatnet_2.rmlp_sw_in12k_ft_in1k_384': Weights(
-        'timm_rmlp',
-        'timm/coatnet_rmlp_2_rw_384.sw_in12k_ft_in1k',
-        _IN12K_FT_DATA,
-        87.388,
-        98.312,
-        dict(input_size=(3, 384, 384), pool_size=(12, 12), crop_pct=1.0, crop_mode='squash'),
-    ),
-    'coatnet_3.sw_in12k': Weights('timm', 'timm/coatnet_3_rw_224.sw_in12k', _IN12K_DATA, cfg=_IN12K),
-}
+    'coatnet_atto.digits': Weights('paper', None, "scikit-learn's digits", 100.0, cfg=_DIGITS_CFG),
+    'coatnet_nano.sw_in1k': Weights('timm', 'timm/coatnet_nano_rw_224.sw_in1k', _IN1K, 81.704, 95.650, _NANO_CFG),
+    'coatnet_nano.rmlp_sw_in1k':
+        Weights('timm_rmlp', 'timm/coatnet_rmlp_nano_rw_224.sw_in1k', _IN1K, 82.064, 95.874, _NANO_CFG),
+    'coatnet_0.sw_in1k': Weights('timm', 'timm/coatnet_0_rw_224.sw_in1k', _IN1K, 82.396, 95.844),
+    'coatnet_0.bn_sw_in1k':
+        Weights('timm_bn', 'timm/coatnet_bn_0_rw_224.sw_in1k', _IN1K, 82.394, 96.194, _IMAGENET_NORM),
+    'coatnet_0.kecam_in1k':
+        Weights('keras_cv', None, _IN1K, 82.79, cfg=_KECAM_CFG,
+                release=f'{_KECAM}/coatnet0_224_imagenet.h5', md5='5d1e563f959f7efb6d395bde7373ed26'),
+    'coatnet_0.kecam_in1k_160':
+        Weights('keras_cv', None, _IN1K, 80.48, cfg=dict(_KECAM_CFG, input_size=(3, 160, 160), pool_size=(5, 5)),
+                release=f'{_KECAM}/coatnet0_160_imagenet.h5', md5='bc4375d2f03b99ac4252770331f0d22f'),
+    'coatnet_1.sw_in1k': Weights('timm', 'timm/coatnet_1_rw_224.sw_in1k', _IN1K, 83.620, 96.382),
+    'coatnet_1.rmlp_sw_in1k': Weights('timm_rmlp', 'timm/coatnet_rmlp_1_rw_224.sw_in1k', _IN1K, 83.350, 96.452),
+    'coatnet_1.rmlp2_sw_in12k_ft_in1k':
+        Weights('timm_rmlp2', 'timm/coatnet_rmlp_1_rw2_224.sw_in12k_ft_in1k', _IN12K_FT, 84.940, 96.968),
+    'coatnet_1.rmlp2_sw_in12k': Weights('timm_rmlp2', 'timm/coatnet_rmlp_1_rw2_224.sw_in12k', _IN12K, cfg=_IN12K_CFG),
+    'coatnet_2.sw_in12k_ft_in1k': Weights('timm', 'timm/coatnet_2_rw_224.sw_in12k_ft_in1k', _IN12K_FT, 86.582, 97.896),
+    'coatnet_2.sw_in12k': Weights('timm', 'timm/coatnet_2_rw_224.sw_in12k', _IN12K, cfg=_IN12K_CFG),
+    'coatnet_2.rmlp_sw_in1k': Weights('timm_rmlp', 'timm/coatnet_rmlp_2_rw_224.sw_in1k', _IN1K, 84.608, 96.744),
+    'coatnet_2.rmlp_sw_in12k': Weights('timm_rmlp', 'timm/coatnet_rmlp_2_rw_224.sw_in12k', _IN12K, cfg=_IN12K_CFG),
+    'coatnet_2.rmlp_sw_in12k_ft_in1k':
+        Weights('timm_rmlp', 'timm/coatnet_rmlp_2_rw_224.sw_in12k_ft_in1k', _IN12K_FT, 86.538, 97.894),
+    'coatnet_2.rmlp_sw_in12k_ft_in1k_384':
+        Weights('timm_rmlp', 'timm/coatnet_rmlp_2_rw_384.sw_in12k_ft_in1k', _IN12K_FT, 87.388, 98.312, _384_CFG),
+    'coatnet_3.sw_in12k': Weights('timm', 'timm/coatnet_3_rw_224.sw_in12k', _IN12K, cfg=_IN12K_CFG),
+}  # fmt: skip
 
 _DEFAULT_CFG: dict[str, Any] = dict(
-    num_classes=1000,
-    input_size=(3, 224, 224),
-    pool_size=(7, 7),
-    crop_pct=0.95,
-    interpolation='bicubic',
-    mean=(0.5, 0.5, 0.5),
-    std=(0.5, 0.5, 0.5),
-    first_conv='stem.conv1',
-    classifier='head.fc',
-    paper_name='CoAtNet: Marrying Convolution and Attention for All Data Sizes',
-    paper_ids='arXiv:2106.04803',
-)
+    num_classes=1000, classifier='head.fc', first_conv='stem.conv1',
+    input_size=(3, 224, 224), pool_size=(7, 7), crop_pct=0.95, interpolation='bicubic',
+    mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5),
+    paper_name='CoAtNet: Marrying Convolution and Attention for All Data Sizes', paper_ids='arXiv:2106.04803',
+)  # fmt: skip
 
 
 def untrained_cfg(size: str) -> dict[str, Any]:
-    """The pretrained configuration of a model that has no published weights.
-
-    Args:
-        size: Registered name without tag, e.g. `coatnet_4`.
-    """
+    """The pretrained configuration of a size (e.g. `coatnet_4`) that has no published weights."""
     patch_size = SIZES[size].stages.get('patch_size')
     return {**_DEFAULT_CFG, **(dict(pool_size=(224 // patch_size,) * 2) if patch_size else {})}
 
 
-def shipped_file(name: str) -> Path:
-    """The file of the shipped weights `name` (e.g. `coatnet_atto.digits`).
+def bundled_file(name: str) -> Path:
+    """The file of the bundled weights `name` (e.g. `coatnet_atto.digits`).
 
-    A wheel has shipped weights inside the package; a checkout has them in `weights/` at the top.
+    A wheel has bundled weights inside the package; a checkout has them in `weights/` at the top.
     """
     inside = Path(__file__).parents[1] / 'weights'
     folder = inside if inside.is_dir() else Path(__file__).parents[3] / 'weights'
@@ -171,22 +119,17 @@ def weights_cfg(name: str) -> dict[str, Any]:
     if weights.release is not None:
         return {**cfg, 'url': f'{RELEASE_HOST}/{weights.release}'}
     if weights.hf_hub_id is None:
-        return {**cfg, 'file': str(shipped_file(name))}
+        return {**cfg, 'file': str(bundled_file(name))}
     # A file name keeps timm from falling back to a pickle.
     return {**cfg, 'hf_hub_id': weights.hf_hub_id, 'hf_hub_filename': SAFETENSORS}
 
 
 def all_cfgs() -> dict[str, dict[str, Any]]:
     """The pretrained configurations of all names with tags, for timm's `generate_default_cfgs`."""
-    cfgs = {name: weights_cfg(name) for name in WEIGHTS}
-    with_weights = {name.split('.')[0] for name in WEIGHTS}
-    return cfgs | {f'{size}.untrained': untrained_cfg(size) for size in SIZES if size not in with_weights}
+    untrained = {f'{size}.untrained': untrained_cfg(size) for size in SIZES if not tags_of(size)}
+    return {name: weights_cfg(name) for name in WEIGHTS} | untrained
 
 
 def tags_of(size: str) -> dict[str, str]:
-    """The tags of the weights of a size, each with the implementation that the weights need, the default tag first.
-
-    Args:
-        size: Registered name without tag, e.g. `coatnet_1`.
-    """
+    """The tags of a size (e.g. `coatnet_1`), the default first, each with the implementation that its weights need."""
     return {name.partition('.')[2]: w.impl for name, w in WEIGHTS.items() if name.partition('.')[0] == size}
