@@ -25,16 +25,11 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Built:
     return build(ROOT, tmp_path_factory.mktemp('site'))
 
 
-class _Quiet(SimpleHTTPRequestHandler):
-    def log_message(self, *args: object) -> None:
-        """Say nothing."""
-
-
 @pytest.fixture(scope='session')
 def address(site: Built) -> Iterator[str]:
     """The address of the site on a server of this machine."""
-    assert site.code == 0, site.said
-    server = ThreadingHTTPServer(('127.0.0.1', 0), functools.partial(_Quiet, directory=site.folder))
+    assert site.code == 0, site.output
+    server = ThreadingHTTPServer(('127.0.0.1', 0), functools.partial(SimpleHTTPRequestHandler, directory=site.folder))
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield f'http://127.0.0.1:{server.server_port}'
     server.shutdown()
@@ -57,8 +52,7 @@ def browser() -> Iterator[Browser]:
 @pytest.fixture(scope='session')
 def axe() -> str:
     """The program that looks for what disabled people cannot use."""
-    places = [os.environ.get('AXE_CORE', ''), ROOT / 'node_modules' / 'axe-core' / 'axe.min.js']
-    for place in filter(None, places):
-        if Path(place).is_file():
-            return Path(place).read_text(encoding='utf-8')
-    pytest.skip('needs axe-core: npm install axe-core, or AXE_CORE=/path/to/axe.min.js')
+    file = Path(os.environ.get('AXE_CORE', ROOT / 'node_modules' / 'axe-core' / 'axe.min.js'))
+    if not file.is_file():
+        pytest.skip('needs axe-core: npm install axe-core, or AXE_CORE=/path/to/axe.min.js')
+    return file.read_text(encoding='utf-8')

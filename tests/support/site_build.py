@@ -17,12 +17,12 @@ LINKED = ('LICENSE', 'weights', 'tests')
 
 @dataclass
 class Built:
-    """A built site: its folder, the seconds that the build took, its exit code and what it said."""
+    """A built site: its folder, the seconds that the build took, its exit code and its output."""
 
     folder: Path
     seconds: float
     code: int
-    said: str
+    output: str
 
 
 def build(repository: Path, folder: Path) -> Built:
