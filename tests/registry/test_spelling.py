@@ -14,15 +14,12 @@ SIZES_0_TO_7 = f'Did you mean {", ".join(f"coatnet_{i}" for i in range(7))} or c
 QUESTIONS = {
     'coatnet1': 'Did you mean coatnet_1?',
     'CoAtNet-1': 'Did you mean coatnet_1?',
-    'COATNET_1': 'Did you mean coatnet_1?',
-    'coat_net_1': 'Did you mean coatnet_1?',
     'coatnet-nano': 'Did you mean coatnet_nano?',
     'vit_rel_smal': 'Did you mean vit_rel_small?',
     'coatnet_8': SIZES_0_TO_7,
     'coatnet': SIZES_0_TO_7,
     'coatnet_10': 'Did you mean coatnet_0 or coatnet_1?',
     'coatnet_1.sw_in22k': TAGS_OF_1,
-    'coatnet_1.nothing': TAGS_OF_1,
     'coatnet_1.SW-in1k': 'Did you mean coatnet_1.sw_in1k?',
     'coatnet1.sw_in1k': 'Did you mean coatnet_1.sw_in1k?',
     'coatnet_1rw_224': 'Did you mean coatnet_1_rw_224?',
@@ -43,9 +40,8 @@ def test_questions(typed: str) -> None:
     assert no_such(typed).endswith(QUESTIONS[typed] or '`coatnet-zoo list` shows every name.')
 
 
-@pytest.mark.parametrize('name', [*SIZES, *WEIGHTS, *TIMM_NAMES])
-def test_a_name_that_exists_is_not_questioned(name: str) -> None:
-    assert did_you_mean(name) == ''
+def test_a_name_that_exists_is_not_questioned() -> None:
+    assert {did_you_mean(name) for name in [*SIZES, *WEIGHTS, *TIMM_NAMES]} == {''}
 
 
 @pytest.mark.parametrize('theirs', TIMM_NAMES)
@@ -73,6 +69,6 @@ def test_names_of_timm(theirs: str) -> None:
             our_name(f'{theirs}.no')
 
 
-@pytest.mark.parametrize('name', [*SIZES, *WEIGHTS, 'resnet18', '', 'hf-hub:me/x', 'hf-hub:timm/resnet18', 'best.pth'])
-def test_other_names_stay(name: str) -> None:
-    assert our_name(name) == name
+def test_other_names_stay() -> None:
+    for name in [*SIZES, *WEIGHTS, 'resnet18', '', 'hf-hub:me/x', 'hf-hub:timm/resnet18', 'best.pth']:
+        assert our_name(name) == name

@@ -1,4 +1,4 @@
-"""The committed files equal what `make tables` writes; `tests/commands` counts the costs again."""
+"""The committed files equal what `make tables` writes; `tests/cli` counts the costs again."""
 
 from paths import ROOT
 

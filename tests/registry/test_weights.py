@@ -3,7 +3,7 @@
 import pytest
 import timm
 import torch
-from paths import ROOT
+from paths import DATA
 from PIL import Image
 from timm.data import create_transform, resolve_model_data_config
 from timm.models import get_pretrained_cfg
@@ -16,9 +16,7 @@ OF_TIMM = [name for name, weights in WEIGHTS.items() if (weights.hf_hub_id or ''
 
 @pytest.mark.parametrize('name', OF_TIMM)
 def test_configuration_is_timms(name: str) -> None:
-    weights = WEIGHTS[name]
-    theirs = get_pretrained_cfg(weights.hf_hub_id.removeprefix('timm/'))
-    ours = get_pretrained_cfg(name)
+    ours, theirs = get_pretrained_cfg(name), get_pretrained_cfg(WEIGHTS[name].hf_hub_id.removeprefix('timm/'))
     for field in (
         'hf_hub_id', 'num_classes', 'input_size', 'pool_size', 'crop_pct', 'crop_mode',
         'interpolation', 'mean', 'std', 'first_conv', 'classifier', 'license',
@@ -42,7 +40,7 @@ def test_bundled_weights_read_the_held_out_digits() -> None:
 def test_bundled_weights_read_png_files() -> None:
     model = timm.create_model('coatnet_atto', pretrained=True).eval()
     transform = create_transform(**resolve_model_data_config(model))
-    files = sorted((ROOT / 'tests' / 'data' / 'digits').glob('*.png'))
+    files = sorted((DATA / 'digits').glob('*.png'))
     assert len(files) == 10
     for file in files:
         with Image.open(file) as image, torch.inference_mode():
