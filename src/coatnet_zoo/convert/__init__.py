@@ -1,15 +1,15 @@
 """Checkpoint files: reading a file without executing anything, recognising its code, mapping third-party tensors."""
 
+from .adapter import Target as Target
+from .adapter import Translation as Translation
+from .adapter import find_reader as find_reader
+from .adapter import recognised as recognised
+from .adapter import third_party_codes as third_party_codes
+from .adapter import translate as translate
 from .adapters.keras_h5 import require_h5py as require_h5py
 from .arguments import check_arguments as check_arguments
 from .arguments import check_fields as check_fields
 from .checkpoint import Checkpoint as Checkpoint
-from .codes import Target as Target
-from .codes import Translation as Translation
-from .codes import find_reader as find_reader
-from .codes import recognised as recognised
-from .codes import third_party_codes as third_party_codes
-from .codes import translate as translate
 from .convert import Conversion as Conversion
 from .convert import convert_checkpoint as convert_checkpoint
 from .files import require_regular as require_regular

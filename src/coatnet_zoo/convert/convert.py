@@ -1,10 +1,10 @@
 """Converting checkpoint files into folders that timm loads, locally or from the Hugging Face Hub."""
 
 import json
+import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +14,19 @@ from timm.models import save_for_hf
 from torch import nn
 
 from ..errors import CheckpointError, shown
-from ..files import CARD, CONFIG, write_folder
+from ..files import CARD, CONFIG, SAFETENSORS, write_folder
 from ..hub import make_folder_card
-from ..slow import say_if_slow
+from .adapter import recognised, third_party_codes
 from .adapters.timm_train import trained_source
-from .codes import recognised, third_party_codes
-from .destination import check_destination, mark
-from .preprocessing import check_said, data_config
+from .loading import as_linear
+from .preprocessing import check_facts, check_labels, data_config
 from .reading import read_checkpoint
 from .recognition import identify
 from .source import Source, own_source, third_party_source, with_three_channels
 from .structure import Structure
 from .values import check_values
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class Conversion:
     Attributes:
         folder: The folder that `timm.create_model('local-dir:...')` takes.
         size: Registered name that the configuration builds on.
-        structure: The structure of the network, read from the tensors.
+        structure: The structure of the network.
         num_params: Parameters of the model.
         assumed: Preprocessing that is neither an argument nor in the file, by name.
         left_out: The names of the tensors in the file that do not belong to the network.
@@ -49,7 +50,6 @@ class Conversion:
     left_out: tuple[str, ...] = ()
 
 
-@say_if_slow('Converting the checkpoint')
 def convert_checkpoint(
     src: str | os.PathLike,
     dst: str | os.PathLike,
@@ -74,7 +74,7 @@ def convert_checkpoint(
     from the tensors; or what timm's train.py wrote, whose network is built from the arguments that the script records;
     or a state dict of a registered network. The folder gets `model.safetensors`, `config.json` and `README.md`.
     Afterwards `timm.create_model('local-dir:DST', pretrained=True)` gives the logits of the original model, and so does
-    `hf-hub:` once the folder is pushed to the Hub. The folder appears whole or not at all.
+    `hf-hub:` once the folder is pushed to the Hub. A new folder appears whole or not at all.
 
     Args:
         src: A `.pth`, `.pt`, `.tar`, `.bin` or `.safetensors` file with the state dict, wrapped or not; or a `.h5` file
@@ -95,121 +95,125 @@ def convert_checkpoint(
             chinhsuanwu, and 0.95 for keras_cv_attention_models, whose evaluation crops that share.
         labels: Names of the classes, one per class.
         name: Name of the weights, recorded as the configuration's tag.
-        overwrite: Replace `dst` if it is the folder of an earlier conversion, and has not been changed since.
+        overwrite: Write into `dst` if it is empty or has only files of these three names, which are replaced.
 
     Raises:
         CheckpointError: If the checkpoint is damaged, pickled, incomplete, or of another code; if an argument does not
             fit the checkpoint; if the folder cannot be written; or if h5py is missing for a `.h5` file.
         HubError: If train.py started from a repository on the Hub whose configuration cannot be fetched.
     """
-    dst = Path(dst)
-    check_dst = partial(check_destination, Path(src), overwrite=overwrite)
-    check_dst(dst)
-    check_said(mean, std, interpolation, crop_pct, img_size, labels, name)
-    checkpoint = read_checkpoint(src, ema, key, prefix)
-    shown_src = shown(src, 500)
+    src, dst = Path(src), Path(dst)
+    _check_destination(src, dst, overwrite)
+    facts = dict(mean=mean, std=std, interpolation=interpolation, crop_pct=crop_pct)
+    try:
+        check_facts({**facts, 'img_size': img_size, 'name': name})
+    except ValueError as e:
+        raise CheckpointError(str(e)) from e
+    checkpoint, what = read_checkpoint(src, ema, key, prefix), shown(src, 500)
     for find_source in (third_party_source, trained_source, own_source):
-        if source := find_source(checkpoint, shown_src, head, img_size):
+        if source := find_source(checkpoint, what, head, img_size):
             break
     else:
-        raise CheckpointError(_not_convertible(shown_src, checkpoint.tensors))
-    structure = source.structure
-    preprocessing, assumed = data_config(source.preprocessing, structure.in_chans, mean, std, interpolation, crop_pct)
-    if labels is not None and len(labels) != structure.num_classes:
-        raise CheckpointError(
-            f'{len(labels)} labels were given, but the checkpoint has {structure.num_classes} classes.'
-        )
-    if in_chans not in (None, structure.in_chans):
-        source = with_three_channels(source, in_chans)
-        structure = replace(structure, in_chans=3)
-        grey = {name: (*preprocessing[name][:1],) * 3 for name in ('mean', 'std')}
-        preprocessing = {**preprocessing, **grey}
-    model = _filled(source, shown_src)
+        raise CheckpointError(_not_convertible(what, checkpoint.tensors))
+    preprocessing, assumed = data_config(source.preprocessing, source.model.in_chans, facts)
+    if labels is not None:
+        check_labels(labels, source.model.num_classes)
+    if in_chans not in (None, source.model.in_chans):
+        source = with_three_channels(source, what, in_chans)
+        preprocessing |= {k: (*preprocessing[k][:1],) * 3 for k in ('mean', 'std')}
+    model = _filled(source, what)
     size = preprocessing.get('input_size', (None, *model.img_size))[1:]
-    if size != model.img_size:
-        try:
+    try:
+        if size != model.img_size:
             model.set_input_size(size)
-        except ValueError as e:
-            raise CheckpointError(f'{shown_src} was trained at {size}, which its network cannot keep: {e}') from e
+    except ValueError as e:
+        raise CheckpointError(f'{what} was trained at {size}, which its network cannot keep: {e}') from e
     preprocessing['input_size'] = (model.in_chans, *size)
-    model_config: dict[str, Any] = {}
-    if name is not None:
-        model_config['pretrained_cfg'] = dict(tag=name)
+    num_params = sum(p.numel() for p in model.parameters())
+    model_config: dict[str, Any] = dict(pretrained_cfg=dict(tag=name)) if name is not None else {}
     if labels is not None:
         model_config['label_names'] = list(labels)
-    _write(model, dst, check_dst, model_config, preprocessing)
-    return Conversion(
-        dst, source.name, structure, _num_params(model), assumed if source.assumes else {}, source.left_out
+
+    def write(folder: Path) -> None:
+        save_for_hf(model, folder, model_config=model_config, data_config=preprocessing, safe_serialization=True)
+        config = json.loads((folder / CONFIG).read_text(encoding='utf-8'))
+        card = make_folder_card(shown(dst.name), config, num_params)
+        (folder / CARD).write_text(card, encoding='utf-8')
+
+    _log.info('writing %s', dst)
+    try:
+        write_folder(dst, write, lambda _: _check_destination(src, dst, overwrite))
+    except (OSError, SafetensorError) as e:
+        raise CheckpointError(f'{shown(dst)} cannot be written: {getattr(e, "strerror", None) or e}.') from e
+    names = ('stem_width', 'embed_dim', 'depths', 'block_types', 'num_heads', 'dim_head')
+    structure = Structure(
+        **{field: getattr(model.cfg, field) for field in names},
+        in_chans=model.in_chans,
+        num_classes=model.num_classes,
+        img_size=model.img_size,
     )
+    return Conversion(dst, source.name, structure, num_params, assumed if source.assumes else {}, source.left_out)
 
 
-def _num_params(model: nn.Module) -> int:
-    return sum(p.numel() for p in model.parameters())
+def _check_destination(src: Path, dst: Path, overwrite: bool) -> None:
+    """Refuse a place to which a conversion may not write."""
+    if dst.name in ('', '..'):
+        raise CheckpointError(f"'{shown(dst)}' does not name a folder that can be made; give the new folder a name.")
+    if any('\ud800' <= character <= '\udfff' for character in str(dst)):
+        raise CheckpointError(f'{shown(dst)} is not UTF-8, so that safetensors cannot open files there; rename it.')
+    try:
+        dst.lstat()
+        if not overwrite:
+            raise CheckpointError(
+                f'{shown(dst)} exists already; choose another folder or pass overwrite (--overwrite).'
+            )
+        if dst.is_symlink() or not dst.is_dir():
+            raise CheckpointError(f'{shown(dst)} is not a folder, so it is not overwritten; choose another name.')
+        if src.resolve().is_relative_to(dst.resolve()):
+            raise CheckpointError(f'{shown(src)} lies in {shown(dst)}, which would be replaced; choose another DST.')
+        for file in os.scandir(dst):
+            if file.name not in (SAFETENSORS, CONFIG, CARD) or not file.is_file(follow_symlinks=False):
+                raise CheckpointError(
+                    f'{shown(dst)} has {shown(file.name)}, which no conversion wrote, so it is not overwritten; choose '
+                    'another folder.'
+                )
+    except FileNotFoundError:
+        pass
+    except (OSError, ValueError) as e:
+        raise CheckpointError(f'{shown(dst)} cannot be written: {getattr(e, "strerror", None) or e}.') from e
 
 
 def _not_convertible(src: str, tensors: Mapping[str, torch.Tensor]) -> str:
     known = identify(tensors)
+    if known is None and recognised(tensors):
+        return (
+            f'{src} has names of tensors as in this package and in timm, but the shapes of no registered network; give '
+            "the checkpoint of timm's train.py, which records the arguments, or save the model by "
+            'timm.models.save_for_hf.'
+        )
     if known is None:
-        some = ', '.join(map(shown, list(tensors)[:3]))
         codes = ' or '.join(code.title for code in third_party_codes().values())
-        if recognised(tensors):
-            return (
-                f'{src} has names of tensors as in this package and in timm, but the shapes of no registered network; '
-                "give the checkpoint of timm's train.py, which records the arguments, or save the model by "
-                'timm.models.save_for_hf.'
-            )
-        return f'{src} is not a checkpoint of {codes}: its tensors are {some}, ...'
+        return f'{src} is not a checkpoint of {codes}: its tensors are {", ".join(map(shown, list(tensors)[:3]))}, ...'
     if known.size is None:
         return f"{src} is {known.title}, which has blocks that no network of this package has; load it by timm's own."
     return f'{src} is {known.title} and needs no conversion: {known.call} loads it.'
 
 
 def _filled(source: Source, src: str) -> nn.Module:
-    """Give the model its tensors, in the precision of the model. No two tensors share memory."""
-    model = source.model
-    own = model.state_dict()
-    _check_shapes(source, own)
-    check_values(source.tensors, own, src, source.names)
-    memory: set[int] = set()
-    tensors = {}
-    for key, tensor in source.tensors.items():
-        tensor = tensor.detach().to(own[key].dtype).contiguous()
-        place = tensor.untyped_storage().data_ptr()
-        tensors[key] = tensor.clone() if place in memory else tensor
-        memory.add(place)
-    torch.nn.Module.load_state_dict(model, tensors, assign=True)
-    return model
-
-
-def _check_shapes(source: Source, own: Mapping[str, torch.Tensor]) -> None:
-    tensors = source.tensors
-    for key, expected in own.items():
-        name = shown(source.names.get(key, key))
-        if key not in tensors:
-            raise CheckpointError(f'{source.what} lacks the tensor {name}.')
-        if tensors[key].shape != expected.shape:
+    """Give the model copies of its tensors, in its own precision."""
+    own = source.model.state_dict()
+    tensors = {name: as_linear(tensor, own.get(name)) for name, tensor in source.tensors.items()}
+    for name in {**own, **tensors}:
+        theirs = shown(source.names.get(name, name))
+        if name not in own or name not in tensors:
+            verb = 'lacks' if name in own else 'has'
+            raise CheckpointError(f'{src} {verb} the tensor {theirs}, unlike its network.')
+        if tensors[name].shape != own[name].shape:
             raise CheckpointError(
-                f'The tensor {name} of {source.what} has {tensors[key].numel()} values, but the network that '
-                f'its other tensors describe needs {expected.numel()} there (shape {tuple(expected.shape)}, has '
-                f'{tuple(tensors[key].shape)}).'
+                f'The tensor {theirs} of {src} has the shape {tuple(tensors[name].shape)}, where its network '
+                f'needs {tuple(own[name].shape)}.'
             )
-
-
-def _write(
-    model: torch.nn.Module,
-    dst: Path,
-    check_dst: Callable[[Path], None],
-    model_config: dict[str, Any],
-    preprocessing: dict[str, Any],
-) -> None:
-    def save(folder: Path) -> None:
-        save_for_hf(model, folder, model_config=model_config, data_config=preprocessing, safe_serialization=True)
-        config = json.loads((folder / CONFIG).read_text(encoding='utf-8'))
-        card = make_folder_card(shown(dst.name), config, _num_params(model))
-        (folder / CARD).write_text(card, encoding='utf-8')
-        mark(folder, config)
-
-    try:
-        write_folder(dst, save, check_dst)
-    except (OSError, SafetensorError) as e:
-        raise CheckpointError(f'{shown(dst)} cannot be written: {getattr(e, "strerror", None) or e}.') from e
+    check_values(tensors, own, src, source.names)
+    model = source.model.to_empty(device='cpu')
+    nn.Module.load_state_dict(model, tensors)
+    return model

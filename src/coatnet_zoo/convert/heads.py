@@ -29,45 +29,44 @@ def plain_head(checkpoint: Checkpoint, own: str, parts: Collection[str], width: 
         head: Keep the classifier.
 
     Returns:
-        A checkpoint without classifier, or with one linear layer of the name `own`. Tensors of losses and metrics have
-        moved to `beside`.
+        A checkpoint without classifier, or with one linear layer of the name `own`. Tensors of losses and metrics, and
+        a classifier that is left out, have moved to `beside`.
 
     Raises:
         CheckpointError: If the network is followed by anything else than one linear layer.
     """
-    inside = {k: v for k, v in checkpoint.tensors.items() if k.startswith(f'{own}.')}
-    network = {k: v for k, v in checkpoint.tensors.items() if k not in inside}
-    beside = dict(checkpoint.beside)
+    inside: Tensors = {}
+    network: Tensors = {}
     strange: dict[str, Tensors] = {}
-    for name, tensor in network.items():
-        if (first := name.partition('.')[0]) not in parts:
-            strange.setdefault(first, {})[name] = tensor
-    # A layer that is neither training's nor in place of the classifier changes what the network computes.
-    replaces = not inside or not head
+    for name, tensor in checkpoint.tensors.items():
+        unknown = strange.setdefault(_part(name), {}) if _part(name) not in parts else network
+        (inside if name.startswith(f'{own}.') else unknown)[name] = tensor
+    beside = dict(checkpoint.beside)
     for group in strange.values():
-        if any(_OF_TRAINING.search(name) or (replaces and _takes(t, width)) for name, t in group.items()):
-            beside |= group
-            network = {name: tensor for name, tensor in network.items() if name not in group}
+        takes_over = (not inside or not head) and any(_takes(tensor, width) for tensor in group.values())
+        # A part that is neither training's nor in place of the classifier changes what the network computes.
+        (beside if takes_over or any(map(_OF_TRAINING.search, group)) else network).update(group)
     if not head:
         return replace(checkpoint, tensors=network, beside={**beside, **inside})
     layer = _linear(inside)
     if inside and layer is None:
-        raise _not_one_layer(own, list(inside))
+        raise _not_one_layer(own, inside)
     outputs = width if layer is None else next(iter(layer[0].shape), 0)
-    followers = [
-        name
+    firsts = {
+        _part(name)
         for name, tensor in beside.items()
         if not _OF_TRAINING.search(name) and _takes(tensor, outputs, norms=not inside)
-    ]
-    if followers:
-        firsts = tuple(dict.fromkeys(f'{name.partition(".")[0]}.' for name in followers))
-        group = {k: v for k, v in beside.items() if k.startswith(firsts)}
-        layer = _linear(group) if not inside else None
-        if layer is None:
-            raise _not_one_layer(own, list(group))
-        beside = {k: v for k, v in beside.items() if k not in group}
+    }
+    followers = {name: tensor for name, tensor in beside.items() if _part(name) in firsts}
+    if followers and (inside or (layer := _linear(followers)) is None):
+        raise _not_one_layer(own, followers)
     named = dict(zip((f'{own}.weight', f'{own}.bias'), layer or (), strict=False))
-    return replace(checkpoint, tensors={**network, **named}, beside=beside)
+    rest = {name: tensor for name, tensor in beside.items() if name not in followers}
+    return replace(checkpoint, tensors={**network, **named}, beside=rest)
+
+
+def _part(name: str) -> str:
+    return name.partition('.')[0]
 
 
 def _takes(tensor: torch.Tensor, width: int, norms: bool = True) -> bool:
@@ -85,8 +84,8 @@ def _linear(tensors: Tensors) -> tuple[torch.Tensor, ...] | None:
     return tuple(by_kind[kind] for kind in ('weight', 'bias') if kind in by_kind)
 
 
-def _not_one_layer(own: str, names: list[str]) -> CheckpointError:
+def _not_one_layer(own: str, names: Collection[str]) -> CheckpointError:
     return CheckpointError(
-        f'After the network, the checkpoint has {", ".join(map(shown, names[:4]))}, and not one linear layer as '
+        f'After the network, the checkpoint has {", ".join(map(shown, list(names)[:4]))}, and not one linear layer as '
         f'{own} is; leave the classifier out by head=False (--no-head).'
     )

@@ -1,9 +1,6 @@
-"""Fitting a state dict to a model.
+"""Fitting a checkpoint to a model: recognising names, checking that the checkpoint is the model's, resizing tables.
 
-The steps are recognising names, checking that the state dict belongs to the model, and resizing tables.
-
-`adapt_state_dict` takes raw checkpoints of this package, of timm and of third-party codes. Both
-`CoAtNet.load_state_dict` and timm's loading of pretrained weights call it.
+`CoAtNet.load_state_dict` and timm's loading of pretrained weights call `adapt_state_dict` with raw checkpoints.
 """
 
 import functools
@@ -16,14 +13,13 @@ from torch import nn
 
 from ..errors import CheckpointError
 from ..registry import TIMM_NAMES, CoAtNetCfg, feature_sizes, field_types, num_offsets, resolve_cfg
+from .adapter import Translation, translate
 from .checkpoint import Checkpoint
-from .codes import Translation, translate
 from .plain import check_dense
-from .recognition import create_call, fingerprint, identify, is_timms
+from .recognition import TABLE, create_call, fingerprint, identify, is_timms
 from .state_dicts import find_network
 from .values import check_values
 
-_TABLE = 'relative_position_bias_table'
 # Fields that change what a network computes, but no name or shape of a tensor.
 _UNSEEN = (
     'conv_act',
@@ -62,55 +58,35 @@ def adapt_state_dict(
             checkpoint), or if the checkpoint has values that no model has.
     """
     own = model.state_dict()
-    adapted = Adapted(_adapt(state_dict, own, model, img_size))
+    raw = state_dict.tensors if isinstance(state_dict, Checkpoint) else state_dict
+    if img_size in (None, model.img_size) and _has_shapes(raw, own):
+        adapted = Adapted(raw)
+    else:
+        adapted = Adapted(_adapt(state_dict, own, model, img_size))
     check_values(adapted, own, f'The checkpoint for impl={model.cfg.impl!r}')
     return adapted
 
 
 def adapt_checked(
     state_dict: Mapping[str, Any] | Checkpoint, model: nn.Module, img_size: tuple[int, int] | None
-) -> dict[str, torch.Tensor]:
+) -> Adapted:
     """Call `adapt_state_dict`, then check that no batch norm lacks its statistics.
 
     If a classifier is new, torch also accepts other missing tensors.
     """
-    state_dict = adapt_state_dict(state_dict, model, img_size)
+    adapted = adapt_state_dict(state_dict, model, img_size)
     for key in model.state_dict():
         norm, _, kind = key.rpartition('.')
-        if kind.startswith('running_') and key not in state_dict and f'{norm}.weight' in state_dict:
+        if kind.startswith('running_') and key not in adapted and f'{norm}.weight' in adapted:
             raise CheckpointError(f'The checkpoint for impl={model.cfg.impl!r} lacks the statistics {key}.')
-    return state_dict
+    return adapted
 
 
-def _adapt(
-    state_dict: Mapping[str, Any] | Checkpoint,
-    own: Mapping[str, torch.Tensor],
-    model: nn.Module,
-    img_size: tuple[int, int] | None,
-) -> dict[str, torch.Tensor]:
-    raw = state_dict.tensors if isinstance(state_dict, Checkpoint) else state_dict
-    if img_size in (None, model.img_size) and _has_shapes(raw, own):
-        return dict(raw)
-    checkpoint = state_dict if isinstance(state_dict, Checkpoint) else find_network(state_dict)
-    state_dict = checkpoint.tensors
-    check_dense(state_dict, 'The checkpoint')
-    translation = translate(checkpoint)
-    if translation is not None:
-        check_structure(translation, model.cfg)
-        state_dict = translation.tensors
-        img_size = translation.structure.img_size
-    else:
-        _check_same_network(state_dict, own, model.cfg)
-        state_dict = {k: _as_linear(v, own.get(k)) for k, v in state_dict.items()}
-    _check_has_positions(state_dict, model.cfg)
-    return _resize_tables(state_dict, model, img_size)
-
-
-def _has_shapes(state_dict: Mapping[str, Any], own: Mapping[str, torch.Tensor]) -> bool:
-    return state_dict.keys() == own.keys() and all(
-        isinstance(tensor := state_dict[k], torch.Tensor) and not tensor.is_nested and tensor.shape == v.shape
-        for k, v in own.items()
-    )
+def as_linear(tensor: torch.Tensor, own: torch.Tensor | None) -> torch.Tensor:
+    """timm's 1x1 convolutions in Transformer blocks are linear layers here."""
+    if own is not None and own.ndim == 2 and tensor.ndim == 4 and tensor.shape[2:] == (1, 1):
+        return tensor.flatten(1)
+    return tensor
 
 
 def check_structure(translation: Translation, cfg: CoAtNetCfg) -> None:
@@ -122,20 +98,44 @@ def check_structure(translation: Translation, cfg: CoAtNetCfg) -> None:
         CheckpointError: If the structures differ. The message has the call that loads the checkpoint.
     """
     impl, structure = translation.impl, translation.structure
-    if cfg.impl == impl and not structure.differences(cfg):
-        return
-    size, args = structure.as_registered(impl)
-    raise CheckpointError(
-        f'The checkpoint was saved by {translation.code.title} and does not fit this model of impl={cfg.impl!r}; load '
-        f'it by {create_call(size, impl, args)}.'
+    if cfg.impl != impl or structure.differences(cfg):
+        size, args = structure.as_registered(impl)
+        raise CheckpointError(
+            f'The checkpoint was saved by {translation.code.title} and does not fit this model of impl={cfg.impl!r}; '
+            f'load it by {create_call(size, impl, args)}.'
+        )
+
+
+def _has_shapes(state_dict: Mapping[str, Any], own: Mapping[str, torch.Tensor]) -> bool:
+    return state_dict.keys() == own.keys() and all(
+        isinstance(tensor := state_dict[k], torch.Tensor) and not tensor.is_nested and tensor.shape == v.shape
+        for k, v in own.items()
     )
 
 
-def _as_linear(tensor: torch.Tensor, own: torch.Tensor | None) -> torch.Tensor:
-    """timm's 1x1 convolutions in Transformer blocks are linear layers here."""
-    if own is not None and own.ndim == 2 and tensor.ndim == 4 and tensor.shape[2:] == (1, 1):
-        return tensor.flatten(1)
-    return tensor
+def _adapt(
+    state_dict: Mapping[str, Any] | Checkpoint,
+    own: Mapping[str, torch.Tensor],
+    model: nn.Module,
+    img_size: tuple[int, int] | None,
+) -> dict[str, torch.Tensor]:
+    checkpoint = state_dict if isinstance(state_dict, Checkpoint) else find_network(state_dict)
+    check_dense(checkpoint.tensors, 'The checkpoint')
+    translation = translate(checkpoint)
+    if translation is not None:
+        check_structure(translation, model.cfg)
+        tensors, img_size = translation.tensors, translation.structure.img_size
+    else:
+        _check_same_network(checkpoint.tensors, own, model.cfg)
+        tensors = {k: as_linear(v, own.get(k)) for k, v in checkpoint.tensors.items()}
+    left_over = next((name for name in tensors if '.rel_pos.' in name), None)
+    if model.cfg.rel_attn == 'none' and left_over is not None:
+        raise CheckpointError(
+            f'The checkpoint was trained with a relative bias ({left_over}), which this model of '
+            "rel_attn='none' does not have; build it with the rel_attn of the checkpoint ('pre' is the default), or "
+            'leave the bias out knowingly, by load_state_dict(..., strict=False).'
+        )
+    return _resize_tables(tensors, own, model, img_size)
 
 
 def _check_same_network(
@@ -145,12 +145,9 @@ def _check_same_network(
     known = identify(state_dict)
     timms = is_timms(state_dict)
     if known is None:
-        unlike = ', '.join(
-            f'{name}={getattr(cfg, name)!r}'
-            for name, values in _timms_unseen().items()
-            if getattr(cfg, name) not in values
-        )
-        if timms and unlike:
+        fields = _timms_unseen().items() if timms else ()
+        unlike = ', '.join(f'{k}={getattr(cfg, k)!r}' for k, values in fields if getattr(cfg, k) not in values)
+        if unlike:
             raise CheckpointError(
                 "The checkpoint was saved by timm's code from a network that is not registered there. None of timm's "
                 f'CoAtNets computes with {unlike} as this model of impl={cfg.impl!r} does; give the arguments that '
@@ -163,16 +160,12 @@ def _check_same_network(
             "timm's own model."
         )
     if fingerprint(state_dict) == fingerprint(own):
-        fields = {k: v for k, v in known.args.items() if k in field_types()}
-        if not timms or _unseen(resolve_cfg(known.size, known.impl, **fields)) == _unseen(cfg):
+        theirs = resolve_cfg(known.size, known.impl, **{k: v for k, v in known.args.items() if k in field_types()})
+        if not timms or all(getattr(theirs, name) == getattr(cfg, name) for name in _UNSEEN):
             return
     raise CheckpointError(
         f'The checkpoint is {known.title} and does not fit this model of impl={cfg.impl!r}; load it by {known.call}.'
     )
-
-
-def _unseen(cfg: CoAtNetCfg) -> tuple[Any, ...]:
-    return tuple(getattr(cfg, name) for name in _UNSEEN)
 
 
 @functools.cache
@@ -183,48 +176,34 @@ def _timms_unseen() -> dict[str, set[Any]]:
     return {name: {getattr(cfg, name) for cfg in cfgs} for name in _UNSEEN}
 
 
-def _check_has_positions(state_dict: Mapping[str, torch.Tensor], cfg: CoAtNetCfg) -> None:
-    if cfg.rel_attn != 'none':
-        return
-    left_over = next((name for name in state_dict if '.rel_pos.' in name), None)
-    if left_over is not None:
-        raise CheckpointError(
-            f'The checkpoint was trained with a relative bias ({left_over}), which this model of '
-            "rel_attn='none' does not have; build it with the rel_attn of the checkpoint ('pre' is the default), or "
-            'leave the bias out knowingly, by load_state_dict(..., strict=False).'
-        )
-
-
 def _resize_tables(
-    state_dict: dict[str, torch.Tensor], model: nn.Module, img_size: tuple[int, int] | None
+    tensors: dict[str, torch.Tensor],
+    own: Mapping[str, torch.Tensor],
+    model: nn.Module,
+    img_size: tuple[int, int] | None,
 ) -> dict[str, torch.Tensor]:
     """Resize relative position tables that were trained at another input size, as timm does.
 
     For windows, tables of a whole feature map are first cut down to the offsets inside a window.
     """
-    out = dict(state_dict)
-    cfg, own_size = model.cfg, model.img_size
+    cfg, out = model.cfg, dict(tensors)
 
     def grids(size: tuple[int, int], stage: int) -> tuple[tuple[int, int], tuple[int, int]]:
+        """(height, width) of the feature map of a stage, and of the part that attention sees at once."""
         whole = feature_sizes(size, stage + 1, cfg.patch_size)[stage]
         return whole, tuple(min(side, cfg.attn_window or side) for side in whole)
 
-    for key, own in model.state_dict().items():
-        if key not in state_dict or not key.endswith(f'.rel_pos.{_TABLE}'):
+    for key in own.keys() & tensors.keys():
+        if not key.endswith(f'.rel_pos.{TABLE}'):
             continue
-        table, stage = state_dict[key], int(key.split('.')[1])
-        whole, trained = grids(img_size or own_size, stage)
+        table, shape, stage = tensors[key], own[key].shape, int(key.split('.')[1])
+        whole, trained = grids(img_size or model.img_size, stage)
         if trained != whole and len(table) == num_offsets(whole):
-            table = _crop_table(table, whole, trained)
-        window = grids(own_size, stage)[1]
-        if (img_size and trained != window) or table.shape != own.shape:
-            table = resize_rel_pos_bias_table(table, window, own.shape, trained if img_size else None)
+            offsets = table.reshape(2 * whole[0] - 1, 2 * whole[1] - 1, -1)
+            y, x = whole[0] - trained[0], whole[1] - trained[1]
+            table = offsets[y : y + 2 * trained[0] - 1, x : x + 2 * trained[1] - 1].flatten(0, 1)
+        window = grids(model.img_size, stage)[1]
+        if (img_size and trained != window) or table.shape != shape:
+            table = resize_rel_pos_bias_table(table, window, shape, trained if img_size else None)
         out[key] = table
     return out
-
-
-def _crop_table(table: torch.Tensor, src_size: tuple[int, int], size: tuple[int, int]) -> torch.Tensor:
-    """Cut a relative position table down to the offsets that a smaller (height, width) grid has."""
-    grid = table.reshape(2 * src_size[0] - 1, 2 * src_size[1] - 1, -1)
-    y, x = src_size[0] - size[0], src_size[1] - size[1]
-    return grid[y : y + 2 * size[0] - 1, x : x + 2 * size[1] - 1].flatten(0, 1)

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from ..errors import CheckpointError, shown
-from .codes import recognised
+from .adapter import recognised
 
 _USUAL = re.compile(r'^(?:module\.|model\.|_orig_mod\.|net\.)+')
 _MAX_DEPTH = 8

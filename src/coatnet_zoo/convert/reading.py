@@ -10,8 +10,8 @@ import safetensors.torch
 import torch
 
 from ..errors import CheckpointError, first_line, shown
+from .adapter import Translation, find_reader, translate
 from .checkpoint import Checkpoint
-from .codes import Translation, find_reader, translate
 from .files import require_regular
 from .pickles import Unread
 from .plain import check_plain

@@ -8,18 +8,9 @@ from typing import Any
 
 import torch
 
-from ..registry import (
-    FINGERPRINTS,
-    TIMM_FINGERPRINTS,
-    TIMM_NAMES,
-    num_offsets,
-    resolve_cfg,
-    tags_of,
-    untrained_cfg,
-    weights_cfg,
-)
+from ..registry import FINGERPRINTS, TIMM_NAMES, num_offsets, resolve_cfg, tags_of, untrained_cfg, weights_cfg
 
-_TABLE = 'relative_position_bias_table'
+TABLE = 'relative_position_bias_table'
 
 
 @dataclass(frozen=True)
@@ -60,44 +51,33 @@ def fingerprint(tensors: Mapping[str, torch.Tensor]) -> str:
 
     The hash does not depend on classes, channels, the input size and counters of batches. A 1x1 convolution and a
     linear layer give the same hash.
-
-    Args:
-        tensors: Tensors by name, without wrapper prefixes; on any device.
     """
+
+    def shape(name: str, tensor: torch.Tensor) -> tuple[int, ...]:
+        if name == 'stem.conv1.weight':
+            return tuple(tensor.shape[:1])
+        if name.endswith(TABLE):
+            return tuple(tensor.shape[1:])
+        return tuple(tensor.shape[:2] if tensor.shape[2:] == (1, 1) else tensor.shape)
+
     body = sorted(
-        f'{name} {_shape(name, t)}'
+        f'{name} {shape(name, t)}'
         for name, t in tensors.items()
         if not name.startswith('head.fc.') and not name.endswith('num_batches_tracked')
     )
     return hashlib.sha256('\n'.join(body).encode(errors='surrogatepass')).hexdigest()[:16]
 
 
-def _shape(name: str, tensor: torch.Tensor) -> tuple[int, ...]:
-    if name == 'stem.conv1.weight':
-        return tuple(tensor.shape[:1])
-    if name.endswith(_TABLE):
-        return tuple(tensor.shape[1:])
-    return tuple(tensor.shape[:2] if tensor.shape[2:] == (1, 1) else tensor.shape)
-
-
 def identify(tensors: Mapping[str, torch.Tensor]) -> Known | None:
-    """The registered network that a checkpoint belongs to, or None.
-
-    Args:
-        tensors: Tensors by name, without wrapper prefixes.
-    """
-    key = fingerprint(tensors)
-    if is_timms(tensors):
-        theirs = next(iter(TIMM_FINGERPRINTS.get(key, ())), None)
-        if theirs is None or TIMM_NAMES[theirs] is None:
-            return theirs and Known(f"timm's {theirs}", None)
-        size, impl, args = TIMM_NAMES[theirs]
-        return Known(
-            f"timm's {theirs}, which is {size} of impl={impl!r},", size, impl, {**args, **_ends(tensors, size, impl)}
-        )
-    for size, impl in FINGERPRINTS.get(key, ()):
-        return Known(f'{size} of impl={impl!r}', size, impl, _ends(tensors, size, impl))
-    return None
+    """The registered network that a checkpoint belongs to, or None; names are without wrapper prefixes."""
+    ours, theirs = FINGERPRINTS.get(fingerprint(tensors), (None, None))
+    if not is_timms(tensors):
+        return ours and Known(f'{ours[0]} of impl={ours[1]!r}', *ours, _ends(tensors, *ours))
+    if theirs is None or TIMM_NAMES[theirs] is None:
+        return theirs and Known(f"timm's {theirs}", None)
+    size, impl, args = TIMM_NAMES[theirs]
+    title = f"timm's {theirs}, which is {size} of impl={impl!r},"
+    return Known(title, size, impl, {**args, **_ends(tensors, size, impl)})
 
 
 def _ends(tensors: Mapping[str, torch.Tensor], size: str, impl: str) -> dict[str, Any]:
@@ -108,7 +88,7 @@ def _ends(tensors: Mapping[str, torch.Tensor], size: str, impl: str) -> dict[str
     usual = dict(num_classes=default['num_classes'], in_chans=in_chans, img_size=pixels)
     classifier, stem = tensors.get('head.fc.weight'), tensors['stem.conv1.weight']
     found = dict(num_classes=0 if classifier is None else len(classifier), in_chans=stem.shape[1])
-    table = next((name for name in tensors if name.endswith(_TABLE)), None)
+    table = next((name for name in tensors if name.endswith(TABLE)), None)
     if table is not None:
         count, stage = len(tensors[table]), int(table.split('.')[1])
         side = (math.isqrt(count) + 1) // 2

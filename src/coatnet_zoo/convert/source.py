@@ -11,14 +11,14 @@ from torch import nn
 
 from ..errors import CheckpointError
 from ..registry import field_types, resolve_cfg, short
+from .adapter import translate
 from .checkpoint import Checkpoint
-from .codes import translate
 from .heads import plain_head
-from .recognition import identify, is_timms
-from .structure import Structure
+from .recognition import TABLE, identify, is_timms
 
-CLASSIFIER = 'head.fc.'
+_CLASSIFIER = 'head.fc'
 _PARTS = ('stem', 'stages', 'norm', 'head')
+_FIRST_CONV = 'stem.conv1.weight'
 # The fields of a pretrained configuration that tell where weights come from.
 _ORIGIN = (
     *('tag', 'license', 'origin_url', 'description', 'paper_ids', 'paper_name', 'notes'),
@@ -35,24 +35,20 @@ class Source:
         arguments: The arguments for `timm.create_model`.
         model: The network on the meta device.
         tensors: Tensors by the names of the network.
-        structure: The structure of the network.
         preprocessing: The mean, std, interpolation and crop_pct of the weights; other fields of timm's data_config.
-        what: The checkpoint in messages.
+        left_out: The names of the tensors beside the network.
         names: The name of a tensor in the checkpoint, by its name in the network, if the names differ.
         assumes: Whether the checkpoint does not tell its preprocessing.
-        left_out: The names of the tensors beside the network.
     """
 
     name: str
     arguments: dict[str, Any]
     model: nn.Module
     tensors: dict[str, torch.Tensor]
-    structure: Structure
     preprocessing: dict[str, Any]
-    what: str
+    left_out: tuple[str, ...]
     names: Mapping[str, str] = field(default_factory=dict)
     assumes: bool = True
-    left_out: tuple[str, ...] = ()
 
 
 def third_party_source(checkpoint: Checkpoint, src: str, head: bool, img_size: int | None) -> Source | None:
@@ -70,28 +66,22 @@ def third_party_source(checkpoint: Checkpoint, src: str, head: bool, img_size: i
     translation = translate(checkpoint, head)
     if translation is None:
         return None
-    structure, impl = translation.structure, translation.impl
+    structure, impl, code = translation.structure, translation.impl, translation.code
     size, arguments = structure.as_registered(impl)
     arguments |= dict(impl=impl, img_size=_input_size(structure.img_size, img_size, (224, 224)))
     try:
         model = timm.create_model(size, **arguments, device='meta')
     except ValueError as e:
         raise CheckpointError(f'{src} has a structure that impl={impl!r} does not have: {e}') from e
+    imagenet = dict(mean=IMAGENET_DEFAULT_MEAN, std=IMAGENET_DEFAULT_STD)
     return Source(
         size,
         arguments,
         model,
         translation.tensors,
-        structure,
-        dict(
-            mean=IMAGENET_DEFAULT_MEAN,
-            std=IMAGENET_DEFAULT_STD,
-            interpolation=translation.code.interpolation,
-            crop_pct=translation.code.crop_pct,
-        ),
-        f'the {impl} checkpoint',
+        dict(imagenet, interpolation=code.interpolation, crop_pct=code.crop_pct),
+        translation.left_out,
         translation.third_party_names,
-        left_out=translation.left_out,
     )
 
 
@@ -105,38 +95,17 @@ def own_source(checkpoint: Checkpoint, src: str, head: bool, img_size: int | Non
         return None
     fields = {k: v for k, v in known.args.items() if k in field_types()}
     width = resolve_cfg(known.size, known.impl, **fields).stage_widths[-1][-1]
-    checkpoint = plain_head(checkpoint, CLASSIFIER.removesuffix('.'), _PARTS, width, head)
-    known = identify(checkpoint.tensors)
-    arguments = dict(known.args, impl=known.impl)
+    checkpoint = plain_head(checkpoint, _CLASSIFIER, _PARTS, width, head)
+    arguments = dict(identify(checkpoint.tensors).args, impl=known.impl)
     model = timm.create_model(known.size, **arguments, device='meta')
-    has_size = any(name.endswith('relative_position_bias_table') for name in checkpoint.tensors)
+    has_size = any(name.endswith(TABLE) for name in checkpoint.tensors)
     size = _input_size(model.img_size if has_size else None, img_size, model.img_size)
     if size != model.img_size:
         arguments['img_size'] = size
         model = timm.create_model(known.size, **arguments, device='meta')
-    cfg = model.pretrained_cfg
+    preprocessing = {k: model.pretrained_cfg[k] for k in ('mean', 'std', 'interpolation', 'crop_pct', 'crop_mode')}
     forget_origin(model)
-    return Source(
-        known.size,
-        arguments,
-        model,
-        dict(checkpoint.tensors),
-        structure_of(model),
-        {name: cfg[name] for name in ('mean', 'std', 'interpolation', 'crop_pct', 'crop_mode')},
-        src,
-        left_out=tuple(checkpoint.beside),
-    )
-
-
-def structure_of(model: nn.Module) -> Structure:
-    """The structure of a network of this package."""
-    names = ('stem_width', 'embed_dim', 'depths', 'block_types', 'num_heads', 'dim_head')
-    return Structure(
-        **{name: getattr(model.cfg, name) for name in names},
-        in_chans=model.in_chans,
-        num_classes=model.num_classes,
-        img_size=model.img_size,
-    )
+    return Source(known.size, arguments, model, dict(checkpoint.tensors), preprocessing, tuple(checkpoint.beside))
 
 
 def forget_origin(model: nn.Module) -> None:
@@ -144,34 +113,29 @@ def forget_origin(model: nn.Module) -> None:
     model.pretrained_cfg = {k: v for k, v in model.pretrained_cfg.items() if k not in _ORIGIN}
 
 
-def with_three_channels(source: Source, in_chans: int) -> Source:
+def with_three_channels(source: Source, src: str, in_chans: int) -> Source:
     """The network for images of three channels that gives the same logits for grey images.
 
     Every filter of the first convolution is spread over the three channels.
 
-    Args:
-        source: A network for images of one channel.
-        in_chans: Must be 3.
-
     Raises:
-        CheckpointError: If other numbers of channels are asked for.
+        CheckpointError: If `in_chans` is not 3, or if the network does not take images of one channel.
     """
-    if (source.structure.in_chans, in_chans) != (1, 3):
+    if (source.model.in_chans, in_chans) != (1, 3):
         raise CheckpointError(
-            f'in_chans={short(in_chans)} is not possible for {source.what}, which takes images of '
-            f'{source.structure.in_chans} channels; only three channels can be made, and only of one.'
+            f'in_chans={short(in_chans)} is not possible for {src}, which has in_chans={source.model.in_chans}; only '
+            'three channels can be made, and only of one.'
         )
     arguments = dict(source.arguments, in_chans=3)
     model = timm.create_model(source.name, **arguments, device='meta')
     model.pretrained_cfg = dict(source.model.pretrained_cfg, input_size=model.pretrained_cfg['input_size'])
-    first = f'{model.pretrained_cfg["first_conv"]}.weight'
-    tensors = {**source.tensors, first: source.tensors[first].repeat(1, 3, 1, 1) / 3}
+    tensors = {**source.tensors, _FIRST_CONV: source.tensors[_FIRST_CONV].repeat(1, 3, 1, 1) / 3}
     return replace(source, arguments=arguments, model=model, tensors=tensors)
 
 
-def _input_size(shown_size: tuple[int, int] | None, img_size: int | None, default: tuple[int, int]) -> tuple[int, int]:
-    if shown_size is None:
-        return default if img_size is None else (img_size, img_size)
-    if img_size is not None and shown_size != (img_size, img_size):
-        raise CheckpointError(f'img_size={img_size} was given, but the checkpoint was trained at {shown_size}.')
-    return shown_size
+def _input_size(trained: tuple[int, int] | None, img_size: int | None, default: tuple[int, int]) -> tuple[int, int]:
+    if img_size is None:
+        return trained or default
+    if trained not in (None, (img_size, img_size)):
+        raise CheckpointError(f'img_size={img_size} was given, but the checkpoint was trained at {trained}.')
+    return img_size, img_size

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from ..errors import CheckpointError, shown
+from ..errors import CheckpointError
 from ..registry import SIZES, CoAtNetCfg, PerBlock, list_impls, resolve_cfg
 
 
@@ -53,46 +53,18 @@ class Structure:
         return {name: value for name, value in fields.items() if getattr(cfg, name) != value}
 
     def as_registered(self, impl: str) -> tuple[str, dict[str, Any]]:
-        """The closest registered size, and the arguments of `timm.create_model` that make it exactly this structure.
-
-        Args:
-            impl: The implementation of the code that wrote the checkpoint.
-        """
-        sizes = [size for size in SIZES if impl in list_impls(size)]
-        differences = {size: self.differences(resolve_cfg(size, impl)) for size in sizes}
-        size = min(sizes, key=lambda s: len(differences[s]))
-        arguments = differences[size]
-        if self.in_chans != 3:
-            arguments['in_chans'] = self.in_chans
-        if self.num_classes != 1000:
-            arguments['num_classes'] = self.num_classes
-        if self.img_size not in (None, (224, 224)):
-            arguments['img_size'] = self.img_size
-        return size, arguments
+        """The closest registered size of an implementation, and the arguments that make it exactly this structure."""
+        differences = {s: self.differences(resolve_cfg(s, impl)) for s in SIZES if impl in list_impls(s)}
+        size = min(differences, key=lambda s: len(differences[s]))
+        ends = dict(in_chans=(self.in_chans, 3), num_classes=(self.num_classes, 1000))
+        ends |= dict(img_size=(self.img_size or (224, 224), (224, 224)))
+        return size, differences[size] | {name: value for name, (value, usual) in ends.items() if value != usual}
 
 
-def count_numbered(names: Collection[str], before: str, after: str, first: int, impl: str) -> int:
-    """Count the parts of a network that have numbers in the names of tensors.
-
-    Args:
-        names: Names of tensors.
-        before: The text before the number, at the start of a name.
-        after: The text after the number.
-        first: The number of the first part.
-        impl: The implementation of the code that wrote the checkpoint, for errors.
-
-    Raises:
-        CheckpointError: If a number is missing between the first and the last number.
-    """
+def count_numbered(names: Collection[str], before: str, after: str) -> int:
+    """Count the parts of a network that have numbers in the names of tensors, between two texts."""
     pattern = re.compile(rf'{re.escape(before)}([0-9]+){re.escape(after)}')
-    numbers = {m[1] for name in names if (m := pattern.match(name))}
-    missing = next((n for n in range(first, first + len(numbers)) if str(n) not in numbers), None)
-    if missing is not None:
-        raise CheckpointError(
-            f'The {impl} checkpoint has {before}{shown(max(numbers, key=len), 20)}{after}, but lacks tensors: '
-            f'{before}{missing}{after}*.'
-        )
-    return len(numbers)
+    return len({m[1] for name in names if (m := pattern.match(name))})
 
 
 def shape_of(tensors: Mapping[str, torch.Tensor], key: str, ndim: int, impl: str) -> torch.Size:

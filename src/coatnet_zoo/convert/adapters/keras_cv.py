@@ -1,65 +1,211 @@
 """Checkpoints of the CoAtNet of keras_cv_attention_models: reading their structure, and where each tensor goes.
 
+A Keras file of a whole model describes its network: class, settings and inputs of every layer. The same weights fit
+many networks, so every layer is compared with the layer of the network that this package builds. A file of weights only
+has the names of its layers, and these names contain the activations.
+
 That code is MIT-licensed; this module uses only its tensor names, shapes, layouts and the settings of its layers.
 """
 
+import json
 import math
-from collections.abc import Collection
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from itertools import zip_longest
+from typing import Any
 
 import torch
 
-from ...errors import CheckpointError
+from ...errors import CheckpointError, shown
 from ...registry import feature_sizes, num_offsets
+from ..adapter import Target
 from ..checkpoint import Checkpoint
-from ..codes import Target
 from ..structure import Structure, count_numbered, shape_of
 from .keras_h5 import read_h5 as read
-from .keras_layers import Stack, check_layers, input_size
 
 __all__ = ['infer_structure', 'read', 'recognises', 'tensor_map']
 
 _IMPL = 'keras_cv'
 
-_CONV = 'h w i o -> o i h w'
-_DEPTHWISE = 'h w c m -> c m h w'
-_POINTWISE = '1 1 i o -> o i'
-_QKV = '1 1 i (three h d) -> (h three d) i'
-_DENSE = 'i o -> o i'
-_TABLE = 'h n -> n h'
-_VECTOR = 'c -> c'
-_LAYER_NORM = {'gamma': 'weight', 'beta': 'bias'}
-_BATCH_NORM = {**_LAYER_NORM, 'moving_mean': 'running_mean', 'moving_variance': 'running_var'}
-# The tensors of a block in that code, with their names and layouts in this package.
-_MBCONV = {
-    'expand_conv/kernel': ('conv1_1x1.weight', _CONV),
-    'MB_dw_conv/depthwise_kernel': ('conv2_kxk.weight', _DEPTHWISE),
-    'se_1_conv/kernel': ('se.fc1.weight', _CONV),
-    'se_1_conv/bias': ('se.fc1.bias', _VECTOR),
-    'se_2_conv/kernel': ('se.fc2.weight', _CONV),
-    'se_2_conv/bias': ('se.fc2.bias', _VECTOR),
-    'MB_pw_conv/kernel': ('conv3_1x1.weight', _CONV),
-    **{f'preact_bn/{k}': (f'pre_norm.{v}', _VECTOR) for k, v in _BATCH_NORM.items()},
-    **{f'expand_bn/{k}': (f'norm1.{v}', _VECTOR) for k, v in _BATCH_NORM.items()},
-    **{f'MB_dw_bn/{k}': (f'norm2.{v}', _VECTOR) for k, v in _BATCH_NORM.items()},
+Settings = dict[str, Any]
+Layers = Mapping[str, Mapping[str, Any]]
+
+# The layers of that code. `a > b` gives the output of a to b, and `a + b > c` gives two inputs to c. A name with `*` is
+# an operation, which Keras numbers; `:1` is its second output. `before` is the last layer of the block before, and
+# `shortcut` the projection of the shortcut or, without a projection, `before`.
+_STEM = 'input > stem_1_pad > stem_1_conv > stem_1_bn > stem_1_gelu > stem_2_pad > stem_2_conv'
+_SHORTCUT = 'before > shortcut_pool > shortcut_conv\n'
+_BLOCKS = {
+    'C': """\
+        before > preact_bn > expand_conv > expand_bn > expand_gelu > MB_pad > MB_dw_conv > MB_dw_bn > MB_dw_gelu
+        MB_dw_gelu > *mean > se_1_conv > se_gelu > se_2_conv > se_sigmoid
+        MB_dw_gelu + se_sigmoid > se_out > MB_pw_conv
+        shortcut + MB_pw_conv > output""",
+    'T': """\
+        before > preact_ln > pool > mhsa_qkv_conv > *qkv
+        *qkv:0 > *q_heads > *queries
+        *qkv:1 > *k_heads > *keys
+        *qkv:2 > *v_heads > *values
+        *queries + *keys > *products > *scaled > mhsa_pos_emb > mhsa_attention_scores
+        mhsa_attention_scores + *values > *attended > *positions > *map > mhsa_output
+        shortcut + mhsa_output > output > ffn_preact_ln > ffn_1_conv > ffn_gelu > ffn_2_conv
+        output + ffn_2_conv > ffn_output""",
 }
-_TRANSFORMER = {
-    'mhsa_qkv_conv/kernel': ('attn.qkv.weight', _QKV),
-    'mhsa_pos_emb/positional_embedding': ('attn.rel_pos.relative_position_bias_table', _TABLE),
-    'mhsa_output/kernel': ('attn.proj.weight', _DENSE),
-    'ffn_1_conv/kernel': ('mlp.fc1.weight', _POINTWISE),
-    'ffn_2_conv/kernel': ('mlp.fc2.weight', _POINTWISE),
-    **{f'preact_ln/{k}': (f'norm1.{v}', _VECTOR) for k, v in _LAYER_NORM.items()},
-    **{f'ffn_preact_ln/{k}': (f'norm2.{v}', _VECTOR) for k, v in _LAYER_NORM.items()},
+_HEAD = 'before > avg_pool > predictions'
+
+_LAST = dict(data_format='channels_last')
+_CONV = dict(_LAST, strides=[1, 1], padding='valid', dilation_rate=[1, 1], groups=1, activation='linear')
+_NORM = dict(axis=[3], epsilon=1e-5, center=True, scale=True)
+# Class and settings of the layers, by the end of the name; the first that fits. A tuple has all allowed values.
+_KINDS: dict[str, tuple[str, Settings]] = {
+    'stem_1_conv': ('Conv2D', dict(_CONV, strides=[2, 2], use_bias=False)),
+    'dw_conv': ('DepthwiseConv2D', dict(_CONV, use_bias=False, depth_multiplier=1)),
+    'se_1_conv': ('Conv2D', dict(_CONV, use_bias=True)),
+    'se_2_conv': ('Conv2D', dict(_CONV, use_bias=True)),
+    'conv': ('Conv2D', dict(_CONV, use_bias=False)),
+    'bn': ('BatchNormalization', _NORM),
+    'ln': ('LayerNormalization', _NORM),
+    'gelu': ('Activation', dict(activation='gelu')),
+    'sigmoid': ('Activation', dict(activation='sigmoid')),
+    'pad': ('ZeroPadding2D', dict(_LAST, padding=[[1, 1], [1, 1]])),
+    'avg_pool': ('GlobalAveragePooling2D', dict(_LAST, keepdims=False)),
+    'pool': ('MaxPooling2D', dict(_LAST, pool_size=[2, 2], strides=[2, 2], padding='same')),
+    '*mean': ('math.reduce_mean', dict(axis=[1, 2], keepdims=True)),
+    'se_out': ('Multiply', {}),
+    '*keys': ('compat.v1.transpose', dict(perm=[0, 2, 3, 1])),
+    '*queries': ('compat.v1.transpose', dict(perm=[0, 2, 1, 3])),
+    '*values': ('compat.v1.transpose', dict(perm=[0, 2, 1, 3])),
+    '*positions': ('compat.v1.transpose', dict(perm=[0, 2, 1, 3])),
+    '*products': ('linalg.matmul', {}),
+    '*attended': ('linalg.matmul', {}),
+    'scores': ('Softmax', dict(axis=-1)),
+    'mhsa_output': ('Dense', dict(activation='linear', use_bias=False)),
+    'output': ('Add', {}),
+    'predictions': ('Dense', dict(activation=('linear', 'softmax'), use_bias=True)),
 }
-_STEM = {
-    'stem_1_conv/kernel': ('stem.conv1.weight', _CONV),
-    **{f'stem_1_bn/{k}': (f'stem.norm1.{v}', _VECTOR) for k, v in _BATCH_NORM.items()},
-    'stem_2_conv/kernel': ('stem.conv2.weight', _CONV),
+# The module of this package with the weights of a layer, by the end of the name.
+_OURS = {
+    'stem_1_conv': 'stem.conv1',
+    'stem_1_bn': 'stem.norm1',
+    'stem_2_conv': 'stem.conv2',
+    'shortcut_conv': 'shortcut.expand',
+    'preact_bn': 'pre_norm',
+    'expand_conv': 'conv1_1x1',
+    'expand_bn': 'norm1',
+    'MB_dw_conv': 'conv2_kxk',
+    'MB_dw_bn': 'norm2',
+    'se_1_conv': 'se.fc1',
+    'se_2_conv': 'se.fc2',
+    'MB_pw_conv': 'conv3_1x1',
+    'ffn_preact_ln': 'norm2',
+    'preact_ln': 'norm1',
+    'mhsa_qkv_conv': 'attn.qkv',
+    'mhsa_pos_emb': 'attn.rel_pos',
+    'mhsa_output': 'attn.proj',
+    'ffn_1_conv': 'mlp.fc1',
+    'ffn_2_conv': 'mlp.fc2',
+    'predictions': 'head.fc',
 }
-_HEAD = {
-    'predictions/kernel': ('head.fc.weight', _DENSE),
-    'predictions/bias': ('head.fc.bias', _VECTOR),
+_AFFINE = {'gamma': ('weight', None), 'beta': ('bias', None)}
+_STATISTICS = {'moving_mean': ('running_mean', None), 'moving_variance': ('running_var', None)}
+# The weights of a layer, with their names and layouts in this package, by the end of the name.
+_WEIGHTS: dict[str, dict[str, tuple[str, str | None]]] = {
+    'dw_conv': {'depthwise_kernel': ('weight', 'h w c m -> c m h w')},
+    'mhsa_qkv_conv': {'kernel': ('weight', '1 1 i (three h d) -> (h three d) i')},
+    'ffn_1_conv': {'kernel': ('weight', '1 1 i o -> o i')},
+    'ffn_2_conv': {'kernel': ('weight', '1 1 i o -> o i')},
+    'conv': {'kernel': ('weight', 'h w i o -> o i h w')},
+    'bn': {**_AFFINE, **_STATISTICS},
+    'ln': _AFFINE,
+    'pos_emb': {'positional_embedding': ('relative_position_bias_table', 'h n -> n h')},
+    'mhsa_output': {'kernel': ('weight', 'i o -> o i')},
+    'predictions': {'kernel': ('weight', 'i o -> o i')},
 }
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """A layer of that code: class, settings, inputs with the number of their output, and our module, if any."""
+
+    kind: str
+    settings: Settings
+    inputs: list[tuple[str, int]]
+    ours: str | None
+
+
+def _network(s: Structure) -> dict[str, _Layer]:
+    """Every layer of that code's network for a structure, by name.
+
+    That code numbers stacks of blocks of one kind. A stage of convolutions and attention, as in CoAtNet-6 and -7, is
+    two stacks, of which the second has no stride.
+    """
+    network = _parse(_STEM, '', '', {'input': 'input'}, _KINDS)
+    stack, number, width = 0, 0, s.stem_width[-1]
+    grids = feature_sizes(s.img_size or (1, 1), 4)  # only Transformer blocks depend on the size
+    for stage, (types, widths, depth) in enumerate(zip(s.block_types, s.embed_dim, s.depths, strict=True)):
+        types = types * depth if len(types) == 1 else types
+        widths = (widths,) * depth if isinstance(widths, int) else widths
+        for block, kind in enumerate(types):
+            is_first = block == 0 or kind != types[block - 1]
+            stack, number = (stack + 1, 1) if is_first else (stack, number + 1)
+            graph, kinds = _BLOCKS[kind], {**_attention(width // s.dim_head, s.dim_head, grids[stage]), **_KINDS}
+            before, prefix = list(network)[-1], f'stack_{stack}_block_{number}_'
+            names = {'before': before, 'shortcut': f'{prefix}shortcut_conv' if is_first else before}
+            if is_first:
+                graph = _SHORTCUT + graph
+            if block == 0:
+                kinds['dw_conv'] = (kinds['dw_conv'][0], dict(kinds['dw_conv'][1], strides=[2, 2]))
+            else:
+                graph = graph.replace('> shortcut_pool ', '').replace('> pool ', '')
+            network |= _parse(graph, prefix, f'stages.{stage}.blocks.{block}.', names, kinds)
+            width = widths[block]
+    return network | (_parse(_HEAD, '', '', {'before': list(network)[-1]}, _KINDS) if s.num_classes else {})
+
+
+def _attention(heads: int, dim_head: int, grid: tuple[int, int]) -> dict[str, tuple[str, Settings]]:
+    """Class and settings of the layers of attention that depend on the block, by the end of the name."""
+    table = dict(with_cls_token=False, attn_height=grid[0], num_heads=(-1, heads))
+    return {
+        '*qkv': ('split', dict(num_or_size_splits=[heads * dim_head] * 3, axis=-1)),
+        '_heads': ('Reshape', dict(target_shape=[-1, heads, dim_head])),
+        '*scaled': ('math.multiply', dict(y=1 / math.sqrt(dim_head))),
+        'pos_emb': ('MultiHeadRelativePositionalEmbedding', table),
+        '*map': ('reshape', dict(shape=[-1, *grid, heads * dim_head])),
+    }
+
+
+def _parse(
+    graph: str, prefix: str, ours: str, names: Mapping[str, str], kinds: Mapping[str, tuple[str, Settings]]
+) -> dict[str, _Layer]:
+    layers = {}
+    for line in graph.splitlines():
+        first, *chain = line.strip().split(' > ')
+        sources = [source.partition(':') for source in first.split(' + ')]
+        inputs = [(names.get(name, prefix + name), int(output or 0)) for name, _, output in sources]
+        for name in chain:
+            module = _by_end(_OURS, name)
+            layers[prefix + name] = _Layer(*_by_end(kinds, name), inputs, module and ours + module)
+            inputs = [(prefix + name, 0)]
+    return layers
+
+
+def _by_end(table: Mapping[str, Any], name: str) -> Any:
+    return next((value for end, value in table.items() if name.endswith(end)), None)
+
+
+def tensor_map(structure: Structure) -> dict[str, Target]:
+    """Every tensor of that code for a structure, with where it goes."""
+    targets = {}
+    for name, layer in _network(structure).items():
+        if layer.ours is not None:
+            # The pooling of the first block of a stage is norm1.down.
+            pools = name.endswith('_preact_ln') and layer.ours.endswith('.blocks.0.norm1')
+            for theirs, (ours, layout) in _by_end(_WEIGHTS, name).items():
+                targets[f'{name}/{theirs}'] = Target(f'{layer.ours}{".norm" * pools}.{ours}', layout)
+            if layer.settings.get('use_bias'):
+                targets[f'{name}/bias'] = Target(f'{layer.ours}.bias')
+    return targets
 
 
 def recognises(names: Collection[str]) -> bool:
@@ -70,9 +216,6 @@ def recognises(names: Collection[str]) -> bool:
 def infer_structure(checkpoint: Checkpoint) -> Structure:
     """Read the structure from the tensors, and from the layers if the file describes its layers.
 
-    CoAtNet-6 and -7 have five stacks in that code, and the fourth stack has no stride. In this package the fourth stack
-    is the end of the third stage.
-
     Raises:
         CheckpointError: If a tensor that tells the structure is missing or has an impossible shape, if a layer does
             what no CoAtNet of this package does, or if this package cannot build the network for its image size.
@@ -82,61 +225,62 @@ def infer_structure(checkpoint: Checkpoint) -> Structure:
     def shape(key: str, ndim: int) -> torch.Size:
         return shape_of(tensors, key, ndim, _IMPL)
 
-    stacks = count_numbered(tensors, 'stack_', '_', 1, _IMPL)
+    stacks = count_numbered(tensors, 'stack_', '_')
     if stacks not in (4, 5):
         raise CheckpointError(
             f'The {_IMPL} checkpoint has {stacks} stacks of blocks; CoAtNet has 4, or 5 in -6 and -7.'
         )
-    depths, types, widths, ratios, heads, offsets, counts = [], [], [], set(), set(), [], []
+    depths, types, widths, ratios, heads, offsets = [], [], [], set(), set(), []
     for stack in range(1, stacks + 1):
-        depths.append(count_numbered(tensors, f'stack_{stack}_block_', '_', 1, _IMPL))
+        depths.append(count_numbered(tensors, f'stack_{stack}_block_', '_'))
         types.append('C' if any(name.startswith(f'stack_{stack}_block_1_expand_') for name in tensors) else 'T')
-        counts.append([])
+        first, last = ('expand_conv', 'MB_pw_conv') if types[-1] == 'C' else ('ffn_1_conv', 'ffn_2_conv')
         for block in range(1, depths[-1] + 1):
             prefix = f'stack_{stack}_block_{block}_'
-            expand = shape(prefix + ('expand_conv' if types[-1] == 'C' else 'ffn_1_conv') + '/kernel', 4)
+            expand = shape(f'{prefix}{first}/kernel', 4)
             ratios.add(expand[3] / expand[2])
             if types[-1] == 'T':
-                table = shape(prefix + 'mhsa_pos_emb/positional_embedding', 2)
-                heads.add(shape(prefix + 'mhsa_qkv_conv/kernel', 4)[3] / (3 * table[0]))
-                counts[-1].append(table[0])
-                offsets.append((stack - (stacks == 5 and stack > 3), table[1]))
-        prefix = f'stack_{stack}_block_1_'
-        widths.append(shape(prefix + ('MB_pw_conv' if types[-1] == 'C' else 'ffn_2_conv') + '/kernel', 4)[3])
+                num_heads, count = shape(f'{prefix}mhsa_pos_emb/positional_embedding', 2)
+                heads.add(shape(f'{prefix}mhsa_qkv_conv/kernel', 4)[3] / (3 * num_heads))
+                offsets.append((stack - (stacks == 5 and stack > 3), count))
+        widths.append(shape(f'stack_{stack}_block_1_{last}/kernel', 4)[3])
     for what, values in (('one expansion', ratios), ('heads of one width', heads)):
         if len(values) > 1 or any(v % 1 for v in values):
             raise CheckpointError(f'The blocks of the {_IMPL} checkpoint do not have {what}, but {sorted(values)}.')
-    dim_head = int(next(iter(heads), 32))
-    kernel = shape('stem_1_conv/kernel', 4)
-    classes = shape('predictions/kernel', 2)[1] if 'predictions/kernel' in tensors else 0
-    img_size = _img_size(input_size(checkpoint.layers, kernel[2]), offsets)
-    # Only Transformer blocks depend on the size.
-    grids = feature_sizes(img_size or (1, 1), 4)
-    rests = [(stacks, i) == (5, 3) for i in range(stacks)]
-    described = [
-        Stack(i + 1, types[i], depths[i], 1 if rests[i] else 2, grids[i - sum(rests[: i + 1])], tuple(counts[i]))
-        for i in range(stacks)
-    ]
-    check_layers(checkpoint.layers, described, dim_head, tensors)
     if stacks == 5:
         if types[2] == types[3]:
             raise CheckpointError(f'The {_IMPL} checkpoint has 5 stacks, but the third and fourth are of one kind.')
-        merged = depths.pop(3)
-        types[2] = types[2] * depths[2] + types.pop(3) * merged
-        widths[2] = (widths[2],) * depths[2] + (widths.pop(3),) * merged
-        depths[2] += merged
-    return Structure(
+        types[2:4] = [types[2] * depths[2] + types[3] * depths[3]]
+        widths[2:4] = [(widths[2],) * depths[2] + (widths[3],) * depths[3]]
+        depths[2:4] = [depths[2] + depths[3]]
+    kernel = shape('stem_1_conv/kernel', 4)
+    structure = Structure(
         stem_width=(kernel[3], shape('stem_2_conv/kernel', 4)[3]),
         embed_dim=tuple(widths),
         depths=tuple(depths),
         block_types=''.join(types) if stacks == 4 else tuple(types),
         num_heads=None,
-        dim_head=dim_head,
+        dim_head=int(next(iter(heads), 32)),
         in_chans=kernel[2],
-        num_classes=classes,
-        img_size=img_size,
+        num_classes=shape('predictions/kernel', 2)[1] if 'predictions/kernel' in tensors else 0,
+        img_size=_img_size(_stated_size(checkpoint.layers, kernel[2]), offsets),
         expand_ratio=next(iter(ratios)),
     )
+    _check_layers(checkpoint.layers, _network(structure))
+    return structure
+
+
+def _stated_size(layers: Layers, in_chans: int) -> tuple[int, int] | None:
+    """(height, width) of the images that the network was built for, or None if the file does not describe layers."""
+    inputs = {name: layer['settings'] for name, layer in layers.items() if layer.get('class_name') == 'InputLayer'}
+    if len(inputs) != any(layers.values()):
+        raise CheckpointError(f'The {_IMPL} checkpoint has {len(inputs)} inputs, not one.')
+    for name, settings in inputs.items():
+        match shape := settings.get('batch_input_shape', settings.get('batch_shape')):
+            case [_, int(height), int(width), channels] if height > 0 and width > 0 and channels == in_chans:
+                return height, width
+        raise _refusal(name, f'the shape {shape!r}', f'[null, height, width, {in_chans}]')
+    return None
 
 
 def _img_size(stated: tuple[int, int] | None, offsets: list[tuple[int, int]]) -> tuple[int, int] | None:
@@ -146,46 +290,97 @@ def _img_size(stated: tuple[int, int] | None, offsets: list[tuple[int, int]]) ->
         stated: The size that the file states, or None.
         offsets: For every position table, the stage (from 1) and the number of offsets, (2h-1)(2w-1).
     """
+    if stated and offsets and stated[0] != stated[1]:
+        raise CheckpointError(
+            f'The {_IMPL} checkpoint was built for {stated[0]}x{stated[1]} images. That code mixes up rows and columns '
+            'in the position tables of images that are not square, so that no other network equals it; convert one '
+            'that was built for square images, which then takes any size here.'
+        )
     size = stated
     if size is None and offsets:
-        stage, count = offsets[0]
         # The largest size with these tables. All sizes with these tables give the same network.
-        side = (math.isqrt(count) + 1) // 2 * 2 ** (stage + 1)
-        size = (side, side)
+        stage, count = offsets[0]
+        size = ((math.isqrt(count) + 1) // 2 * 2 ** (stage + 1),) * 2
     for stage, count in offsets:
-        height, width = grid = feature_sizes(size, 4)[stage - 1]
-        if num_offsets(grid) != count:
-            where = 'square' if stated is None else f'{size[0]}x{size[1]}'
+        if num_offsets(feature_sizes(size, 4)[stage - 1]) != count:
             raise CheckpointError(
                 f'The {_IMPL} checkpoint has a position table of {count} offsets in stage {stage}, which does not '
-                f'belong to {where} images; only networks built for square images can be converted.'
-            )
-        if height != width and min(height, width) > 1:
-            raise CheckpointError(
-                f'The {_IMPL} checkpoint was built for {size[0]}x{size[1]} images. That code mixes up rows and columns '
-                'in the position tables of images that are not square, so that no other network equals it; convert '
-                'one that was built for square images, which then takes any size here.'
+                f'belong to images of {size[0]}x{size[1]} pixels; only networks built for square images are converted.'
             )
     return size
 
 
-def tensor_map(structure: Structure) -> dict[str, Target]:
-    """Every tensor of that code for a structure, with where it goes."""
-    targets = {theirs: Target(*target) for theirs, target in _STEM.items()}
-    if structure.num_classes:
-        targets |= {theirs: Target(*target) for theirs, target in _HEAD.items()}
-    stack = number = 0
-    for stage, (entry, depth) in enumerate(zip(structure.block_types, structure.depths, strict=True)):
-        types = entry * depth if len(entry) == 1 else entry
-        for block, kind in enumerate(types):
-            # In that code all blocks of a stack are of one kind.
-            starts = block == 0 or kind != types[block - 1]
-            stack, number = (stack + 1, 1) if starts else (stack, number + 1)
-            source, target = f'stack_{stack}_block_{number}_', f'stages.{stage}.blocks.{block}.'
-            for theirs, (ours, layout) in (_MBCONV if kind == 'C' else _TRANSFORMER).items():
-                if kind == 'T' and block == 0:
-                    ours = ours.replace('norm1.', 'norm1.norm.')  # the pooling is norm1.down
-                targets[source + theirs] = Target(target + ours, layout)
-            if starts:
-                targets[source + 'shortcut_conv/kernel'] = Target(target + 'shortcut.expand.weight', _CONV)
-    return targets
+# Settings that do not change what a trained layer computes, or that the shape of its kernel decides.
+_NEUTRAL = re.compile(
+    'name|trainable|dtype|momentum|conjugate|filters|kernel_size|units|.*_(initializer|regularizer|constraint)'
+)
+# Settings that older versions do not write.
+_OPTIONAL: Settings = dict(groups=1, keepdims=False, num_heads=-1)
+# Half precision computes the same, except for rounding.
+_DTYPES = (None, 'float32', 'mixed_float16', 'mixed_bfloat16')
+_ACTIVATED = re.compile(r'stem_1_|stack_[0-9]+_block_[0-9]+_(expand|MB_dw|se|ffn)_')
+
+
+def _check_layers(layers: Layers, expected: Mapping[str, _Layer]) -> None:
+    """Refuse a file whose layers are not those of the network that its tensors fit."""
+    for name in layers:
+        if _ACTIVATED.match(name) and name not in expected and not name.endswith('_drop'):
+            raise CheckpointError(f'The {_IMPL} checkpoint has the layer {shown(name)}, which is not supported.')
+    if not any(layers.values()):
+        return
+    for name, layer in layers.items():
+        policy = layer['settings'].get('dtype')
+        for key in ('config', 'name'):
+            policy = policy.get(key, policy) if isinstance(policy, dict) else policy
+        if policy not in _DTYPES:
+            raise _refusal(name, f'dtype={shown(json.dumps(policy))}', 'float32')
+    for name in expected:
+        if '*' not in name:
+            if name not in layers:
+                raise CheckpointError(f'The {_IMPL} checkpoint lacks the layer {name}.')
+            _check_layer(name, name, layers, expected)
+
+
+def _check_layer(name: str, expected_name: str, layers: Layers, expected: Mapping[str, _Layer]) -> None:
+    """Compare a layer, and the operations between its inputs and the layers before, with what is expected."""
+    right, kind = expected[expected_name], layers[name]['class_name'].split('>')[-1]
+    settings = {key: value for key, value in layers[name]['settings'].items() if not _NEUTRAL.fullmatch(key)}
+    if kind == 'TFOpLambda':
+        kind = settings.pop('function', kind)
+    if kind != right.kind:
+        raise _refusal(name, ', '.join([str(kind), *(f'{k}={v!r}' for k, v in settings.items())]), right.kind)
+    for key in sorted({*settings, *right.settings}):
+        value, allowed = settings.get(key, _OPTIONAL.get(key)), right.settings.get(key)
+        if not any(_same(value, one) for one in (allowed if isinstance(allowed, tuple) else [allowed])):
+            raise _refusal(name, f'{key}={value!r}', allowed)
+    sources = [_past_dropout(source, layers) for source in layers[name]['inputs']]
+    for (source, output), (right_source, right_output) in zip_longest(sources, right.inputs, fillvalue=('nothing', 0)):
+        is_operation = '*' in right_source and source in layers
+        is_input = right_source == 'input' and layers.get(source, {}).get('class_name') == 'InputLayer'
+        if output != right_output or not (is_operation or is_input or source == right_source):
+            raise _refusal(name, f'the input {source}', right_source)
+        if is_operation:
+            _check_layer(source, right_source, layers, expected)
+
+
+def _past_dropout(source: tuple[str, int], layers: Layers) -> tuple[str, int]:
+    """The output that an input of a layer is in evaluation."""
+    for _ in layers:
+        layer = layers.get(source[0], {})
+        if layer.get('class_name') != 'Dropout' or not layer['inputs']:
+            break
+        source = layer['inputs'][0]
+    return source
+
+
+def _same(value: Any, right: Any) -> bool:
+    if isinstance(right, float):
+        return type(value) in (int, float) and math.isclose(value, right, rel_tol=1e-6)
+    return type(value) is type(right) and value == right
+
+
+def _refusal(name: str, what: str, right: Any) -> CheckpointError:
+    expected = 'no such setting' if right is None else shown(str(right))
+    return CheckpointError(
+        f'The {_IMPL} checkpoint has {shown(what)} in {shown(name)}, where only {expected} is supported.'
+    )

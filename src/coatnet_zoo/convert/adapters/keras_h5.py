@@ -44,9 +44,9 @@ def read_h5(path: Path) -> Checkpoint:
 
     Returns:
         The tensors by `layer/weight`, e.g. `stem_1_conv/kernel`, in Keras' layouts, without the state of the optimiser;
-        and the layers by name. For a file of a whole model, each layer has its `class_name`, its `config`, the names of
-        the layers that are its `inputs`, the number of each output it takes as `outputs`, and the `arguments` of its
-        call. For a file of weights only, each layer has only its name.
+        and the layers by name. For a file of a whole model, each layer has its `class_name`, its `settings`, and its
+        `inputs`: for each input, the name of a layer and the number of the output of that layer. For a file of weights
+        only, each layer has only its name.
 
     Raises:
         CheckpointError: If h5py is not installed, or if the file is damaged or refers to other files.
@@ -58,40 +58,33 @@ def read_h5(path: Path) -> Checkpoint:
             # `visititems` follows no soft or external links, which may lead to other files.
             file.visititems(lambda name, item: found.update({name: item}))
             prefix = _WEIGHTS if any(name.startswith(_WEIGHTS) for name in found) else ''
+            items = {name.removeprefix(prefix): item for name, item in found.items() if name.startswith(prefix)}
             tensors: dict[str, torch.Tensor] = {}
             left = path.stat().st_size
-            for name, item in found.items():
-                if not name.startswith(prefix) or not isinstance(item, h5py.Dataset) or item.dtype.kind != 'f':
-                    continue
-                short = _name(name.removeprefix(prefix))
-                if short in tensors:
-                    raise CheckpointError(f'{path} has two weights of the name {shown(short)}.')
-                left -= item.nbytes
-                tensors[short] = _tensor(name, item, path, left)
-            model_config = file.attrs.get('model_config')
-            if model_config is None:
-                layers = {name.removeprefix(prefix).split('/')[0]: {} for name in found}
-            elif _is_published(path):
-                layers = {}  # earlier versions of that code built the published networks from other operations
+            for name, item in items.items():
+                if isinstance(item, h5py.Dataset) and item.dtype.kind == 'f':
+                    left -= item.nbytes
+                    layer, *_, weight = name.partition(':')[0].split('/')
+                    # The table has several names across versions; Keras finds the table by the name of its layer.
+                    weight = 'positional_embedding' if layer.endswith('_pos_emb') else weight
+                    if f'{layer}/{weight}' in tensors:
+                        raise CheckpointError(f'{path} has two weights of the name {shown(f"{layer}/{weight}")}.')
+                    tensors[f'{layer}/{weight}'] = _tensor(name, item, path, left)
+            if (model_config := file.attrs.get('model_config')) is None:
+                layers = {name.split('/')[0]: {} for name in items}
             else:
-                layers = describe(model_config)
+                # Earlier versions of that code built the published networks from other operations.
+                layers = {} if _is_published(path) else describe(model_config)
     except CheckpointError:
         raise
     except Exception as e:  # h5py raises most kinds of exceptions on damaged files
         raise CheckpointError(
-            f'{path} is not a whole HDF5 file of Keras ({shown(first_line(e))}); fetch or save it again.'
+            f'{path} is a corrupt or truncated HDF5 file, or not of Keras ({shown(first_line(e))}); fetch or save it '
+            'again.'
         ) from e
     if not tensors:
         raise CheckpointError(f'{path} holds no weights; save a model that has some.')
     return Checkpoint(tensors, layers)
-
-
-def _name(path_in_file: str) -> str:
-    """`a/a/kernel:0` -> `a/kernel`."""
-    parts = path_in_file.split('/')
-    weight = parts[-1].partition(':')[0]
-    # The weight of this layer has several names across versions; Keras finds the weight by the name of the layer.
-    return f'{parts[0]}/positional_embedding' if parts[0].endswith('_pos_emb') else f'{parts[0]}/{weight}'
 
 
 def _tensor(name: str, dataset: Any, path: Path, left: int) -> torch.Tensor:
@@ -104,16 +97,11 @@ def _tensor(name: str, dataset: Any, path: Path, left: int) -> torch.Tensor:
         raise CheckpointError(
             f'{path} lacks a part of {shown(name)}, or has it compressed; fetch or save the file again.'
         )
-    kind = f'f{dataset.dtype.itemsize}' if dataset.dtype.itemsize <= 8 else 'f8'
-    return torch.from_numpy(dataset.astype(kind)[()].reshape(dataset.shape))
+    return torch.from_numpy(dataset.astype(f'f{min(dataset.dtype.itemsize, 8)}')[()].reshape(dataset.shape))
 
 
 def _is_published(path: Path) -> bool:
-    md5 = hashlib.md5(usedforsecurity=False)
-    with path.open('rb') as file:
-        while part := file.read(1 << 20):
-            md5.update(part)
-    return md5.hexdigest() in {weights.md5 for weights in WEIGHTS.values()}
+    return hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest() in {w.md5 for w in WEIGHTS.values()}
 
 
 def describe(model_config: str | bytes) -> dict[str, dict[str, Any]]:
@@ -125,31 +113,24 @@ def describe(model_config: str | bytes) -> dict[str, dict[str, Any]]:
     model = json.loads(model_config)['config']
     layers: dict[str, dict[str, Any]] = {}
     for layer in model['layers']:
-        name, config, kind = layer['config']['name'], dict(layer['config']), layer['class_name']
+        name, kind, nodes = layer['config']['name'], layer['class_name'], layer['inbound_nodes']
         if not isinstance(name, str) or not isinstance(kind, str) or name in layers or layer['name'] != name:
             raise ValueError(f'the layer {shown(name)} has no class, two names, or is there twice')
-        layers[name] = dict(class_name=kind, config=config, **_call(name, layer['inbound_nodes']))
+        if len(nodes) > 1:
+            raise ValueError(f'the layer {shown(name)} is called twice')
+        settings, inputs, node = dict(layer['config']), [], nodes[0] if nodes else []
+        # An operation has one input, and arguments. Every other layer has a list of inputs.
+        for source, call, output, arguments in [node] if node and isinstance(node[0], str) else node:
+            if call != 0 or not isinstance(source, str):
+                raise ValueError(f'the layer {shown(name)} has an input from a second call, or from no layer')
+            inputs.append((source, output))
+            for key, value in arguments.items():
+                if isinstance(value, list) and value and isinstance(value[0], str):
+                    inputs.append((value[0], value[2]))
+                else:
+                    settings[key] = value
+        layers[name] = dict(class_name=kind, settings=settings, inputs=inputs)
     # The layers are in the order of computing. A network without classifier ends with its last block.
     if not layers or model['output_layers'] != [['predictions' if 'predictions' in layers else name, 0, 0]]:
         raise ValueError('its output is not that of its last layer')
     return layers
-
-
-def _call(name: str, nodes: list[Any]) -> dict[str, Any]:
-    """The inputs and arguments of the one call of a layer."""
-    if len(nodes) > 1:
-        raise ValueError(f'the layer {shown(name)} is called twice')
-    sources: list[tuple[str, int]] = []
-    arguments: dict[str, Any] = {}
-    for node in nodes:
-        # An operation has one input. Every other layer has a list of inputs.
-        for source, call, output, given in [node] if isinstance(node[0], str) else node:
-            sources.append((source, output))
-            for key, value in given.items():
-                if isinstance(value, list) and value and isinstance(value[0], str):
-                    sources.append((value[0], value[2]))
-                else:
-                    arguments[key] = value
-            if call != 0:
-                raise ValueError(f'the layer {shown(name)} has an input from a second call')
-    return dict(inputs=[s for s, _ in sources], outputs=tuple(o for _, o in sources), arguments=arguments)

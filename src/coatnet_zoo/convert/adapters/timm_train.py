@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import timm
-import torch
 from timm.data import resolve_data_config
 from timm.models import get_pretrained_cfg, is_model_in_modules
 from torch import nn
@@ -16,10 +15,9 @@ from ...registry import TIMM_NAMES, Channels, Side, check
 from ..arguments import check_arguments
 from ..checkpoint import Checkpoint
 from ..files import require_regular
-from ..loading import adapt_checked
-from ..preprocessing import check_said
+from ..preprocessing import check_facts
 from ..recognition import identify
-from ..source import CLASSIFIER, Source, forget_origin, structure_of
+from ..source import Source, forget_origin
 
 _FOLDER = 'local-dir:'
 # The script's names of arguments of the model.
@@ -47,13 +45,12 @@ def trained_source(checkpoint: Checkpoint, src: str, head: bool, img_size: int |
         return None
     try:
         start, arguments = _network(record, checkpoint, src)
+        tensors = dict(checkpoint.tensors)
+        if not head:
+            tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith('head.fc.')}
+            arguments['num_classes'] = 0
         model = timm.create_model(start, **arguments, device='meta')
         preprocessing = _preprocessing(record, model)
-        tensors = _fitting(checkpoint.tensors, model, src)
-        if not head:
-            tensors = {k: v for k, v in tensors.items() if not k.startswith(CLASSIFIER)}
-            arguments['num_classes'] = 0
-            model = timm.create_model(start, **arguments, device='meta')
     except (CheckpointError, HubError):
         raise
     except Exception as e:  # timm raises many kinds for bad arguments
@@ -69,17 +66,7 @@ def trained_source(checkpoint: Checkpoint, src: str, head: bool, img_size: int |
     # The classes may be others, even if there are as many.
     for name in ('tag', 'label_names', 'label_descriptions'):
         model.pretrained_cfg.pop(name, None)
-    return Source(
-        start,
-        arguments,
-        model,
-        tensors,
-        structure_of(model),
-        preprocessing,
-        src,
-        assumes=False,
-        left_out=tuple(checkpoint.beside),
-    )
+    return Source(start, arguments, model, tensors, preprocessing, tuple(checkpoint.beside), assumes=False)
 
 
 def _network(record: Mapping[str, Any], checkpoint: Checkpoint, src: str) -> tuple[str, dict[str, Any]]:
@@ -88,14 +75,14 @@ def _network(record: Mapping[str, Any], checkpoint: Checkpoint, src: str) -> tup
     if not isinstance(given, Mapping):
         raise ValueError(f'model_kwargs is a {type(given).__name__}.')
     arguments = {ours: record.get(theirs) for ours, theirs in _OF_MODEL.items()}
-    arguments['in_chans'] = _channels(record)
+    in_chans, size = record.get('in_chans'), record.get('input_size')
+    arguments['in_chans'] = in_chans if in_chans is not None else 3 if size is None else size[0]
     arguments = {k: v for k, v in arguments.items() if v is not None and not (k.startswith('drop') and v == 0)}
     arguments |= given
     check_arguments(arguments)
     name = record['model']
-    theirs = timms_name(name)
-    if theirs is not None:
-        size, impl, fields = TIMM_NAMES[theirs]
+    if theirs := _row_of_timm(name):
+        size, impl, fields = theirs
         return size, {'impl': impl, **fields, **arguments}
     if name.startswith(_FOLDER):
         folder = name.removeprefix(_FOLDER)
@@ -116,51 +103,18 @@ def _network(record: Mapping[str, Any], checkpoint: Checkpoint, src: str) -> tup
     return name, arguments
 
 
-def timms_name(name: str) -> str | None:
-    """timm's own name of a network that this package has, without the tag; None if it is no such name."""
-    theirs = name.partition('.')[0]
-    return theirs if TIMM_NAMES.get(theirs) is not None else None
-
-
-def _channels(record: Mapping[str, Any]) -> int:
-    size = record.get('input_size')
-    channels = record.get('in_chans')
-    if channels is None:
-        channels = 3 if size is None else size[0]
-    check('in_chans', channels, Channels)
-    return channels
+def _row_of_timm(name: str) -> tuple[str, str, dict[str, Any]] | None:
+    return TIMM_NAMES.get(name.partition('.')[0])
 
 
 def _preprocessing(record: Mapping[str, Any], model: nn.Module) -> dict[str, Any]:
     """timm's data_config of the script's validation."""
-    wanted = ('mean', 'std', 'interpolation', 'crop_pct', 'img_size', 'input_size')
-    said = {name: record[name] for name in wanted if record.get(name)}
-    checked = {name: said.get(name) for name in wanted[:5]}
-    try:
-        check_said(**checked, labels=None, name=None)
-    except CheckpointError as e:
-        raise ValueError(str(e)) from e
-    if 'input_size' in said:
-        check('input_size', said['input_size'], tuple[Channels, Side, Side])
+    facts = {k: record[k] for k in ('mean', 'std', 'interpolation', 'crop_pct', 'img_size') if record.get(k)}
+    check_facts(facts)
+    if record.get('input_size'):
+        check('input_size', record['input_size'], tuple[Channels, Side, Side])
+        facts['input_size'] = record['input_size']
     name = record['model']
-    cfg = get_pretrained_cfg(name).to_dict() if timms_name(name) else model.pretrained_cfg
-    found = resolve_data_config({**said, 'in_chans': model.in_chans}, pretrained_cfg=cfg)
+    cfg = get_pretrained_cfg(name).to_dict() if _row_of_timm(name) else model.pretrained_cfg
+    found = resolve_data_config({**facts, 'in_chans': model.in_chans}, pretrained_cfg=cfg)
     return {**found, 'input_size': (model.in_chans, *found['input_size'][1:])}
-
-
-def _fitting(tensors: Mapping[str, torch.Tensor], model: nn.Module, src: str) -> dict[str, torch.Tensor]:
-    """The tensors in the layout of the model, if every tensor belongs to the model."""
-    own = model.state_dict()
-    for name in {**own, **tensors}:
-        ours, theirs = (tuple(found[name].shape) if name in found else None for found in (own, tensors))
-        if ours is None or theirs is None:
-            raise CheckpointError(
-                f'{src} {"lacks" if theirs is None else "has"} the tensor {shown(name)}, unlike the network of the '
-                f'arguments that it records (model={shown(repr(model.pretrained_cfg["architecture"]))}).'
-            )
-        if own[name].numel() != tensors[name].numel():
-            raise CheckpointError(
-                f'The tensor {shown(name)} of {src} has shape {theirs}, but the network of the arguments that it '
-                f'records needs {ours}.'
-            )
-    return adapt_checked(tensors, model, model.img_size)

@@ -1,0 +1,161 @@
+"""Recognising the third-party code that wrote a checkpoint, and translating the checkpoint into our tensors.
+
+`registry.IMPLS` lists the codes. Each code has one module in `adapters/` with the functions of `Adapter`.
+"""
+
+import importlib
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from einops import EinopsError, rearrange
+
+from ..errors import CheckpointError, shown
+from ..registry import IMPLS, ThirdPartyCode
+from .checkpoint import Checkpoint
+from .structure import Structure
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where a tensor of a third-party code goes.
+
+    Attributes:
+        name: Name of the tensor in this package; None if this package has no such tensor.
+        layout: The change of axes as a pattern of `einops.rearrange`; None if the axes stay. `three` stands for q, k
+            and v, `h` for heads and `d` for the width of a head.
+        default: The tensor to use if the checkpoint lacks this tensor, or None.
+    """
+
+    name: str | None
+    layout: str | None = None
+    default: torch.Tensor | None = None
+
+
+class Adapter(Protocol):
+    """The functions of the module of a third-party code. `read` and `prepare` are optional."""
+
+    def recognises(self, names: Collection[str]) -> bool:
+        """Whether these are names of tensors of that code."""
+
+    def infer_structure(self, checkpoint: Checkpoint) -> Structure:
+        """Read the structure off a checkpoint, or raise a `CheckpointError` that names what does not fit."""
+
+    def tensor_map(self, structure: Structure) -> dict[str, Target]:
+        """Every tensor of that code for a structure, with where it goes; counters of batches may be left out."""
+
+    def read(self, path: Path) -> Checkpoint:
+        """Read a file in a format of that code, or raise a `CheckpointError`."""
+
+    def prepare(self, checkpoint: Checkpoint, head: bool) -> Checkpoint:
+        """Bring a classifier that people have replaced to the names of that code, or leave it out."""
+
+
+@dataclass(frozen=True)
+class Translation:
+    """A third-party checkpoint in the names and layouts of this package.
+
+    Attributes:
+        impl: The implementation of the code that wrote the checkpoint.
+        code: The code that wrote the checkpoint.
+        structure: The structure of the network, read from the tensors.
+        tensors: Contiguous tensors by their names in this package. A tensor whose layout stays is not copied.
+        third_party_names: The name of every tensor in the checkpoint, by its name in this package.
+        left_out: The names of the tensors that the checkpoint has beside the network.
+    """
+
+    impl: str
+    code: ThirdPartyCode
+    structure: Structure
+    tensors: dict[str, torch.Tensor]
+    third_party_names: dict[str, str]
+    left_out: tuple[str, ...]
+
+
+def third_party_codes() -> dict[str, ThirdPartyCode]:
+    """The codes whose checkpoints can be translated, by implementation."""
+    return {impl: row.code for impl, row in IMPLS.items() if row.code is not None}
+
+
+def find_reader(path: Path) -> Adapter | None:
+    """The module of the code that reads files with this ending, or None."""
+    codes = (code for code in third_party_codes().values() if path.suffix in code.suffixes)
+    return next((importlib.import_module(code.mapping) for code in codes), None)
+
+
+def find_adapter(names: Collection[str]) -> tuple[str, Adapter] | None:
+    """The implementation and the module of the code that has tensors of these names, or None."""
+    for impl, code in third_party_codes().items():
+        adapter = importlib.import_module(code.mapping)
+        if adapter.recognises(names):
+            return impl, adapter
+    return None
+
+
+def recognised(names: Collection[str]) -> bool:
+    """Whether names of tensors are those of a network of this package, of timm or of a third-party code."""
+    own = 'stem.conv1.weight' in names and any(name.startswith('stages.0.blocks.0.') for name in names)
+    return own or find_adapter(names) is not None
+
+
+def translate(checkpoint: Checkpoint, head: bool = True) -> Translation | None:
+    """Translate a third-party checkpoint into the names and layouts of this package.
+
+    Args:
+        checkpoint: The checkpoint, from `read_checkpoint`.
+        head: Keep the classifier.
+
+    Returns:
+        The translation; None if no third-party code wrote the checkpoint.
+
+    Raises:
+        CheckpointError: If a tensor is missing, does not belong to such a network or has an impossible shape.
+    """
+    found = find_adapter(checkpoint.tensors)
+    if found is None:
+        return None
+    impl, adapter = found
+    if hasattr(adapter, 'prepare'):
+        checkpoint = adapter.prepare(checkpoint, head)
+    structure = adapter.infer_structure(checkpoint)
+    targets = adapter.tensor_map(structure)
+    tensors = {name: target.default for name, target in targets.items() if target.default is not None}
+    tensors |= checkpoint.tensors
+    _check_names(tensors, targets, impl)
+    names = {target.name: name for name, target in targets.items() if target.name is not None and name in tensors}
+    mapped = {
+        ours: _rearrange(theirs, tensors[theirs], targets[theirs].layout, impl, structure.dim_head)
+        for ours, theirs in names.items()
+    }
+    for name in names:
+        if name.endswith('running_var'):
+            mapped.setdefault(name.replace('running_var', 'num_batches_tracked'), torch.tensor(0))
+    if not head:
+        mapped = {name: tensor for name, tensor in mapped.items() if not name.startswith('head.fc.')}
+        structure = replace(structure, num_classes=0, head_bias=None)
+    return Translation(impl, third_party_codes()[impl], structure, mapped, names, tuple(checkpoint.beside))
+
+
+def _rearrange(name: str, tensor: torch.Tensor, layout: str | None, impl: str, dim_head: int) -> torch.Tensor:
+    if layout is None:
+        return tensor
+    axes = dict(three=3, d=dim_head) if 'three' in layout else {}
+    try:
+        return rearrange(tensor, layout, **axes).contiguous()
+    except EinopsError as e:
+        raise CheckpointError(
+            f'The tensor {name} of the {impl} checkpoint has shape {tuple(tensor.shape)}, which is not of the form '
+            f'{layout.partition(" ->")[0]!r}.'
+        ) from e
+
+
+def _check_names(present: Collection[str], expected: Collection[str], impl: str) -> None:
+    # Files from before torch 0.4.1, and all files of Keras, have no counters of batches.
+    missing = [name for name in expected if name not in present and not name.endswith('num_batches_tracked')]
+    surplus = sorted(set(present).difference(expected))
+    for names, problem in ((surplus, 'has tensors that do not belong there'), (missing, 'lacks tensors')):
+        if names:
+            more = f' and {len(names) - 4} more' if len(names) > 4 else ''
+            raise CheckpointError(f'The {impl} checkpoint {problem}: {", ".join(map(shown, names[:4]))}{more}.')
