@@ -19,14 +19,12 @@ BIN = 'pytorch_model.bin'
 SAFE = 'model.safetensors'
 
 # Ours (the default tag where there is none), and timm's name of the same weights.
-DEFAULTS = {
+NAMES = {
     'coatnet_nano': 'coatnet_nano_rw_224.sw_in1k',
     'coatnet_0': 'coatnet_0_rw_224.sw_in1k',
     'coatnet_1': 'coatnet_1_rw_224.sw_in1k',
     'coatnet_2': 'coatnet_2_rw_224.sw_in12k_ft_in1k',
     'coatnet_3': 'coatnet_3_rw_224.sw_in12k',
-}
-OTHERS = {
     'coatnet_nano.rmlp_sw_in1k': 'coatnet_rmlp_nano_rw_224.sw_in1k',
     'coatnet_0.bn_sw_in1k': 'coatnet_bn_0_rw_224.sw_in1k',
     'coatnet_1.rmlp_sw_in1k': 'coatnet_rmlp_1_rw_224.sw_in1k',
@@ -38,7 +36,7 @@ OTHERS = {
     'coatnet_2.rmlp_sw_in12k_ft_in1k': 'coatnet_rmlp_2_rw_224.sw_in12k_ft_in1k',
     'coatnet_2.rmlp_sw_in12k_ft_in1k_384': 'coatnet_rmlp_2_rw_384.sw_in12k_ft_in1k',
 }
-# One of each implementation, and the default of most; in long runs, the other size.
+# One of each implementation; in long runs, the other size.
 LOGITS = {
     'coatnet_nano',
     'coatnet_nano.rmlp_sw_in1k',
@@ -72,7 +70,7 @@ def publish(hub: HubServer, name: str, model: nn.Module, folder: Path) -> None:
 @pytest.mark.parametrize('name', split(LOGITS | LONG_LOGITS, LONG_LOGITS))
 @torch.inference_mode()
 def test_logits_are_those_of_timm(name: str, hub: HubServer, fresh_cache: Path) -> None:
-    timm_name = {**DEFAULTS, **OTHERS}[name]
+    timm_name = NAMES[name]
     theirs = timm_peer(timm_name)
     chans, *size = theirs.pretrained_cfg['input_size']
     images = random_images(2, chans, tuple(size))
@@ -87,10 +85,10 @@ def test_logits_are_those_of_timm(name: str, hub: HubServer, fresh_cache: Path) 
     assert_only_safetensors(hub, f'timm/{timm_name}')
 
 
-@pytest.mark.parametrize('name', split({*DEFAULTS, *OTHERS} - LOGITS - LONG_LOGITS, LONG_FILES))
+@pytest.mark.parametrize('name', split({*NAMES} - LOGITS - LONG_LOGITS, LONG_FILES))
 def test_every_other_file_of_timms_is_taken_whole(name: str, hub: HubServer, fresh_cache: Path, tmp_path: Path) -> None:
     """Logits of these networks are compared in tests/network, so zeros in timm's shapes are enough here."""
-    timm_name = {**DEFAULTS, **OTHERS}[name]
+    timm_name = NAMES[name]
     hub.add_repo(f'timm/{timm_name}', {SAFE: empty_weights(timm_name, tmp_path), BIN: b'not to be fetched'})
     ours = timm.create_model(name, pretrained=True, cache_dir=fresh_cache)
     assert not any(tensor.any() for tensor in ours.state_dict().values())

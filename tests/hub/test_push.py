@@ -1,6 +1,7 @@
-"""`coatnet-zoo push`: what it publishes, and what it refuses to."""
+"""`coatnet-zoo push`: what it publishes, and what it refuses; a dry run is as strict as the push."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,22 +11,21 @@ import torch
 from command_line import output_of, refusal
 from hub_server import Fault, HubServer
 from huggingface_hub import ModelCard
+from huggingface_hub.utils import _http
 from peers import random_images
 
-SAFE = 'model.safetensors'
+SAFE, CONFIG, CARD = 'model.safetensors', 'config.json', 'README.md'
+FACTS = ('--license', 'mit', '--data', 'my flowers', '--accuracy', '91.5', '--source', 'run 7')
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A fine-tuned model, as timm saves it."""
-    model = timm.create_model('coatnet_atto', num_classes=3, in_chans=3, img_size=64)
+    model = timm.create_model('coatnet_atto', num_classes=3, in_chans=3, img_size=64, depths=(1, 1, 1, 1))
     timm.models.save_for_hf(
         model, tmp_path / 'tuned', safe_serialization=True, model_config=dict(label_names=['a', 'b', 'c'])
     )
     return tmp_path / 'tuned'
-
-
-CARD = ('--license', 'mit', '--data', 'my flowers', '--accuracy', '91.5', '--source', 'run 7')
 
 
 @torch.inference_mode()
@@ -33,14 +33,14 @@ def test_push_and_load(folder: Path, hub: HubServer, monkeypatch: pytest.MonkeyP
     hub.token = 'hf_secret'
     monkeypatch.setenv('HF_TOKEN', 'hf_secret')
     before = {p.name: p.read_bytes() for p in folder.iterdir()}
-    text = output_of('push', folder, 'me/flowers', *CARD)
+    text = output_of('push', folder, 'me/flowers', *FACTS)
     assert f'published {hub.url}/me/flowers' in text
     assert hub.uploads.private == {'me/flowers': False}
     assert set(hub.tokens) >= {'Bearer hf_secret'}
     files = hub.files('me/flowers')
     assert {name: files[name] for name in before} == before
     assert {p.name: p.read_bytes() for p in folder.iterdir()} == before
-    card = ModelCard(files['README.md'].decode())
+    card = ModelCard(files[CARD].decode())
     assert (card.data.license, card.data.library_name, card.data.pipeline_tag) == (
         'mit', 'timm', 'image-classification',
     )  # fmt: skip
@@ -53,7 +53,7 @@ def test_push_and_load(folder: Path, hub: HubServer, monkeypatch: pytest.MonkeyP
 
 
 def test_dry_run_asks_nobody(folder: Path, hub: HubServer) -> None:
-    text = output_of('push', folder, 'me/flowers', *CARD, '--dry-run')
+    text = output_of('push', folder, 'me/flowers', *FACTS, '--dry-run')
     assert hub.requests == []
     assert 'would publish me/flowers' in text and 'my flowers' in text and 'license: mit' in text
     for file in folder.iterdir():
@@ -61,34 +61,35 @@ def test_dry_run_asks_nobody(folder: Path, hub: HubServer) -> None:
 
 
 def test_existing_card_is_kept(folder: Path, hub: HubServer) -> None:
-    (folder / 'README.md').write_text('---\nlicense: mit\n---\n# Mine\n')
+    (folder / CARD).write_text('---\nlicense: mit\n---\n# Mine\n')
     output_of('push', folder, 'me/flowers')
-    assert hub.files('me/flowers')['README.md'] == (folder / 'README.md').read_bytes()
+    assert hub.files('me/flowers')[CARD] == (folder / CARD).read_bytes()
 
 
 def test_push_again_and_in_private(folder: Path, hub: HubServer) -> None:
-    output_of('push', folder, 'me/secret', *CARD, '--private')
+    output_of('push', folder, 'me/secret', *FACTS, '--private')
     assert hub.uploads.private == {'me/secret': True}
-    output_of('push', folder, 'me/secret', *CARD, '--private')
-    output_of('push', folder, 'me/open', *CARD)
+    output_of('push', folder, 'me/secret', *FACTS, '--private')
+    output_of('push', folder, 'me/open', *FACTS)
     hub.requests.clear()
-    assert 'exists already and is public' in refusal('push', folder, 'me/open', *CARD, '--private')
+    assert 'exists already and is public' in refusal('push', folder, 'me/open', *FACTS, '--private')
     assert not any('commit' in path or 'lfs' in path for _, path in hub.requests)
 
 
-@pytest.mark.parametrize('status', [401, 403, 500])
-def test_push_that_is_refused(status: int, folder: Path, hub: HubServer) -> None:
-    hub.faults.append(Fault('POST', status))
-    message = refusal('push', folder, 'me/flowers', *CARD)
+@pytest.mark.parametrize('status', [401, 403, 429, 500])
+def test_push_that_is_refused(status: int, folder: Path, hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_http.time, 'sleep', lambda seconds: None)
+    hub.faults.extend([Fault('POST', status)] * 9)
+    message = refusal('push', folder, 'me/flowers', *FACTS)
     assert 'me/flowers cannot be published' in message and str(status) in message
     hub.faults.clear()
-    output_of('push', folder, 'me/flowers', *CARD)
+    output_of('push', folder, 'me/flowers', *FACTS)
 
 
 def _config(folder: Path, change) -> None:
-    config = json.loads((folder / 'config.json').read_text())
+    config = json.loads((folder / CONFIG).read_text())
     change(config)
-    (folder / 'config.json').write_text(json.dumps(config))
+    (folder / CONFIG).write_text(json.dumps(config))
 
 
 def _nan(folder: Path) -> None:
@@ -102,24 +103,33 @@ def _link(folder: Path) -> None:
     (folder / SAFE).symlink_to(folder.parent / 'elsewhere')
 
 
-REFUSED = {
+# What is done to the folder, with words of the line that refuses the folder.
+REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {
     'no weights': (lambda f: (f / SAFE).unlink(), f'has no {SAFE}'),
-    'no configuration': (lambda f: (f / 'config.json').unlink(), 'has no config.json'),
+    'no configuration': (lambda f: (f / CONFIG).unlink(), 'has no config.json'),
     'a pickle': (lambda f: (f / 'pytorch_model.bin').write_bytes(b''), 'pytorch_model.bin'),
     'another pickle': (lambda f: (f / 'best.PTH').write_bytes(b''), 'best.PTH'),
-    'a link': (_link, 'is a link to'),
-    'no JSON': (lambda f: (f / 'config.json').write_text('{'), 'is not JSON'),
-    'a list': (lambda f: (f / 'config.json').write_text('[]'), 'save_for_hf'),
+    'many pickles': (lambda f: [(f / f'a\n{i:03}.pt').touch() for i in range(500)], 'others would have to trust'),
+    'a link': (_link, 'is a link'),
+    'no JSON': (lambda f: (f / CONFIG).write_text('{'), 'cannot be published as'),
+    'a list': (lambda f: (f / CONFIG).write_text('[]'), ''),
+    'a deep configuration': (lambda f: (f / CONFIG).write_text('[' * 100_000), ''),
     'no implementation': (lambda f: _config(f, lambda c: c['model_args'].pop('impl')), 'save_for_hf'),
     'no preprocessing': (lambda f: _config(f, lambda c: c['pretrained_cfg'].pop('mean')), 'save_for_hf'),
-    'another network': (lambda f: _config(f, lambda c: c.update(architecture='resnet18')), "'resnet18'"),
+    'another network': (lambda f: _config(f, lambda c: c.update(architecture='resnet18')), ''),
     'too many labels': (
         lambda f: _config(f, lambda c: c['pretrained_cfg'].update(label_names=['a'] * 4)),
         '4 labels, but the network has 3 classes',
     ),
+    'labels that are no texts': (lambda f: _config(f, lambda c: c.update(label_names=[1, 2, 3])), 'label_names'),
     'NaN': (_nan, 'NaN or infinite values in stem.conv2.weight'),
-    'other weights': (lambda f: _config(f, lambda c: c['model_args'].update(depths=[1, 1, 1, 1])), 'does not fit'),
-    'half the weights': (lambda f: (f / SAFE).write_bytes((f / SAFE).read_bytes()[:9999]), 'not a whole safetensors'),
+    'other weights': (lambda f: _config(f, lambda c: c['model_args'].update(depths=[1, 1, 2, 1])), ''),
+    'half the weights': (lambda f: (f / SAFE).write_bytes((f / SAFE).read_bytes()[:9999]), 'safetensors'),
+    'a card in Latin-1': (lambda f: (f / CARD).write_bytes('Größe'.encode('latin-1')), 'model card'),
+    'a card of 11 MB': (lambda f: (f / CARD).write_bytes(b'x' * 11_000_000), '11,000,000 bytes'),
+    'a card with broken metadata': (lambda f: (f / CARD).write_text('---\na: [\n---\n'), 'model card'),
+    'a card that is a folder': (lambda f: (f / CARD).mkdir(), 'no regular file'),
+    'no licence': (lambda f: _config(f, lambda c: c['pretrained_cfg'].pop('license', None)), '--license'),
 }
 
 
@@ -127,23 +137,39 @@ REFUSED = {
 def test_folders_that_are_not_published(case: str, folder: Path, hub: HubServer) -> None:
     change, words = REFUSED[case]
     change(folder)
-    assert words in refusal('push', folder, 'me/flowers', *CARD)
+    facts = FACTS if case != 'no licence' else ()
+    said = refusal('push', folder, 'me/flowers', *facts, '--dry-run')
+    assert words in said and refusal('push', folder, 'me/flowers', *facts) == said
     assert hub.requests == []
+
+
+REPOSITORIES = [
+    'flowers', 'a/b/c', '/a', 'a/', '', 'me/fl owers', '../me', 'me/a..b', 'me/a--b', 'me/a.git', 'me/' + 'x' * 97,
+    'me/\x1b[2J', 'me/a\nb', 'me/ä', 'https://huggingface.co/me/x', './x',
+]  # fmt: skip
+
+
+@pytest.mark.parametrize('repo', REPOSITORIES, ids=lambda name: repr(name)[:20])
+def test_odd_repositories(repo: str, folder: Path, hub: HubServer) -> None:
+    said = refusal('push', folder, repo, *FACTS, '--dry-run')
+    assert len(said) < 1000 and said.strip().isprintable()
 
 
 @pytest.mark.parametrize(
-    'args, words',
-    [
-        (('flowers', *CARD), 'ORG/NAME'),
-        (('me/flowers/x', *CARD), 'ORG/NAME'),
-        (('me/flowers', '--license', 'mit', '--accuracy', '915'), 'between 0 and 100'),
-    ],
+    'args', [('--license', ' '), ('--accuracy', 'nan'), ('--accuracy', '915'), ('--data', '\udcff')]
 )
-def test_arguments_of_push(args: tuple[str, ...], words: str, folder: Path, hub: HubServer) -> None:
-    assert words in refusal('push', folder, *args)
+def test_odd_facts(args: tuple[str, ...], folder: Path, hub: HubServer) -> None:
+    assert refusal('push', folder, 'me/flowers', *FACTS, *args)
     assert hub.requests == []
 
 
-def test_push_needs_a_licence(folder: Path, hub: HubServer) -> None:
-    _config(folder, lambda c: c['pretrained_cfg'].pop('license', None))
-    assert '--license' in refusal('push', folder, 'me/flowers')
+@pytest.mark.parametrize('text', ['a\nb: c', '---', '"', '{{', '$x', ': [', '\x1b[2J'])
+def test_texts_of_the_card(text: str, folder: Path, hub: HubServer) -> None:
+    """What is said on the command line cannot break the metadata."""
+    output_of('push', folder, 'me/flowers', '--license', text, '--data', text, '--source', text, '--dry-run')
+
+
+def test_without_a_network(folder: Path, hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_http.time, 'sleep', lambda seconds: None)
+    hub.stop()
+    assert 'cannot be published' in refusal('push', folder, 'me/flowers', *FACTS)

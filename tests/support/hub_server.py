@@ -7,10 +7,9 @@ answers requests for missing files as the Hub does, takes uploads (hub_uploads.p
 import contextlib
 import functools
 import hashlib
-import re
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -20,7 +19,6 @@ from urllib.parse import unquote
 from hub_uploads import Uploads
 
 _MAX_SILENCE = 60.0
-_PIECE = 16 << 10
 
 
 @dataclass(frozen=True)
@@ -31,18 +29,13 @@ class Fault:
         method: Method of the request whose answer has the fault.
         status: Status of the answer, which then has no file.
         headers: Headers of an answer with `status`.
-        body: After `after` bytes the body is cut short, stalls, or has a bit flipped.
-        after: See `body`.
-        raw: Yields what is sent instead of an answer, status line and headers included. It is given the first byte that
-            was asked for, and the content of the file.
+        body: The body has a bit flipped, or is cut short at half.
     """
 
     method: str = 'GET'
     status: int | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
-    body: Literal['cut', 'stall', 'flip'] | None = None
-    after: int = 0
-    raw: Callable[[int, bytes], Iterable[bytes]] | None = None
+    body: Literal['cut', 'flip'] | None = None
 
 
 class HubServer:
@@ -51,37 +44,29 @@ class HubServer:
     Attributes:
         requests: Every request so far as (method, path).
         tokens: The Authorization header of every request, or None.
-        bodies: Every requested file as (first byte, bytes sent).
         faults: Faults of the next answers; each fault happens once.
         silent: While true, requests are taken but not answered.
-        die_after: If set, the next download gets this number of bytes; then the port is closed.
-        rate: If set, bytes per second for each download.
+        delay: Seconds before each answer.
         token: If set, the token that a request needs.
         cdn: Send downloads to another host, as the Hub does for large files.
-        most_at_once: The largest number of downloads at the same time.
-        sent: Bytes that raw faults have sent.
-        ranges: Answer requests for a part of a file with that part.
+        other_files: Files outside of repositories by path, for release pages.
+        uploads: What was published.
     """
 
     def __init__(self) -> None:
         self.requests: list[tuple[str, str]] = []
         self.tokens: list[str | None] = []
-        self.bodies: list[tuple[int, int]] = []
         self.faults: list[Fault] = []
-        self.die_after: int | None = None
-        self.rate: float | None = None
+        self.other_files: dict[str, bytes] = {}
+        self.delay = 0.0
         self.token: str | None = None
         self.cdn = False
-        self.ranges = True
-        self.most_at_once = self.sent = 0
-        self._at_once = 0
         self.uploads = Uploads(self)
         self._repos: dict[str, dict[str, Path | bytes]] = {}
         self._speak = threading.Event()
         self._speak.set()
         self._port = 0
         self._httpd: ThreadingHTTPServer | None = None
-        self._thread: threading.Thread | None = None
 
     @property
     def url(self) -> str:
@@ -111,20 +96,18 @@ class HubServer:
     def start(self) -> 'HubServer':
         """Start to listen, unless the server already listens."""
         if self._httpd is None:
-            self._httpd = ThreadingHTTPServer(('127.0.0.1', self._port), self._handler())
+            self._httpd = ThreadingHTTPServer(('127.0.0.1', self._port), type('Handler', (_Handler,), dict(hub=self)))
             self._httpd.daemon_threads = True
             self._port = self._httpd.server_port
-            self._thread = threading.Thread(target=self._httpd.serve_forever, args=(0.05,), daemon=True)
-            self._thread.start()
+            threading.Thread(target=self._httpd.serve_forever, args=(0.05,), daemon=True).start()
         return self
 
     def stop(self) -> None:
         """Close the port, so that connections are refused; repositories and log are kept."""
         if self._httpd is not None:
-            httpd, thread, self._httpd, self._thread = self._httpd, self._thread, None, None
-            httpd.shutdown()
-            thread.join()
-            httpd.socket.close()  # server_close() would wait for requests under way
+            self._httpd.shutdown()
+            self._httpd.socket.close()  # server_close() would wait for requests under way
+            self._httpd = None
 
     def __enter__(self) -> 'HubServer':
         return self.start()
@@ -134,12 +117,10 @@ class HubServer:
 
     def clear(self) -> None:
         """Forget repositories and log, and answer without faults again."""
-        for log in (self._repos, self.requests, self.tokens, self.bodies, self.faults):
+        for log in (self._repos, self.other_files, self.requests, self.tokens, self.faults):
             log.clear()
         self.silent = self.cdn = False
-        self.most_at_once = self.sent = 0
-        self.ranges = True
-        self.die_after = self.rate = self.token = None
+        self.delay, self.token = 0.0, None
         self.uploads = Uploads(self)
 
     def add_repo(self, repo_id: str, content: Path | Mapping[str, Path | bytes]) -> str:
@@ -168,10 +149,10 @@ class HubServer:
 
     def find(self, path: str) -> tuple[dict[str, str], Path | bytes | None]:
         """The headers, and the file, or None if something is missing."""
-        org, _, rest = path.partition('?')[0].lstrip('/').partition('/')
-        name, resolve, rest = rest.partition('/resolve/')
+        if path in self.other_files:
+            return {}, self.other_files[path]
+        repo_id, resolve, rest = path.partition('?')[0].lstrip('/').partition('/resolve/')
         revision, _, filename = rest.partition('/')
-        repo_id = f'{org}/{name}'
         if not resolve or repo_id not in self._repos:
             return {'X-Error-Code': 'RepoNotFound', 'X-Error-Message': 'Repository not found'}, None
         commit = self.commit(repo_id)
@@ -183,16 +164,6 @@ class HubServer:
             return headers | {'X-Error-Code': 'EntryNotFound', 'X-Error-Message': 'Entry not found'}, None
         return headers | {'ETag': f'"{digest(file)}"'}, file
 
-    def take_fault(self, method: str) -> Fault:
-        """The next fault for a request with this method, or a `Fault` without effect."""
-        for i, fault in enumerate(self.faults):
-            if fault.method == method:
-                return self.faults.pop(i)
-        return Fault(method)
-
-    def _handler(self) -> type[BaseHTTPRequestHandler]:
-        return type('Handler', (_Handler,), dict(hub=self))
-
 
 class _Handler(BaseHTTPRequestHandler):
     """HTTP/1.0 closes every connection, so that no connection outlives `HubServer.stop`."""
@@ -200,37 +171,41 @@ class _Handler(BaseHTTPRequestHandler):
     hub: HubServer
 
     def do_HEAD(self) -> None:
-        self._answer()
+        if fault := self._begin():
+            self._send_file(fault)
 
     def do_GET(self) -> None:
-        if self.path.startswith('/api/'):
-            self._upload()
-        else:
-            self._answer()
+        if fault := self._begin():
+            if self.path.startswith('/api/'):
+                self._say(*self.hub.uploads.answer(self.command, self.path, b''))
+            else:
+                self._send_file(fault)
 
     def do_POST(self) -> None:
-        self._upload()
+        if self._begin():
+            self._say(*self.hub.uploads.answer(self.command, self.path, self._body()))
 
-    def do_PUT(self) -> None:
-        self._upload()
+    do_PUT = do_POST
 
-    def _begin(self) -> bool:
-        """Log the request and apply its fault. Returns whether an answer is still to be sent."""
-        hub = self.hub
-        token = self.headers.get('Authorization')
+    def _begin(self) -> Fault | None:
+        """Log the request and apply its fault. Returns the rest of the fault, or None if the answer is sent."""
+        hub, token = self.hub, self.headers.get('Authorization')
         hub.requests.append((self.command, self.path))
         hub.tokens.append(token)
+        time.sleep(hub.delay)
         if not hub._speak.wait(_MAX_SILENCE):
-            return False
-        self.fault = hub.take_fault(self.command)
-        if self.fault.status is not None:
-            self._say(self.fault.status, self.fault.headers)
-            return False
+            return None
+        fault = next((fault for fault in hub.faults if fault.method == self.command), Fault())
+        if fault in hub.faults:
+            hub.faults.remove(fault)
         is_signed = self.path.startswith(('/cdn/', '/lfs/'))  # addresses that the Hub has signed
-        if hub.token is not None and token != f'Bearer {hub.token}' and not is_signed:
+        if fault.status is not None:
+            self._say(fault.status, fault.headers)
+        elif hub.token is not None and token != f'Bearer {hub.token}' and not is_signed:
             self._say(401, {'X-Error-Code': 'RepoNotFound', 'X-Error-Message': 'Invalid username or password.'})
-            return False
-        return True
+        else:
+            return fault
+        return None
 
     def _say(self, status: int, headers: Mapping[str, str], body: bytes = b'') -> None:
         self.send_response(status)
@@ -238,10 +213,6 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header(key, value)
         self.end_headers()
         self.wfile.write(body)
-
-    def _upload(self) -> None:
-        if self._begin():
-            self._say(*self.hub.uploads.answer(self.command, self.path, self._body()))
 
     def _body(self) -> bytes:
         if self.headers.get('Transfer-Encoding') != 'chunked':
@@ -253,61 +224,25 @@ class _Handler(BaseHTTPRequestHandler):
         self.rfile.readline()
         return b''.join(chunks)
 
-    def _answer(self) -> None:
-        if not self._begin():
-            return
+    def _send_file(self, fault: Fault) -> None:
         headers, file = self.hub.find(self.path.removeprefix('/cdn'))
-        if self.fault.raw is not None:
-            begin = self.headers.get('Range', 'bytes=0-').removeprefix('bytes=').removesuffix('-')
-            for piece in self.fault.raw(int(begin), file if isinstance(file, bytes) else b''):
-                self.wfile.write(piece)
-                self.hub.sent += len(piece)
-            return
         if file is None:
             self._say(404, headers)
             return
-        size = len(file) if isinstance(file, bytes) else file.stat().st_size
+        content = file if isinstance(file, bytes) else file.read_bytes()
         if self.hub.cdn and not self.path.startswith('/cdn'):
-            port = self.server.server_address[1]
-            headers['X-Linked-ETag'], headers['X-Linked-Size'] = headers.pop('ETag'), str(size)
-            self._say(302, headers | {'Location': f'http://localhost:{port}/cdn{self.path}'})
+            headers['X-Linked-ETag'], headers['X-Linked-Size'] = headers.pop('ETag'), str(len(content))
+            self._say(302, headers | {'Location': f'http://localhost:{self.server.server_address[1]}/cdn{self.path}'})
             return
-        match = re.fullmatch(r'bytes=(\d+)-', self.headers.get('Range', '') if self.hub.ranges else '')
-        start = int(match[1]) if match else 0
-        if start >= size > 0:
-            self._say(416, {'Content-Range': f'bytes */{size}'})
-            return
-        if match:
-            headers['Content-Range'] = f'bytes {start}-{size - 1}/{size}'
-        self._say(206 if match else 200, headers | {'Content-Length': str(size - start)})
+        first = int(self.headers.get('Range', 'bytes=0-').removeprefix('bytes=').removesuffix('-'))
+        if first:
+            headers['Content-Range'] = f'bytes {first}-{len(content) - 1}/{len(content)}'
+        self._say(206 if first else 200, headers | {'Content-Length': str(len(content) - first)})
         if self.command == 'GET':
-            self.hub._at_once += 1
-            self.hub.most_at_once = max(self.hub.most_at_once, self.hub._at_once)
-            try:
-                self._send(file if isinstance(file, bytes) else file.read_bytes(), start)
-            finally:
-                self.hub._at_once -= 1
-
-    def _send(self, content: bytes, start: int) -> None:
-        hub, fault = self.hub, self.fault
-        if fault.body == 'flip':
-            at = start + fault.after
-            content = content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :]
-        limit = {'cut': fault.after, 'stall': fault.after, 'flip': None, None: hub.die_after}[fault.body]
-        end = len(content) if limit is None else min(len(content), start + limit)
-        index = len(hub.bodies)
-        hub.bodies.append((start, 0))
-        piece = _PIECE if hub.rate else 1 << 20
-        for i in range(start, end, piece):
-            if hub.rate:
-                time.sleep(piece / hub.rate)
-            self.wfile.write(content[i : min(i + piece, end)])
-            hub.bodies[index] = (start, min(i + piece, end) - start)
-        if fault.body == 'stall':
-            self.wfile.flush()
-            time.sleep(3.0)
-        if hub.die_after is not None:
-            hub.stop()
+            half = len(content) // 2
+            if fault.body == 'flip':
+                content = content[:half] + bytes([content[half] ^ 1]) + content[half + 1 :]
+            self.wfile.write(content[first : half if fault.body == 'cut' else None])
 
     def handle(self) -> None:
         # A client that gives up waiting closes the connection.

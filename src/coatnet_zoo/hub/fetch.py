@@ -16,7 +16,7 @@ from ..errors import HubError
 from ..files import SAFETENSORS
 from ..registry import short
 from .digests import damage_of
-from .messages import sentence, without_secrets
+from .messages import one_line_error, sentence, without_secrets
 
 _COMMIT = re.compile('[0-9a-f]{40}')
 _DIGEST = re.compile('[0-9a-f]{64}|[0-9a-f]{40}')  # SHA-256 for large files, the hash of the git object for small ones
@@ -27,10 +27,7 @@ _Answer = TypeVar('_Answer')
 def cached_weights(
     hf_hub_id: str, filename: str = SAFETENSORS, cache_dir: str | os.PathLike | None = None
 ) -> Path | None:
-    """The local path of a weights file that is in the cache, or None. The Hub is not asked.
-
-    The arguments are those of `fetch_weights`.
-    """
+    """The local path of a weights file that is in the cache, or None. The Hub is not asked; see `fetch_weights`."""
     repo_id, _, revision = hf_hub_id.partition('@')
     try:
         file = try_to_load_from_cache(repo_id, filename, cache_dir, revision or None)
@@ -51,30 +48,22 @@ def fetch_weights(
 
     Args:
         hf_hub_id: Repository, `org/name` or `org/name@revision`.
-        filename: File in the repository. The file must be a safetensors file.
+        filename: A safetensors file in the repository.
         cache_dir: The cache. Default: huggingface_hub's cache.
         mend: Download a damaged file again instead of raising.
 
     Raises:
-        HubError: If the file is not cached and the Hub cannot be reached, has no such repository or file, or refuses
-            access; if the download breaks off, arrives damaged, or cannot be stored; or if the cached file is damaged.
-            Without a network, the error (or the cached file) comes within 6 seconds, or `HF_HUB_ETAG_TIMEOUT`.
+        HubError: If the file is damaged or cannot be fetched. Without a network, the error (or the cached file) comes
+            within 6 seconds, or `HF_HUB_ETAG_TIMEOUT`.
     """
     if not filename.endswith('.safetensors'):
-        raise HubError(
-            f'{short(hf_hub_id)} names the weights file {short(filename)}, but only .safetensors files are fetched.'
-        )
+        raise HubError(f'{short(filename)} of {short(hf_hub_id)}: only .safetensors files are fetched.')
     cache = cache_dir or constants.HF_HUB_CACHE
-    try:
+    what = (
+        f'{short(filename)} of {short(hf_hub_id)} cannot be fetched from the Hub at {constants.ENDPOINT} into {cache}'
+    )
+    with one_line_error(HubError, what):
         return _fetch(hf_hub_id, filename, cache, mend)
-    except HubError:
-        raise
-    except Exception as e:  # exceptions of huggingface_hub, of its HTTP client, of the file system
-        hub = without_secrets(constants.ENDPOINT)
-        raise HubError(
-            f'{short(filename)} of {short(hf_hub_id)} cannot be fetched from the Hub at {hub} into {cache}: '
-            f'{sentence(e)}'
-        ) from e
 
 
 def _fetch(hf_hub_id: str, filename: str, cache: str | os.PathLike, mend: bool) -> Path:

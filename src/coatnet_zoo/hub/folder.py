@@ -7,8 +7,7 @@ import timm
 
 from ..errors import HubError
 from ..files import write_folder
-from ..registry import short
-from .messages import sentence
+from .messages import one_line_error
 
 
 def make_folder(name: str, folder: Path) -> None:
@@ -23,14 +22,11 @@ def make_folder(name: str, folder: Path) -> None:
     """
 
     def check_empty(old: Path) -> None:
-        if not old.is_dir() or os.listdir(old):
-            raise HubError(f'{short(str(folder))} exists already and is not an empty folder; choose another.')
+        if os.path.lexists(old) and not (old.is_dir() and not os.listdir(old)):
+            raise HubError(f'{old} exists already and is not an empty folder; choose another.')
 
-    try:
+    with one_line_error(HubError, f'{folder} cannot be written'):
         folder = folder.resolve()
-        if os.path.lexists(folder):
-            check_empty(folder)
+        check_empty(folder)
         model = timm.create_model(name, pretrained=True)
         write_folder(folder, lambda new: timm.models.save_for_hf(model, new, safe_serialization=True), check_empty)
-    except OSError as e:
-        raise HubError(f'{short(str(folder))} cannot be written: {sentence(e)}') from e

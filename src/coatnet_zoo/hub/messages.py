@@ -1,33 +1,45 @@
 """Error messages for users: one line that names the cause and the way out, without passwords and tokens."""
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from urllib.parse import unquote
 
 from huggingface_hub import constants, get_token
-from huggingface_hub.errors import HfHubHTTPError
+
+from ..errors import CheckpointError, HubError
 
 _LONGEST = 1000
 _LOGIN = re.compile(r'(?<=://)[^\s/?#]*@')  # the login in an address with a user name or a password
 _QUERY = re.compile(r'\?[^\s\'"<>]*=[^\s\'"<>)]*')  # the query of a signed address holds the signature
 _LOG_IN = ' For a private or gated repository, set HF_TOKEN or log in by `hf auth login`.'
-_WAYS_OUT = {
-    401: _LOG_IN,
-    403: _LOG_IN,
-    429: ' The Hub limits the number of requests: wait five minutes, or log in by `hf auth login`.',
-}
+_WAIT = ' The Hub limits the number of requests: wait five minutes, or log in by `hf auth login`.'
+_WAYS_OUT = {401: _LOG_IN, 403: _LOG_IN, 429: _WAIT}
+
+
+@contextmanager
+def one_line_error(kind: type[HubError] | type[CheckpointError], what: str) -> Iterator[None]:
+    """Raise exceptions of libraries and of the file system as an error of this package: `what`, and the cause."""
+    try:
+        yield
+    except (HubError, CheckpointError):
+        raise
+    except Exception as e:
+        raise kind(f'{without_secrets(what)}: {sentence(e)}') from e
 
 
 def sentence(error: BaseException) -> str:
     """The message of an error of the Hub, of the HTTP client or of the file system, in one line without secrets.
 
-    The messages of huggingface_hub have a status line, then its meaning, then advice. Some messages hide the cause.
+    The messages of huggingface_hub have a status line, then its meaning, then more. Some messages hide the cause.
     """
     if isinstance(error, UnicodeEncodeError) and not (get_token() or '').isascii():
         return 'the token of HF_TOKEN or `hf auth login` has characters that are not ASCII; set it again'
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    said = without_secrets(' '.join(lines[:2]) or type(error).__name__)
-    if isinstance(error, HfHubHTTPError):
-        return said + _WAYS_OUT.get(error.response.status_code, '')
+    said = ' '.join(line for line in lines[:2] if not line.startswith('For more information'))
+    said = without_secrets(said or type(error).__name__)
+    if response := getattr(error, 'response', None):
+        return said + _WAYS_OUT.get(response.status_code, '')
     cause = sentence(error.__cause__) if error.__cause__ else said
     return said if cause in said else f'{said} ({cause})'
 

@@ -1,21 +1,20 @@
 """Publishing a folder, converted or fine-tuned, as a repository on the Hugging Face Hub."""
 
-import dataclasses
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import timm
 from huggingface_hub import CommitOperationAdd, HfApi, ModelCard
-from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 from torch import nn
 
 from ..errors import CheckpointError, HubError
 from ..files import CARD, CONFIG, SAFETENSORS
 from ..registry import SIZES, short
-from .messages import sentence, without_secrets
+from .messages import one_line_error, without_secrets
 from .model_card import Facts, is_folder_card, make_card
 
 _PICKLES = ('.bin', '.pth', '.pt', '.ckpt', '.pkl', '.pickle', '.h5', '.npz', '.tar')
@@ -38,10 +37,6 @@ def prepare(folder: Path, repo_id: str, **facts: Any) -> dict[str, Path | bytes]
             the licence is unknown or an argument is invalid.
     """
     known = Facts(**facts)
-    try:
-        validate_repo_id(repo_id)
-    except HFValidationError as e:
-        raise CheckpointError(f'{short(repo_id)} cannot be the name of a repository ({sentence(e)}).') from e
     if repo_id.count('/') != 1:
         raise CheckpointError(f'{short(repo_id)} does not name a repository; write ORG/NAME.')
     if known.accuracy is not None and not 0 <= known.accuracy <= 100:
@@ -52,21 +47,22 @@ def prepare(folder: Path, repo_id: str, **facts: Any) -> dict[str, Path | bytes]
             f'{folder} has {", ".join(map(short, pickles[:5]))}, which others would have to trust; only {SAFETENSORS} '
             'is published, so move them away.'
         )
-    model, config = _load(folder), json.loads(files[CONFIG].read_bytes())
+    with one_line_error(CheckpointError, f'{folder} cannot be published as {short(repo_id)}'):
+        validate_repo_id(repo_id)
+        model = timm.create_model(f'local-dir:{folder}', pretrained=True)  # as it loads after a download
+        config = json.loads(files[CONFIG].read_bytes())
     cfg = config.get('pretrained_cfg', {})
-    if model.pretrained_cfg['architecture'] not in SIZES or 'mean' not in cfg:
+    if model.pretrained_cfg['architecture'] not in SIZES or 'mean' not in cfg or 'impl' not in config['model_args']:
         raise CheckpointError(
             f'{files[CONFIG]} does not have what timm.models.save_for_hf writes for a model of coatnet-zoo.'
         )
     for labels in (config.get('label_names'), cfg.get('label_names')):
-        # Loading does not check labels, but readers of predictions rely on them.
-        if labels is not None and not (isinstance(labels, list) and all(isinstance(label, str) for label in labels)):
-            raise CheckpointError(f'{files[CONFIG]} has label_names that are not a list of texts.')
         if labels is not None and len(labels) != model.num_classes:
             raise CheckpointError(
                 f'{files[CONFIG]} has {len(labels)} labels, but the network has {model.num_classes} classes.'
             )
-    return {**files, CARD: _card(folder, repo_id, model, known)}
+    with one_line_error(CheckpointError, f'The model card of {folder} is not one that the Hub takes'):
+        return {**files, CARD: _card(folder, repo_id, model, known)}
 
 
 def publish(repo_id: str, content: dict[str, Path | bytes], private: bool = False) -> str:
@@ -81,17 +77,12 @@ def publish(repo_id: str, content: dict[str, Path | bytes], private: bool = Fals
         HubError: If the Hub refuses or cannot be reached, or if the repository exists and is public instead of private.
     """
     api = HfApi(library_name='coatnet-zoo')
-    try:
+    with one_line_error(HubError, f'{repo_id} cannot be published on the Hub at {api.endpoint}'):
         url = api.create_repo(repo_id, private=private, exist_ok=True)
         if private and not api.repo_info(repo_id).private:
             raise HubError(f'{repo_id} exists already and is public; choose another name or leave out --private.')
         operations = [CommitOperationAdd(name, file) for name, file in content.items()]
         api.create_commit(repo_id, operations, commit_message='Upload by coatnet-zoo')
-    except HubError:
-        raise
-    except Exception as e:  # exceptions of huggingface_hub and of its HTTP client
-        hub = without_secrets(api.endpoint)
-        raise HubError(f'{repo_id} cannot be published on the Hub at {hub}: {sentence(e)}') from e
     return without_secrets(str(url))
 
 
@@ -107,35 +98,19 @@ def _regular_file(folder: Path, name: str) -> Path:
     return file
 
 
-def _load(folder: Path) -> nn.Module:
-    """The model, loaded in the same way as after a download of the folder."""
-    try:
-        return timm.create_model(f'local-dir:{folder}', pretrained=True)
-    except CheckpointError:
-        raise
-    except Exception as e:  # timm and torch raise many kinds of exceptions for a bad configuration
-        raise CheckpointError(f'{folder} does not load, so it is not published: {sentence(e)}') from e
-
-
 def _card(folder: Path, repo_id: str, model: nn.Module, facts: Facts) -> bytes:
-    """The card of the folder, or a new card, which the Hub takes; it would refuse only when the repository exists."""
+    """The card of the folder, or a new card. The Hub would refuse a bad card only after the repository was created."""
     has_card = os.path.lexists(folder / CARD)
-    try:
-        card = _regular_file(folder, CARD).read_text(encoding='utf-8') if has_card else None
-        if card is None or is_folder_card(card):
-            license = model.pretrained_cfg.get('license') if facts.license is None else facts.license
-            if not isinstance(license, str) or not license.strip():
-                raise CheckpointError(f'{folder} has no licence; give one by --license, e.g. --license apache-2.0.')
-            cfg = model.pretrained_cfg
-            config = dict(cfg, pretrained_cfg=cfg, model_args=dict(impl=model.cfg.impl), num_classes=model.num_classes)
-            params = sum(p.numel() for p in model.parameters())
-            card = make_card(repo_id, config, params, dataclasses.replace(facts, license=license))
-        ModelCard(card)
-        content = card.encode()
-        if len(content) > _LONGEST_CARD:
-            raise ValueError(f'{len(content):,} bytes; only {_LONGEST_CARD:,} can be published')
-        return content
-    except CheckpointError:
-        raise
-    except Exception as e:  # exceptions of huggingface_hub and of its YAML reader
-        raise CheckpointError(f'The model card of {folder} is not one that the Hub takes ({sentence(e)}).') from e
+    card = _regular_file(folder, CARD).read_text(encoding='utf-8') if has_card else None
+    if card is None or is_folder_card(card):
+        cfg = model.pretrained_cfg
+        license = cfg.get('license') if facts.license is None else facts.license
+        if not isinstance(license, str) or not license.strip():
+            raise CheckpointError(f'{folder} has no licence; give one by --license, e.g. --license apache-2.0.')
+        config = dict(cfg, pretrained_cfg=cfg, model_args=dict(impl=model.cfg.impl), num_classes=model.num_classes)
+        card = make_card(repo_id, config, sum(p.numel() for p in model.parameters()), replace(facts, license=license))
+    ModelCard(card)
+    content = card.encode()
+    if len(content) > _LONGEST_CARD:
+        raise CheckpointError(f'The model card has {len(content):,} bytes; only {_LONGEST_CARD:,} can be published.')
+    return content

@@ -15,7 +15,7 @@ from ..errors import HubError
 from ..registry import RELEASE_HOST
 from .digests import damage_of
 from .fetch import answer_or_error
-from .messages import sentence
+from .messages import one_line_error
 
 
 def release_file(release: str, md5: str, cache_dir: str | os.PathLike | None = None) -> Path:
@@ -34,26 +34,22 @@ def fetch_release(release: str, md5: str, cache_dir: str | os.PathLike | None = 
         mend: Download a damaged file again instead of raising.
 
     Raises:
-        HubError: If the file is damaged; or is missing and cannot be downloaded or stored, or has another checksum.
-            Without a network, the error comes within 6 seconds, or `HF_HUB_ETAG_TIMEOUT`.
+        HubError: If the file is damaged or cannot be fetched. Without a network, the error comes within 6 seconds, or
+            `HF_HUB_ETAG_TIMEOUT`.
     """
     file, url = release_file(release, md5, cache_dir), f'{RELEASE_HOST}/{release}'
-    try:
-        damage = damage_of(file, md5) if file.is_file() else f'it is not in {file.parent}'
+    with one_line_error(HubError, f'{url} cannot be fetched into {file.parent}'):
+        damage = damage_of(file, md5) if file.is_file() else 'missing'
         if damage is None:
             return file
         if file.is_file() and not mend:
             raise HubError(f'{file} is damaged: {damage}; delete it, and it is downloaded again when it is next used.')
         if constants.HF_HUB_OFFLINE:
-            raise HubError(f'{url} cannot be fetched, and {damage}: HF_HUB_OFFLINE is set; unset it once.')
+            raise HubError(f'{file} is missing or damaged, and HF_HUB_OFFLINE is set: unset it once to fetch {url}.')
         answer = answer_or_error(lambda limit: urlopen(Request(url, method='HEAD'), timeout=limit).close())
         if isinstance(answer, Exception):
             raise answer
         _download(url, md5, file)
-    except HubError:
-        raise
-    except Exception as e:  # exceptions of urllib and of the file system
-        raise HubError(f'{url} cannot be fetched into {file.parent}: {sentence(e)}') from e
     return file
 
 
