@@ -8,25 +8,35 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import timm
 import torch
 from safetensors import SafetensorError
 from timm.models import save_for_hf
 from torch import nn
 
-from ..errors import CheckpointError, shown
+from ..errors import CheckpointError, HubError, first_line, shown
 from ..files import CARD, CONFIG, SAFETENSORS, write_folder
 from ..hub import make_folder_card
+from ..registry import short
 from .adapter import recognised, third_party_codes
 from .adapters.timm_train import trained_source
 from .loading import as_linear
 from .preprocessing import check_facts, check_labels, data_config
 from .reading import read_checkpoint
 from .recognition import identify
-from .source import Source, own_source, third_party_source, with_three_channels
+from .source import Source, own_source, third_party_source
 from .structure import Structure
 from .values import check_values
 
 _log = logging.getLogger(__name__)
+
+_FIRST = 'stem.conv1.weight'
+# The fields of a pretrained configuration that hold for other classes, and only for the published weights of a name.
+_CLASSES = ('tag', 'label_names', 'label_descriptions')
+_ORIGIN = (
+    *('license', 'origin_url', 'description', 'paper_ids', 'paper_name', 'notes'),
+    *('url', 'file', 'hf_hub_id', 'hf_hub_filename', 'source'),
+)
 
 
 @dataclass(frozen=True)
@@ -109,25 +119,42 @@ def convert_checkpoint(
         check_facts({**facts, 'img_size': img_size, 'name': name})
     except ValueError as e:
         raise CheckpointError(str(e)) from e
-    checkpoint, what = read_checkpoint(src, ema, key, prefix), shown(src, 500)
-    for find_source in (third_party_source, trained_source, own_source):
-        if source := find_source(checkpoint, what, head, img_size):
-            break
-    else:
-        raise CheckpointError(_not_convertible(what, checkpoint.tensors))
-    preprocessing, assumed = data_config(source.preprocessing, source.model.in_chans, facts)
-    if labels is not None:
-        check_labels(labels, source.model.num_classes)
-    if in_chans not in (None, source.model.in_chans):
-        source = with_three_channels(source, what, in_chans)
-        preprocessing |= {k: (*preprocessing[k][:1],) * 3 for k in ('mean', 'std')}
-    model = _filled(source, what)
-    size = preprocessing.get('input_size', (None, *model.img_size))[1:]
+    checkpoint, file = read_checkpoint(src, ema, key, prefix), shown(src, 500)
     try:
-        if size != model.img_size:
+        sources = (find(checkpoint, file, head) for find in (third_party_source, trained_source, own_source))
+        source = next((source for source in sources if source), None)
+        if source is None:
+            raise CheckpointError(_not_convertible(file, checkpoint.tensors))
+        arguments = dict(source.arguments)
+        if img_size is not None and not source.has_size:
+            arguments['img_size'] = img_size
+        model = timm.create_model(source.name, **arguments, device='meta')
+        default = source.preprocessing(model)
+    except (CheckpointError, HubError):
+        raise
+    except Exception as e:  # timm raises many kinds for bad arguments
+        raise CheckpointError(f'The network of {file} cannot be built: {shown(first_line(e), 500)}') from e
+    preprocessing, assumed = data_config(default, model.in_chans, facts)
+    if labels is not None:
+        check_labels(labels, model.num_classes)
+    tensors = _fitting(source, model, file)
+    if in_chans not in (None, model.in_chans):
+        tensors[_FIRST] = _three_channels(tensors[_FIRST], in_chans)
+        model = timm.create_model(source.name, **{**arguments, 'in_chans': 3}, device='meta')
+        preprocessing |= {name: (*preprocessing[name][:1],) * 3 for name in ('mean', 'std')}
+    nn.Module.load_state_dict(model.to_empty(device='cpu'), tensors)
+    unknown = (*_CLASSES, *(() if source.is_tuned else _ORIGIN))
+    model.pretrained_cfg = {name: value for name, value in model.pretrained_cfg.items() if name not in unknown}
+    size = preprocessing.get('input_size', (None, *model.img_size))[1:]
+    if img_size is not None and size != (img_size, img_size):
+        raise CheckpointError(
+            f'img_size={img_size} was given, but the checkpoint was trained at {size}; leave img_size out.'
+        )
+    if size != model.img_size:
+        try:
             model.set_input_size(size)
-    except ValueError as e:
-        raise CheckpointError(f'{what} was trained at {size}, which its network cannot keep: {e}') from e
+        except ValueError as e:
+            raise CheckpointError(f'{file} was trained at {size}, which its network cannot keep: {e}') from e
     preprocessing['input_size'] = (model.in_chans, *size)
     num_params = sum(p.numel() for p in model.parameters())
     model_config: dict[str, Any] = dict(pretrained_cfg=dict(tag=name)) if name is not None else {}
@@ -152,7 +179,7 @@ def convert_checkpoint(
         num_classes=model.num_classes,
         img_size=model.img_size,
     )
-    return Conversion(dst, source.name, structure, num_params, assumed if source.assumes else {}, source.left_out)
+    return Conversion(dst, source.name, structure, num_params, assumed if source.is_assumed else {}, source.left_out)
 
 
 def _check_destination(src: Path, dst: Path, overwrite: bool) -> None:
@@ -199,9 +226,9 @@ def _not_convertible(src: str, tensors: Mapping[str, torch.Tensor]) -> str:
     return f'{src} is {known.title} and needs no conversion: {known.call} loads it.'
 
 
-def _filled(source: Source, src: str) -> nn.Module:
-    """Give the model copies of its tensors, in its own precision."""
-    own = source.model.state_dict()
+def _fitting(source: Source, model: nn.Module, src: str) -> dict[str, torch.Tensor]:
+    """The tensors of the network, if they are those of the model, with values that a model has."""
+    own = model.state_dict()
     tensors = {name: as_linear(tensor, own.get(name)) for name, tensor in source.tensors.items()}
     for name in {**own, **tensors}:
         theirs = shown(source.names.get(name, name))
@@ -210,10 +237,18 @@ def _filled(source: Source, src: str) -> nn.Module:
             raise CheckpointError(f'{src} {verb} the tensor {theirs}, unlike its network.')
         if tensors[name].shape != own[name].shape:
             raise CheckpointError(
-                f'The tensor {theirs} of {src} has the shape {tuple(tensors[name].shape)}, where its network '
-                f'needs {tuple(own[name].shape)}.'
+                f'The tensor {theirs} of {src} has the shape {tuple(tensors[name].shape)}, where its network needs '
+                f'{tuple(own[name].shape)}.'
             )
     check_values(tensors, own, src, source.names)
-    model = source.model.to_empty(device='cpu')
-    nn.Module.load_state_dict(model, tensors)
-    return model
+    return tensors
+
+
+def _three_channels(kernel: torch.Tensor, in_chans: int) -> torch.Tensor:
+    """The kernel for images of three channels that gives the same outputs for grey images."""
+    if (kernel.shape[1], in_chans) != (1, 3):
+        raise CheckpointError(
+            f'in_chans={short(in_chans)} is not possible for a checkpoint of in_chans={kernel.shape[1]}; only three '
+            'channels can be made, and only of one.'
+        )
+    return kernel.repeat(1, 3, 1, 1) / 3

@@ -1,15 +1,15 @@
 """Checkpoints that timm's train.py writes: the network is built again from the arguments that the script records."""
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import timm
 from timm.data import resolve_data_config
 from timm.models import get_pretrained_cfg, is_model_in_modules
 from torch import nn
 
-from ...errors import CheckpointError, HubError, first_line, shown
+from ...errors import CheckpointError, shown
 from ...files import CONFIG
 from ...registry import TIMM_NAMES, Channels, Side, check
 from ..arguments import check_arguments
@@ -17,7 +17,7 @@ from ..checkpoint import Checkpoint
 from ..files import require_regular
 from ..preprocessing import check_facts
 from ..recognition import identify
-from ..source import Source, forget_origin
+from ..source import Source
 
 _FOLDER = 'local-dir:'
 # The script's names of arguments of the model.
@@ -25,7 +25,7 @@ _OF_MODEL = dict(num_classes='num_classes', global_pool='gp', drop_rate='drop', 
 _STARTS = ('pretrained', 'pretrained_path', 'initial_checkpoint')
 
 
-def trained_source(checkpoint: Checkpoint, src: str, head: bool, img_size: int | None) -> Source | None:
+def trained_source(checkpoint: Checkpoint, src: str, head: bool) -> Source | None:
     """The network of a checkpoint that timm's train.py wrote; None if the script did not write it.
 
     The network starts from a registered name, from timm's own name of the same network, or from a folder or repository.
@@ -34,39 +34,29 @@ def trained_source(checkpoint: Checkpoint, src: str, head: bool, img_size: int |
         checkpoint: The checkpoint.
         src: The file in messages.
         head: Keep the classifier.
-        img_size: Must be None, or the size that the file records.
 
     Raises:
-        CheckpointError: If the arguments that the file records make no network, or another network than its tensors.
-        HubError: If the network starts from a repository whose configuration cannot be fetched.
+        ValueError: If an argument that the file records is not one of a network.
+        CheckpointError: If the network is not one of this package, or its description is missing.
     """
     record = checkpoint.record
     if not record:
         return None
-    try:
-        start, arguments = _network(record, checkpoint, src)
-        tensors = dict(checkpoint.tensors)
-        if not head:
-            tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith('head.fc.')}
-            arguments['num_classes'] = 0
-        model = timm.create_model(start, **arguments, device='meta')
-        preprocessing = _preprocessing(record, model)
-    except (CheckpointError, HubError):
-        raise
-    except Exception as e:  # timm raises many kinds for bad arguments
-        raise CheckpointError(
-            f'{src} records arguments of train.py that do not fit: {shown(first_line(e), 500)}'
-        ) from e
-    if img_size is not None and preprocessing['input_size'][1:] != (img_size, img_size):
-        raise CheckpointError(
-            f'img_size={img_size} was given, but {src} records {preprocessing["input_size"][1:]}; leave img_size out.'
-        )
-    if not any(isinstance(start := record.get(option), (bool, str)) and start for option in _STARTS):
-        forget_origin(model)
-    # The classes may be others, even if there are as many.
-    for name in ('tag', 'label_names', 'label_descriptions'):
-        model.pretrained_cfg.pop(name, None)
-    return Source(start, arguments, model, tensors, preprocessing, tuple(checkpoint.beside), assumes=False)
+    start, arguments = _network(record, checkpoint, src)
+    tensors = checkpoint.tensors
+    if not head:
+        tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith('head.fc.')}
+        arguments['num_classes'] = 0
+    return Source(
+        start,
+        arguments,
+        tensors,
+        partial(_preprocessing, record),
+        has_size=True,
+        left_out=tuple(checkpoint.beside),
+        is_assumed=False,
+        is_tuned=any(isinstance(record.get(option), (bool, str)) and record[option] for option in _STARTS),
+    )
 
 
 def _network(record: Mapping[str, Any], checkpoint: Checkpoint, src: str) -> tuple[str, dict[str, Any]]:
