@@ -26,6 +26,6 @@ def test_the_blocks_of_the_page(tmp_path: Path) -> None:
     shutil.copy(DATA / 'digits' / '7_row1496.png', tmp_path / 'image.png')
     command, program = blocks('docs/export.md')[-2:]
     assert '--format pt2' in command.code
-    said = run(command, tmp_path)
-    assert float(re.search(r'difference of a logit from torch is (\S+),', said)[1]) < 1e-4
+    output = run(command, tmp_path)
+    assert float(re.search(r'difference of a logit from torch is (\S+),', output)[1]) < 1e-4
     assert run(program, tmp_path).splitlines()[-1] == '7'

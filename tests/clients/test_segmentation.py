@@ -14,27 +14,27 @@ def network(decoder: str, whose: str, size: tuple[int, int]) -> torch.nn.Module:
     return smp.create_model(decoder, encoder_name=name, encoder_weights=None, classes=2, **kwargs)
 
 
+def trains(model: torch.nn.Module, size: tuple[int, int], stride: int) -> None:
+    x = images(2, *size)
+    assert model.encoder(x)[-1].shape[2:] == (size[0] // stride, size[1] // stride)
+    masks = model(x)
+    assert masks.shape == (2, 2, *size)
+    masks.square().mean().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.encoder.parameters())
+
+
 @whose(ONE_SIZE)
 @pytest.mark.parametrize('decoder', ['Unet', 'FPN', 'UPerNet'])
 @pytest.mark.parametrize('size', [(128, 192), (256, 256)], ids=str)
 def test_training(whose: str, decoder: str, size: tuple[int, int]) -> None:
-    model = network(decoder, whose, size)
-    masks = model(images(2, *size))
-    assert masks.shape == (2, 2, *size)
-    masks.square().mean().backward()
-    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.encoder.parameters())
+    trains(network(decoder, whose, size), size, stride=32)
 
 
 @whose(pytest.RaisesExc(TypeError, match="unexpected keyword argument 'output_stride'"))
 @pytest.mark.parametrize('decoder, stride', [('DeepLabV3', 8), ('DeepLabV3Plus', 16), ('PAN', 16)])
 @pytest.mark.parametrize('size', [(128, 192), (256, 256)], ids=str)
 def test_training_at_a_finer_stride(whose: str, decoder: str, stride: int, size: tuple[int, int]) -> None:
-    model = network(decoder, whose, size)
-    assert model.encoder(images(2, *size))[-1].shape[2:] == (size[0] // stride, size[1] // stride)
-    masks = model(images(2, *size))
-    assert masks.shape == (2, 2, *size)
-    masks.square().mean().backward()
-    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.encoder.parameters())
+    trains(network(decoder, whose, size), size, stride)
 
 
 @whose(ONE_SIZE)

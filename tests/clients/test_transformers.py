@@ -1,13 +1,16 @@
 """transformers: loading, pipeline, Trainer, and the way back to timm."""
 
+import argparse
 from pathlib import Path
 
 import pytest
 import timm
 import torch
-from clients import DUPLICATE, LABELS, assert_same, client, draw_images, images, save, small, whose
-from paths import DATA
+from clients import DUPLICATE, LABELS, arguments, assert_same, client, draw_images, images, save, small, whose
 from PIL import Image
+from timm.utils import CheckpointSaver
+
+from coatnet_zoo import convert_checkpoint
 
 transformers = client('transformers')
 
@@ -75,29 +78,19 @@ def test_trainer_resumes_and_goes_back_to_timm(whose: str, tmp_path: Path) -> No
     assert (back.num_classes, back.pretrained_cfg['label_names']) == (3, LABELS)
 
 
-@whose(DUPLICATE)
-def test_a_new_classifier_keeps_its_size_on_the_way_back(whose: str, tmp_path: Path) -> None:
-    folder = save(small(whose), tmp_path / 'folder')
-    model = transformers.AutoModelForImageClassification.from_pretrained(
-        folder, num_labels=7, ignore_mismatched_sizes=True
-    )
-    assert model(images()).logits.shape == (2, 7)
-    model.save_pretrained(tmp_path / 'seven')
-    back = timm.create_model(f'local-dir:{tmp_path / "seven"}', pretrained=True).eval()
-    assert_same(back(x := images()), model.eval()(x).logits)
-
-
-def test_grey_network_with_three_channels_in_a_pipeline(tmp_path: Path) -> None:
-    """transformers opens every file as RGB; the sum of the first filters over the channels is the grey filter."""
-    grey = timm.create_model('coatnet_atto', pretrained=True, in_chans=1).eval()
-    colour = timm.create_model('coatnet_atto', pretrained=True, in_chans=3).eval()
-    x = torch.rand(2, 1, 64, 64)
-    assert_same(colour(x.expand(-1, 3, -1, -1)), grey(x), abs=1e-4)
-    timm.models.save_for_hf(colour, tmp_path / 'folder', safe_serialization=True)
-    classify = transformers.pipeline('image-classification', model=str(tmp_path / 'folder'))
-    transform = timm.data.create_transform(**timm.data.resolve_model_data_config(grey))
-    for file in sorted((DATA / 'digits').iterdir()):
-        scores = grey(transform(Image.open(file).convert('L')).unsqueeze(0)).softmax(1)[0]
-        best = classify(str(file))[0]
-        assert best['label'].endswith(str(scores.argmax().item()))
-        assert best['score'] == pytest.approx(scores.max().item(), abs=1e-4)
+def test_auto_classes_load_what_train_py_saved_once_it_is_converted(tmp_path: Path) -> None:
+    model, x = small('ours'), images()
+    args = argparse.Namespace(model='coatnet_0', model_kwargs=arguments('ours'), num_classes=3, img_size=64, mean=[0.4])
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    saver = CheckpointSaver(model, optimizer, args=args, checkpoint_dir=tmp_path, recovery_dir=tmp_path)
+    saver.save_checkpoint(0, metric=50.0)
+    convert_checkpoint(tmp_path / 'model_best.pth.tar', tmp_path / 'out', labels=LABELS)
+    loaded = transformers.AutoModelForImageClassification.from_pretrained(tmp_path / 'out')
+    assert_same(loaded.eval()(x).logits, model.eval()(x))
+    assert loaded.config.id2label == dict(enumerate(LABELS))
+    processor = transformers.AutoImageProcessor.from_pretrained(tmp_path / 'out')
+    file = draw_images(tmp_path / 'images')[0]
+    pixels = processor(Image.open(file), return_tensors='pt')['pixel_values']
+    config = timm.data.resolve_model_data_config(timm.create_model(f'local-dir:{tmp_path / "out"}', pretrained=True))
+    assert list(config['mean']) == [0.4] * 3 and pixels.shape == (1, 3, 64, 64)
+    assert torch.equal(pixels[0], timm.data.create_transform(**config)(Image.open(file).convert('RGB')))

@@ -26,7 +26,7 @@ ELSEWHERE = {
 }
 NOT_RUN = {
     'install': 'installs from the package index',
-    'long': 'takes more than a minute; tests/scripts and tests/inference run the same code on less',
+    'long': 'takes more than a minute; tests/scripts run the same code on less',
 }
 TEXT = {'text', 'bibtex'}
 BLOCKS = [b for page in PAGES if page not in ELSEWHERE for b in blocks(page) if b.language not in TEXT]

@@ -22,7 +22,7 @@ SIZE, WEIGHTS_ROW, FILE, IMPL = (block.code for block in blocks('CONTRIBUTING.md
 
 
 def add(monkeypatch: pytest.MonkeyPatch, table: dict[str, Any], module: str, text: str) -> str:
-    """Add a row in the form that a module of `tables` has, and return the name of the row."""
+    """Add a row in the form that a module of `registry` has, and return the name of the row."""
     ((name, row),) = eval(f'{{{text}}}', vars(importlib.import_module(f'coatnet_zoo.registry.{module}'))).items()
     monkeypatch.setitem(table, name, row)
     return name
@@ -40,7 +40,7 @@ def test_a_size_and_its_weights(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_third_party_code(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     impl = add(monkeypatch, IMPLS, 'impls', IMPL)
     module = types.ModuleType(IMPLS[impl].code.mapping)
-    module.__package__ = 'coatnet_zoo.convert'
+    module.__package__ = 'coatnet_zoo.convert.adapters'
     exec(FILE, vars(module))
     monkeypatch.setitem(sys.modules, module.__name__, module)
 

@@ -4,26 +4,20 @@ Set TIMM_REPO to a checkout of huggingface/pytorch-image-models.
 """
 
 import csv
-import os
 import re
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import timm
 import torch
-from pages import Block, blocks, run
+from pages import Block, blocks, lay_out_timms_scripts, run
 from PIL import Image
+from sklearn.datasets import load_digits
 
-REPO = os.environ.get('TIMM_REPO')
-CLASSES = ('eight', 'one', 'zero')
-DIGITS = (8, 1, 0)
+CLASSES = {'eight': 8, 'one': 1, 'zero': 0}
 PER_CLASS = 20
-WRONG = 6
-
-pytestmark = pytest.mark.skipif(not REPO, reason='TIMM_REPO names no checkout of huggingface/pytorch-image-models')
-
+WRONG = 6  # photos that are in the folder of another class, so that the page has errors to look at
 BLOCKS = blocks('docs/finetuning.md')
 
 
@@ -37,20 +31,15 @@ def smaller(block: Block) -> Block:
 
 
 def prepare(folder: Path) -> None:
-    """The folder in which the page's reader sits: photos by class, timm's scripts, and pretrained weights."""
-    datasets = pytest.importorskip('sklearn.datasets')
-    digits = datasets.load_digits()
-    photos = [digits.images[digits.target == digit] * 15 for digit in DIGITS]
+    """The folder in which the page's reader sits: timm's scripts, photos by class, and pretrained weights."""
+    lay_out_timms_scripts(folder)
+    digits = load_digits()
+    photos = [digits.images[digits.target == digit] * 15 for digit in CLASSES.values()]
     for name, right, other in zip(CLASSES, photos, photos[1:] + photos[:1], strict=True):
         (folder / 'all_photos' / name).mkdir(parents=True)
-        # Some photos are in the folder of another class, so that the page has errors to look at.
         for i, pixels in enumerate([*right[: PER_CLASS - WRONG], *other[-WRONG:]]):
             photo = Image.fromarray(pixels.astype('uint8')).resize((64, 64))
             photo.save(folder / 'all_photos' / name / f'{i}.png')
-    # Copies, because scripts in the checkout would import the timm of the checkout instead of the installed timm.
-    (folder / 'pytorch-image-models').mkdir()
-    for name in ('train', 'validate', 'inference'):
-        shutil.copy(Path(REPO) / f'{name}.py', folder / 'pytorch-image-models')
     model = timm.create_model('coatnet_atto', pretrained=True, in_chans=3)
     timm.models.save_for_hf(model, folder / 'start', safe_serialization=True)
 
@@ -59,7 +48,6 @@ def prepare(folder: Path) -> None:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the results of the page's blocks, but for those that need other software."""
     pytest.importorskip('pandas')
-    pytest.importorskip('matplotlib')
     folder = tmp_path_factory.mktemp('finetuning')
     prepare(folder)
     for block in BLOCKS:
@@ -68,32 +56,25 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def rows(file: Path) -> list[dict[str, str]]:
-    with file.open(encoding='utf-8') as f:
-        return list(csv.DictReader(f))
-
-
 def test_a_fifth_of_each_class_is_for_validation(folder: Path) -> None:
     for name in CLASSES:
         train, val = ({p.name for p in (folder / 'photos' / part / name).iterdir()} for part in ('train', 'val'))
         assert (len(train), len(val)) == (PER_CLASS * 4 // 5, PER_CLASS // 5) and not train & val
-    assert tuple((folder / 'labels.txt').read_text().split()) == CLASSES
-
-
-def tensors(file: Path) -> dict[str, torch.Tensor]:
-    return torch.load(file, weights_only=False)['state_dict']
+    assert tuple((folder / 'labels.txt').read_text().split()) == tuple(CLASSES)
 
 
 def test_the_first_training_changes_only_the_head(folder: Path) -> None:
     start = timm.create_model(f'local-dir:{folder / "start"}', pretrained=True)
     before = {name: tensor for name, tensor in start.named_parameters() if not name.startswith('head.')}
-    head, everything = (tensors(folder / 'runs' / name / 'last.pth.tar') for name in ('head', 'all'))
+    files = (folder / 'runs' / name / 'last.pth.tar' for name in ('head', 'all'))
+    head, everything = (torch.load(file, weights_only=False)['state_dict'] for file in files)
     assert all(torch.equal(head[name], tensor) for name, tensor in before.items())
     assert not any(torch.equal(everything[name], tensor) for name, tensor in before.items())
 
 
 def test_every_photo_of_the_validation_has_an_answer(folder: Path) -> None:
-    answers = rows(folder / 'predictions.csv')
+    with (folder / 'predictions.csv').open(encoding='utf-8') as f:
+        answers = list(csv.DictReader(f))
     assert len(answers) == len(CLASSES) * PER_CLASS // 5
     assert {row['label'] for row in answers} <= set(CLASSES)
     wrong = [row['filename'] for row in answers if row['label'] != Path(row['filename']).parent.name]

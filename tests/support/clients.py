@@ -30,11 +30,9 @@ def client(name: str) -> ModuleType:
 
 
 def whose(theirs: pytest.RaisesExc | None = None) -> pytest.MarkDecorator:
-    """Run a test with our network and with timm's.
+    """Run a test with our network and with timm's, which raises the error `theirs`, as docs/ecosystem.md says.
 
-    Args:
-        theirs: The error of timm's network, as docs/ecosystem.md says; None if there is no error. With `ONE_SIZE`, the
-            test runs a third time, with timm's network for the size of the images.
+    With `ONE_SIZE` the test runs a third time, with timm's network for the size of the images.
     """
     marks = [pytest.mark.xfail(raises=theirs, reason="timm's network fails", strict=True)] if theirs else []
     made_for_it = [MADE_FOR_IT] if theirs is ONE_SIZE else []
@@ -42,7 +40,7 @@ def whose(theirs: pytest.RaisesExc | None = None) -> pytest.MarkDecorator:
 
 
 def arguments(whose: str, stages: str = 'CCTT', *, size: tuple[int, int] = (64, 64), **kwargs: Any) -> dict[str, Any]:
-    """The arguments that make the network small, for whatever passes them on to `timm.create_model`.
+    """The arguments of `timm.create_model` that make the network small.
 
     Args:
         whose: 'ours', "timm's", or `MADE_FOR_IT`.
@@ -58,10 +56,7 @@ def arguments(whose: str, stages: str = 'CCTT', *, size: tuple[int, int] = (64, 
 
 
 def small(whose: str, **kwargs: Any) -> nn.Module:
-    """A network for 64 pixels and three classes, as `timm.create_model` returns it: in training mode.
-
-    Both networks have the same random weights.
-    """
+    """A network for 64 pixels and three classes, in training mode; ours and timm's have the same random weights."""
     kwargs = {'img_size': 64, 'num_classes': 3, **kwargs}
     model = randomize_(timm.create_model(NAMES["timm's"], **arguments("timm's", **kwargs)))
     if whose == 'ours':
@@ -96,13 +91,13 @@ def draw_images(folder: Path, count: int = 4, size: int = 64) -> list[Path]:
 def learns(model: nn.Module, loss: Callable[[], torch.Tensor]) -> None:
     """Train the parameters that need a gradient for a few steps, and require that the loss falls."""
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-3)
-    losses = []
-    for _ in range(4):
+    first = last = loss()
+    for _ in range(3):
         optimizer.zero_grad()
-        losses.append(loss())
-        losses[-1].backward()
+        last.backward()
         optimizer.step()
-    assert losses[-1] < losses[0]
+        last = loss()
+    assert last < first
 
 
 def assert_same(ours: torch.Tensor, theirs: torch.Tensor, abs: float = 1e-5) -> None:

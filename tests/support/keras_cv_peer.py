@@ -1,14 +1,11 @@
 """Builds CoAtNets of keras_cv_attention_models with random weights and saves them with their outputs.
 
-tests/convert/test_keras_cv.py runs this script in an environment with tensorflow 2.15 and with
-keras_cv_attention_models on PYTHONPATH:
-
 python keras_cv_peer.py FOLDER '{"CoAtNet0": {"model": "CoAtNet0", "input_shape": [160, 160, 3]}}'
 
-FOLDER gets a folder for every entry, with `model.h5` (the whole model), `weights.h5` (weights only) and `expected.npz`:
-images `x`, (2, height, width, channels), and `logits`. With `initial`, the folder gets only `weights.h5`, with the
-initial values. `model` names a function of that package, by default `CoAtNet`; all other entries are arguments of that
-function.
+`originals.keras_cv_models` runs this script with tensorflow 2.15. FOLDER gets a folder for every entry, with `model.h5`
+(the whole model), `weights.h5` (weights only) and `expected.npz`: images `x`, (2, height, width, channels), and
+`logits`. With `initial`, the folder gets only `weights.h5`, with the initial values. `model` names a function of that
+package, by default `CoAtNet`; all other entries are arguments of that function.
 """
 
 import json

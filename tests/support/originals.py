@@ -30,10 +30,7 @@ def keras_cv_models(folder: Path, specs: dict[str, dict[str, Any]]) -> Path:
     """
     checkout, python = os.environ.get('KERAS_CV_ATTENTION_MODELS'), os.environ.get('KERAS_CV_PYTHON')
     if not checkout or not python:
-        pytest.skip(
-            'set KERAS_CV_ATTENTION_MODELS to a checkout of keras_cv_attention_models and KERAS_CV_PYTHON to a Python '
-            'with tensorflow-cpu==2.15.*, tqdm and pillow to compare with its code'
-        )
+        pytest.skip('set KERAS_CV_ATTENTION_MODELS and KERAS_CV_PYTHON (CONTRIBUTING.md) to compare with its code')
     environment = {**os.environ, 'PYTHONPATH': checkout, 'CUDA_VISIBLE_DEVICES': '', 'TF_CPP_MIN_LOG_LEVEL': '3'}
     command = [python, str(SUPPORT / 'keras_cv_peer.py'), str(folder), json.dumps(specs)]
     result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)

@@ -3,17 +3,19 @@
 import contextlib
 import os
 import re
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 
+import pytest
 from paths import ROOT
 
 # What a reader of a clone has beside a page.
 BESIDE = ('docs', 'scripts', 'tests', 'weights')
-_SECONDS = 120
+_SECONDS = 300
 # The server starts at the first block, imports timm, and forks for every block, so that a block need not wait for it.
 _processes = get_context('forkserver')
 _processes.set_forkserver_preload(['timm'])
@@ -59,6 +61,17 @@ def lay_out(folder: Path) -> Path:
     return folder
 
 
+def lay_out_timms_scripts(folder: Path) -> None:
+    """Copy timm's scripts from the checkout `TIMM_REPO`; skip the tests without one."""
+    repository = os.environ.get('TIMM_REPO')
+    if not repository:
+        pytest.skip('TIMM_REPO names no checkout of huggingface/pytorch-image-models')
+    # Copies, because scripts in the checkout would import the timm of the checkout instead of the installed timm.
+    (folder / 'pytorch-image-models').mkdir()
+    for name in ('train', 'validate', 'inference', 'benchmark'):
+        shutil.copy(Path(repository) / f'{name}.py', folder / 'pytorch-image-models')
+
+
 def run(block: Block, folder: Path) -> str:
     """Run a block in a folder. Its output, standard error included, comes back; an error fails the test."""
     log = folder / 'log.txt'
@@ -75,9 +88,9 @@ def run(block: Block, folder: Path) -> str:
         process.join(_SECONDS)
         code = process.exitcode
         process.kill()
-    said = log.read_text(encoding='utf-8', errors='replace')
-    assert code == 0, f'{block} ended with {code}:\n{said[-3000:]}'
-    return said
+    output = log.read_text(encoding='utf-8', errors='replace')
+    assert code == 0, f'{block} ended with {code}:\n{output[-3000:]}'
+    return output
 
 
 def _run_python(code: str, folder: Path, log: Path) -> None:

@@ -8,21 +8,13 @@ import torch
 from timm.models import save_for_hf
 from torch import nn
 
-# The least variation of the outputs over the batch, relative to the largest output, that makes a comparison useful.
-_MIN_VARIATION = 1e-2
-
 
 @torch.no_grad()
 def randomize_(model: nn.Module, seed: int = 0) -> nn.Module:
     """Set random weights and batch norm statistics, which are the same for the same seed and structure.
 
     Initial values hide mistakes: biases and position tables are 0, norms have no effect, and layer scale silences the
-    branches. Here matrices and convolutions are normal with variance 1 / fan-in, position tables are normal with
-    standard deviation 0.5, biases and running means with 0.1. Norm weights and running variances are uniform in
-    [0.5, 1.5], layer scale in [0.5, 1].
-
-    Returns:
-        The model, in eval mode.
+    branches. Returns the model, in evaluation mode.
     """
     generator = torch.Generator().manual_seed(seed)
     for module in model.modules():
@@ -58,15 +50,14 @@ def relative_error(ours: torch.Tensor, theirs: torch.Tensor) -> float:
 
 
 def assert_close(ours: torch.Tensor, theirs: torch.Tensor, rel: float) -> None:
-    """Assert that two batches of outputs have a relative error (see `relative_error`) of at most `rel`.
+    """Require a relative error of at most `rel`, and outputs that vary over the batch.
 
-    Also assert that the outputs vary over the batch: outputs that do not depend on the images would be equal
-    even if the branches differed.
+    Outputs that do not depend on the images would be equal even if the branches differed.
     """
     assert ours.shape == theirs.shape
     assert theirs.shape[0] > 1, 'compare a batch of at least two'
     variation = (theirs.std(dim=0).max() / theirs.abs().max()).item()
-    assert variation > _MIN_VARIATION, f'the outputs vary over the batch by {variation:.1e} only'
+    assert variation > 1e-2, f'the outputs vary over the batch by {variation:.1e} only'
     error = relative_error(ours, theirs)
     assert error <= rel, f'relative error {error:.1e}, allowed {rel:.1e}'
 
@@ -80,13 +71,7 @@ def timm_peer(name: str, seed: int = 0, **kwargs) -> nn.Module:
 def assert_saved_and_resized(model: nn.Module, folder: Path, size: tuple[int, int]) -> nn.Module:
     """Assert that a saved model loads from its folder, and that a change of its native size changes no logits.
 
-    Args:
-        model: In evaluation mode.
-        folder: Where to save the model.
-        size: (height, width) of the other native size.
-
-    Returns:
-        A copy of the model with the other native size.
+    Returns a copy of the model, which is in evaluation mode, with the other native size (height, width).
     """
     save_for_hf(model, folder, safe_serialization=True)
     loaded = timm.create_model(f'local-dir:{folder}', pretrained=True).eval()

@@ -10,10 +10,6 @@ from pathlib import Path
 import pytest
 from paths import ROOT
 
-# What the generator reads, and what links of pages lead to.
-READ = ('docs', 'src', 'scripts', 'mkdocs.yml', 'README.md', 'CHANGELOG.md', 'CONTRIBUTING.md')
-LINKED = ('LICENSE', 'weights', 'tests')
-
 
 @dataclass
 class Built:
@@ -36,10 +32,10 @@ def build(repository: Path, folder: Path) -> Built:
 
 
 def copy_repository(copy: Path) -> None:
-    """Copy what the generator reads into a new folder, and link what links of pages lead to."""
-    copy.mkdir()
-    for name in READ:
-        put = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
-        put(ROOT / name, copy / name)
-    for name in LINKED:
-        (copy / name).symlink_to(ROOT / name)
+    """Copy the pages into a new folder, and link the rest."""
+    shutil.copytree(ROOT / 'docs', copy / 'docs')
+    for path in ROOT.iterdir():
+        if path.name in ('LICENSE', 'src', 'scripts', 'tests', 'weights'):
+            (copy / path.name).symlink_to(path)
+        elif path.suffix in ('.md', '.yml'):
+            shutil.copy(path, copy)
