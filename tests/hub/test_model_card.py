@@ -3,18 +3,20 @@
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
 import torch
 from clients import client, draw_images
-from command_line import output_of, refusal
+from command_line import output_of
 from hub_server import HubServer
 from peers import random_images
 
 from coatnet_zoo.hub import make_folder_card
 
 FACTS = ('--license', 'mit')
+CARD = 'README.md'
 
 
 @pytest.fixture
@@ -23,7 +25,7 @@ def folder(tmp_path: Path) -> Path:
     model = timm.create_model('coatnet_atto', num_classes=3, in_chans=3, img_size=64)
     timm.models.save_for_hf(model, tmp_path / 'flowers', safe_serialization=True)
     config = json.loads((tmp_path / 'flowers' / 'config.json').read_text())
-    (tmp_path / 'flowers' / 'README.md').write_text(make_folder_card('flowers', config, 463_000))
+    (tmp_path / 'flowers' / CARD).write_text(make_folder_card('flowers', config, 463_000))
     return tmp_path / 'flowers'
 
 
@@ -37,62 +39,57 @@ def code(card: str, name: str) -> str:
 
 def test_loading_comes_first(folder: Path, hub: HubServer) -> None:
     output_of('push', folder, 'me/flowers', *FACTS)
-    for card in ((folder / 'README.md').read_text(), hub.files('me/flowers')['README.md'].decode()):
+    for card in ((folder / CARD).read_text(), hub.files('me/flowers')[CARD].decode()):
         text = card.partition('# flowers\n')[2]
         words = ('import coatnet_zoo', 'coatnet-zoo autoload on', 'timm.create', 'transformers', 'fastai', 'M param')
         places = [text.index(word) for word in words]
         assert places == sorted(places) and places[0] < 100
 
 
-def test_code_in_timm(folder: Path, hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(params=['local', 'published'])
+def card(request: pytest.FixtureRequest, folder: Path, hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The card of the folder, and of its repository."""
     output_of('push', folder, 'me/flowers', *FACTS)
     monkeypatch.chdir(folder.parent)
-    local, published = {}, {}
-    exec(code((folder / 'README.md').read_text(), 'timm'), local)
-    exec(code(hub.files('me/flowers')['README.md'].decode(), 'timm'), published)
+    return hub.files('me/flowers')[CARD].decode() if request.param == 'published' else (folder / CARD).read_text()
+
+
+def run(code_: str, **names: Any) -> dict[str, Any]:
+    exec(code_, names)
+    return names
+
+
+@torch.inference_mode()
+def test_code_in_timm(card: str, folder: Path) -> None:
+    names = run(code(card, 'timm'))
     x = random_images(2, 3, 64)
-    torch.testing.assert_close(local['model'](x), published['model'](x), rtol=0, atol=0)
-    assert 'size=(64, 64)' in str(local['transform'])
+    expected = timm.create_model(f'local-dir:{folder}', pretrained=True).eval()(x)
+    torch.testing.assert_close(names['model'](x), expected, rtol=0, atol=0)
+    assert 'size=(64, 64)' in str(names['transform'])
 
 
-@pytest.mark.parametrize('published', [False, True])
-def test_code_in_transformers(published: bool, folder: Path, hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+@torch.inference_mode()
+def test_code_in_transformers(card: str, folder: Path) -> None:
     client('transformers')
-    output_of('push', folder, 'me/flowers', *FACTS)
-    monkeypatch.chdir(folder.parent)
-    card = hub.files('me/flowers')['README.md'].decode() if published else (folder / 'README.md').read_text()
-    names = {}
-    exec(code(card, 'transformers'), names)
+    names = run(code(card, 'transformers'))
     x = random_images(2, 3, 64)
     expected = timm.create_model(f'local-dir:{folder}', pretrained=True).eval()(x)
     torch.testing.assert_close(names['model'](x).logits, expected, rtol=0, atol=1e-5)
     assert names['processor'](torch.rand(3, 80, 80))['pixel_values'].shape == (1, 3, 64, 64)
 
 
-@pytest.mark.parametrize('published', [False, True])
-def test_code_in_fastai(published: bool, folder: Path, hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_code_in_fastai(card: str, folder: Path) -> None:
     fastai = client('fastai.vision.all')
-    output_of('push', folder, 'me/flowers', *FACTS)
-    monkeypatch.chdir(folder.parent)
-    card = hub.files('me/flowers')['README.md'].decode() if published else (folder / 'README.md').read_text()
     draw_images(folder.parent / 'images')
-    names = {'dls': fastai.ImageDataLoaders.from_folder(folder.parent / 'images', valid_pct=0.25, bs=2, num_workers=0)}
-    exec(code(card, 'fastai'), names)
-    assert names['learner'].model.eval()(random_images(2, 3, 64)).shape == (2, 3)
+    dls = fastai.ImageDataLoaders.from_folder(folder.parent / 'images', valid_pct=0.25, bs=2, num_workers=0)
+    learner = run(code(card, 'fastai'), dls=dls)['learner']
+    assert learner.model.eval()(random_images(2, 3, 64)).shape == (2, 3)
 
 
 def test_a_folders_card_is_not_published(folder: Path, hub: HubServer) -> None:
     output_of('push', folder, 'me/flowers', *FACTS, '--data', 'my flowers')
-    card = hub.files('me/flowers')['README.md'].decode()
+    card = hub.files('me/flowers')[CARD].decode()
     assert 'hf-hub:me/flowers' in card and 'local-dir' not in card and 'my flowers' in card
-    assert '--license' in refusal('push', _without_licence(folder), 'me/others')
-    (folder / 'README.md').write_text((folder / 'README.md').read_text() + 'Mine.\n')
+    (folder / CARD).write_text((folder / CARD).read_text() + 'Mine.\n')
     output_of('push', folder, 'me/flowers')
-    assert hub.files('me/flowers')['README.md'] == (folder / 'README.md').read_bytes()
-
-
-def _without_licence(folder: Path) -> Path:
-    config = json.loads((folder / 'config.json').read_text())
-    config['pretrained_cfg'].pop('license', None)
-    (folder / 'config.json').write_text(json.dumps(config))
-    return folder
+    assert hub.files('me/flowers')[CARD] == (folder / CARD).read_bytes()

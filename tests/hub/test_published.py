@@ -14,6 +14,8 @@ from long_tests import slow
 from peers import assert_close, random_images, timm_peer
 from torch import nn
 
+from coatnet_zoo import HubError
+
 REL = 1e-4
 BIN = 'pytorch_model.bin'
 SAFE = 'model.safetensors'
@@ -36,29 +38,14 @@ NAMES = {
     'coatnet_2.rmlp_sw_in12k_ft_in1k': 'coatnet_rmlp_2_rw_224.sw_in12k_ft_in1k',
     'coatnet_2.rmlp_sw_in12k_ft_in1k_384': 'coatnet_rmlp_2_rw_384.sw_in12k_ft_in1k',
 }
-# One of each implementation; in long runs, the other size.
-LOGITS = {
-    'coatnet_nano',
-    'coatnet_nano.rmlp_sw_in1k',
-    'coatnet_0.bn_sw_in1k',
-    'coatnet_1',
-    'coatnet_1.rmlp2_sw_in12k_ft_in1k',
-}
-LONG_LOGITS = {'coatnet_2.rmlp_sw_in12k_ft_in1k_384'}
-# Networks that are above already, with other weights, and the largest network.
-LONG_FILES = {
-    'coatnet_1.rmlp_sw_in1k',
-    'coatnet_1.rmlp2_sw_in12k',
-    'coatnet_2.sw_in12k',
-    'coatnet_2.rmlp_sw_in12k',
-    'coatnet_2.rmlp_sw_in12k_ft_in1k',
-    'coatnet_3',
-}
-
-
-def split(names: set[str], long: set[str]) -> list:
-    """The names as parameters of a test."""
-    return [pytest.param(name, marks=slow) if name in long else name for name in sorted(names)]
+# One of each implementation; the others have these networks with other weights, or are large.
+LOGITS = ['coatnet_nano', 'coatnet_nano.rmlp_sw_in1k', 'coatnet_0.bn_sw_in1k', 'coatnet_1.rmlp2_sw_in12k_ft_in1k']
+LONG = [
+    'coatnet_1.rmlp_sw_in1k', 'coatnet_1.rmlp2_sw_in12k', 'coatnet_2.sw_in12k', 'coatnet_2.rmlp_sw_in12k',
+    'coatnet_2.rmlp_sw_in12k_ft_in1k', 'coatnet_3',
+]  # fmt: skip
+LONG_LOGITS = 'coatnet_2.rmlp_sw_in12k_ft_in1k_384'
+FILES = [pytest.param(name, marks=[slow] * (name in LONG)) for name in NAMES if name not in (*LOGITS, LONG_LOGITS)]
 
 
 def publish(hub: HubServer, name: str, model: nn.Module, folder: Path) -> None:
@@ -67,7 +54,7 @@ def publish(hub: HubServer, name: str, model: nn.Module, folder: Path) -> None:
     hub.add_repo(f'timm/{name}', {SAFE: folder / SAFE, BIN: b'not to be fetched'})
 
 
-@pytest.mark.parametrize('name', split(LOGITS | LONG_LOGITS, LONG_LOGITS))
+@pytest.mark.parametrize('name', [*LOGITS, pytest.param(LONG_LOGITS, marks=slow)])
 @torch.inference_mode()
 def test_logits_are_those_of_timm(name: str, hub: HubServer, fresh_cache: Path) -> None:
     timm_name = NAMES[name]
@@ -85,7 +72,7 @@ def test_logits_are_those_of_timm(name: str, hub: HubServer, fresh_cache: Path) 
     assert_only_safetensors(hub, f'timm/{timm_name}')
 
 
-@pytest.mark.parametrize('name', split({*NAMES} - LOGITS - LONG_LOGITS, LONG_FILES))
+@pytest.mark.parametrize('name', FILES)
 def test_every_other_file_of_timms_is_taken_whole(name: str, hub: HubServer, fresh_cache: Path, tmp_path: Path) -> None:
     """Logits of these networks are compared in tests/network, so zeros in timm's shapes are enough here."""
     timm_name = NAMES[name]
@@ -96,3 +83,39 @@ def test_every_other_file_of_timms_is_taken_whole(name: str, hub: HubServer, fre
     for key in ('num_classes', 'input_size', 'mean', 'std', 'crop_pct', 'interpolation'):
         assert ours.pretrained_cfg[key] == getattr(theirs, key), key
     assert_only_safetensors(hub, f'timm/{timm_name}')
+
+
+@pytest.mark.parametrize('options', [dict(in_chans=1), dict(features_only=True), dict(num_classes=7)], ids=str)
+@torch.inference_mode()
+def test_options_do_what_they_do_in_timm(options: dict, hub: HubServer, fresh_cache: Path, tmp_path: Path) -> None:
+    timm_name = NAMES['coatnet_nano']
+    publish(hub, timm_name, timm_peer(timm_name), tmp_path)
+    overlay = dict(file=str(tmp_path / SAFE))
+    theirs = timm.create_model(timm_name, pretrained=True, pretrained_cfg_overlay=overlay, **options).eval()
+    assert hub.requests == []
+    ours = timm.create_model('coatnet_nano', pretrained=True, cache_dir=fresh_cache, **options).eval()
+    images = random_images(chans=options.get('in_chans', 3))
+    if 'num_classes' in options:
+        assert ours(images).shape == (2, 7)
+        assert_close(ours.forward_features(images), theirs.forward_features(images), REL)
+    elif 'features_only' in options:
+        assert ours.feature_info.reduction() == theirs.feature_info.reduction() == [2, 4, 8, 16, 32]
+        for our_map, their_map in zip(ours(images), theirs(images), strict=True):
+            assert_close(our_map, their_map, REL)
+    else:
+        assert_close(ours(images), theirs(images), REL)
+    (file,) = fresh_cache.glob(f'models--timm--{timm_name}/snapshots/*/*')
+    assert file.name == SAFE
+    for cfg in (ours.pretrained_cfg, ours.default_cfg):  # the user sees the repository, not the file in the cache
+        assert cfg['hf_hub_id'] == f'timm/{timm_name}' and str(fresh_cache) not in repr(cfg)
+
+
+def test_overlaid_repository_is_loaded_from(hub: HubServer, fresh_cache: Path, tmp_path: Path) -> None:
+    file = empty_weights(NAMES['coatnet_nano'], tmp_path)
+    commit = hub.add_repo('someone/finetuned', {SAFE: file})
+    overlay = dict(hf_hub_id=f'someone/finetuned@{commit}')
+    timm.create_model('coatnet_nano', pretrained=True, pretrained_cfg_overlay=overlay, cache_dir=fresh_cache)
+    assert {path for _, path in hub.requests} == {f'/someone/finetuned/resolve/{commit}/{SAFE}'}
+    overlay = dict(hf_hub_filename=BIN)
+    with pytest.raises(HubError, match=r'only \.safetensors'):
+        timm.create_model('coatnet_nano', pretrained=True, pretrained_cfg_overlay=overlay, cache_dir=fresh_cache)

@@ -4,8 +4,6 @@ import os
 import re
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future
-from concurrent.futures import TimeoutError as FutureTimeoutError
 from pathlib import Path
 from typing import TypeVar
 
@@ -123,18 +121,15 @@ def answer_or_error(request: Callable[[float], _Answer]) -> _Answer | Exception:
         request: Called with the time limit for the client, in seconds.
     """
     limit = constants.HF_HUB_ETAG_TIMEOUT if 'HF_HUB_ETAG_TIMEOUT' in os.environ else _TIME_LIMIT
-    answer: Future[_Answer] = Future()
+    answers: list[_Answer | Exception] = []
 
     def run() -> None:
         try:
-            answer.set_result(request(limit + 1.0))
+            answers.append(request(limit + 1.0))
         except Exception as e:
-            answer.set_exception(e)
+            answers.append(e)
 
-    threading.Thread(target=run, daemon=True).start()
-    try:
-        return answer.result(limit)
-    except FutureTimeoutError:
-        return TimeoutError(f'no answer within {limit:g} s')
-    except Exception as e:
-        return e
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(limit)
+    return answers[0] if answers else TimeoutError(f'no answer within {limit:g} s')
