@@ -6,9 +6,11 @@ Set TIMM_REPO to a checkout of huggingface/pytorch-image-models, whose validate.
 import os
 import re
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
+from command_line import refusal
 from environment import Environment
 from paths import DATA, ROOT
 
@@ -20,46 +22,25 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Environment:
     return Environment(tmp_path_factory.mktemp('autoload') / 'env', ROOT / 'src')
 
 
-@pytest.fixture
-def switched_on(environment: Environment) -> Environment:
-    environment.autoload('on')
-    return environment
-
-
-def test_it_is_off_until_it_is_switched_on_and_after_it_is_switched_off(environment: Environment) -> None:
-    environment.autoload('off')
-    assert environment.autoload('status').startswith('autoload is off')
+def test_the_models_are_there_if_and_only_if_it_is_on(environment: Environment, tmp_path: Path) -> None:
+    off = f'autoload is off in {environment.python.parents[1]}'
+    assert environment.autoload('off') == environment.autoload('status') == off
     assert environment.run('-c', KNOWS) == (0, 'False', '')
     for _ in range(2):
         assert environment.autoload('on') == f'autoload is on: {environment.packages / "coatnet_zoo_autoload.pth"}'
     assert environment.autoload('status').startswith('autoload is on')
     assert environment.files == ['coatnet_zoo_autoload.pth']
-    assert environment.autoload('off').startswith('autoload is off')
-    assert environment.files == []
-
-
-@pytest.mark.parametrize(
-    'code, printed',
-    [
-        # transformers asks for the specification of timm long before it imports timm.
-        (f"from importlib.util import find_spec; print(find_spec('timm').name); {KNOWS}", 'timm\nTrue'),
-        (
-            "import sys, coatnet_zoo, timm; print(timm.is_model('coatnet_1')); "
-            "print([finder for finder in sys.meta_path if '_TimmFinder' in repr(finder)])",
-            'True\n[]',
-        ),
-    ],
-)
-def test_the_models_are_there_when_timm_is_imported(switched_on: Environment, code: str, printed: str) -> None:
-    assert switched_on.run('-c', code) == (0, printed, '')
-
-
-def test_a_script_of_others_has_the_models(switched_on: Environment, tmp_path: Path) -> None:
+    # transformers asks for the specification of timm long before it imports timm.
     (tmp_path / 'validate.py').write_text(
-        "import timm\nif __name__ == '__main__':\n    print(timm.create_model('coatnet_atto').cfg.impl)",
+        'import sys\nfrom importlib.util import find_spec\n'
+        'print(find_spec("timm").name, "timm" in sys.modules)\n'
+        'import timm\nprint(timm.create_model("coatnet_atto").cfg.impl)\n'
+        'print([finder for finder in sys.meta_path if "_TimmFinder" in repr(finder)])',
         encoding='utf-8',
     )
-    assert switched_on.run(tmp_path / 'validate.py') == (0, 'paper', '')
+    assert environment.run(tmp_path / 'validate.py') == (0, 'timm False\npaper\n[]', '')
+    assert environment.autoload('off') == off
+    assert environment.files == []
 
 
 @pytest.mark.skipif('TIMM_REPO' not in os.environ, reason='TIMM_REPO names no checkout of pytorch-image-models')
@@ -87,13 +68,13 @@ def test_nothing_but_one_module_is_imported_without_timm(environment: Environmen
     assert set(after) - set(before) == {'coatnet_zoo_autoload'}
 
 
-def test_python_starts_without_the_package(switched_on: Environment) -> None:
-    paths = switched_on.packages / '_paths.pth'
+def test_python_starts_without_the_package(environment: Environment) -> None:
+    environment.autoload('on')
+    paths = environment.packages / '_paths.pth'
     whole = paths.read_text(encoding='utf-8')
     try:
         paths.write_text(whole.partition('\n')[2].replace(str(ROOT / 'src'), ''), encoding='utf-8')
-        assert switched_on.run('-S', '-c', 'print(1)') == (0, '1', '')
-        assert switched_on.run('-c', 'import sys; print("coatnet_zoo_autoload" in sys.modules)') == (0, 'False', '')
+        assert environment.run('-c', 'import sys; print("coatnet_zoo_autoload" in sys.modules)') == (0, 'False', '')
     finally:
         paths.write_text(whole, encoding='utf-8')
 
@@ -112,15 +93,8 @@ def test_timm_works_although_the_package_is_broken(tmp_path: Path) -> None:
     assert 'ZeroDivisionError: division by zero' in err and '`coatnet-zoo autoload off`' in err
 
 
-def test_a_folder_that_cannot_be_written_to_is_one_sentence(environment: Environment, tmp_path: Path) -> None:
-    folder = str(tmp_path / 'file' / 'folder')
-    code = (
-        'import coatnet_zoo_command, sys\nfrom pathlib import Path\ncoatnet_zoo_command.without_models = True\n'
-        'import coatnet_zoo.cli.autoload\n'
-        f'sys.modules["coatnet_zoo.cli.autoload"]._folders = lambda: [Path({folder!r})]\n'
-        "sys.argv = ['coatnet-zoo', 'autoload', 'on']; coatnet_zoo_command.main()"
-    )
+def test_a_folder_that_cannot_be_written_to_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / 'file').touch()
-    code, out, err = environment.run('-c', code)
-    assert (code, out) == (1, '') and len(err.splitlines()) == 1
-    assert 'cannot be changed (Not a directory); make an environment of your own' in err
+    monkeypatch.setattr(sys.modules['coatnet_zoo.cli.autoload'], '_folders', lambda: [tmp_path / 'file' / 'folder'])
+    message = refusal('autoload', 'on')
+    assert 'cannot be changed (Not a directory); make an environment of your own' in message

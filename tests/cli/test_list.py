@@ -1,18 +1,126 @@
-"""`list` as a person sees it in a terminal, and as another program reads it; and the names that commands take."""
+"""`list` and `info`: in a terminal, for another program, by name; at once, offline and with the costs of the models."""
 
 import json
 import os
 import pty
 import subprocess
 import sys
+import time
 
 import pytest
+import timm
 from command_line import command, output_of, refusal
+from hub_server import HubServer
+from long_tests import slow
 
-from coatnet_zoo.hub import entries
-from coatnet_zoo.registry import SIZES, WEIGHTS
+import coatnet_zoo
+from coatnet_zoo import list_impls
+from coatnet_zoo.hub import Entry, entries
+from coatnet_zoo.network import multiply_adds, num_params
+from coatnet_zoo.registry import COSTS, SIZES, WEIGHTS
 
 LONGEST = max(WEIGHTS, key=len)
+FIELDS = [
+    'name', 'tag', 'impl', 'params', 'gmacs', 'img_size', 'num_classes', 'top1', 'license', 'source', 'cached',
+    'default', 'download', 'in_chans', 'trained_on',
+]  # fmt: skip
+
+
+def listing(*args: str) -> list[dict]:
+    return json.loads(output_of('list', '--json', *args))
+
+
+def test_json_has_everything() -> None:
+    found = listing()
+    assert all(list(entry) == FIELDS for entry in found)
+    assert {entry['name'] for entry in found if entry['tag']} == {entry['name'] for entry in listing('--pretrained')}
+    assert {entry['name'] for entry in found if entry['tag']} == set(WEIGHTS)
+    assert {(e['name'].partition('.')[0], e['impl']) for e in found} == {(s, i) for s in SIZES for i in list_impls(s)}
+    assert len(found) == len(COSTS) and {(e['name'], e['impl']) for e in found} == set(COSTS)
+    by_name = {entry['name']: entry for entry in found}
+    one, digits, untrained = (by_name[name] for name in ('coatnet_1.sw_in1k', 'coatnet_atto.digits', 'coatnet_4'))
+    assert [entry['download'] for entry in (one, digits, untrained)] == [4 * 41_721_502, 0, None]
+    assert [entry['in_chans'] for entry in (one, digits, untrained)] == [3, 1, 3]
+    assert [entry['source'] for entry in (one, digits, untrained)] == ['timm/coatnet_1_rw_224.sw_in1k', 'bundled', None]
+    default = [entry['name'] for entry in found if entry['default']]
+    assert [name.partition('.')[0] for name in default] == list(SIZES)
+    assert {'coatnet_1.sw_in1k', 'coatnet_2.sw_in12k_ft_in1k', 'coatnet_4'} <= set(default)
+
+
+@pytest.mark.parametrize(
+    'entry',
+    [pytest.param(entry, marks=() if entry.params < 45e6 else slow) for entry in entries()],
+    ids=lambda entry: f'{entry.name}-{entry.impl}',
+)
+def test_costs_are_those_of_the_models(entry: Entry) -> None:
+    """Exactly the parameters; multiply-adds within 0.1 %, so that another version of torch may count a detail more."""
+    model = timm.create_model(entry.name, impl=entry.impl, device='meta')
+    params, counted = num_params(model), multiply_adds(model.eval()) / 1e9
+    row = f'({entry.name!r}, {entry.impl!r}): ({params:_}, {counted:.4g})'
+    assert params == entry.params, row
+    assert counted == pytest.approx(entry.gmacs, rel=1e-3), row
+    assert (entry.img_size, entry.img_size) == model.img_size
+    assert entry.num_classes == model.num_classes
+
+
+NAMES = [
+    (['coatnet_1'], [entry.name for entry in entries() if entry.name.partition('.')[0] == 'coatnet_1']),
+    (['coatnet_1.sw_in1k', 'coatnet_atto'], ['coatnet_atto.digits', 'coatnet_1.sw_in1k']),
+    (['*in1k', '--pretrained'], [name for name in WEIGHTS if name.endswith('in1k')]),
+    (['coatnet_?.sw_in12k'], ['coatnet_2.sw_in12k', 'coatnet_3.sw_in12k']),
+    (['coatnet_1_rw_224', 'coatnet_rmlp_1_rw_224.sw_in1k'], ['coatnet_1.sw_in1k', 'coatnet_1.rmlp_sw_in1k']),
+    (['coatnet_1', '--impl', 'Timm_RMLP'], ['coatnet_1.rmlp_sw_in1k']),
+    (['--pretrained', '--impl', 'timm_bn'], ['coatnet_0.bn_sw_in1k']),
+    (['coatnet_4', '--pretrained'], []),
+]
+
+
+@pytest.mark.parametrize('args, names', NAMES, ids=[' '.join(args) for args, _ in NAMES])
+def test_list_by_name(args: list[str], names: list[str]) -> None:
+    assert [entry['name'] for entry in listing(*args)] == names
+
+
+TYPED = [
+    ('coatnet1', 'Did you mean coatnet_1?'),
+    ('CoAtNet-1', 'Did you mean coatnet_1?'),
+    ('coatnet_8', 'or coatnet_7?'),
+    ('coatnet_1.sw_in22k', 'Did you mean coatnet_1.sw_in1k, coatnet_1.rmlp_sw_in1k, '),
+    ('coatnet_pico_rw_224', "timm.create_model('coatnet_nano', impl='timm', depths=(2, 3, 5, 2), conv_stride="),
+    ('nothing', '`coatnet-zoo list` shows every name.'),
+]
+
+
+@pytest.mark.parametrize('typed, answer', TYPED)
+@pytest.mark.parametrize('name', ['list', 'info', 'pull', 'verify'])
+def test_typing_errors(name: str, typed: str, answer: str) -> None:
+    message = refusal(name, typed)
+    assert answer in message
+    if typed == 'coatnet_1.sw_in22k':
+        assert 'coatnet_2' not in message
+
+
+def test_what_is_not_listed() -> None:
+    assert "No name matches '*foo*'" in refusal('list', '*foo*')
+    assert 'paper, timm, ' in refusal('list', '--impl', 'tim')
+
+
+def test_info() -> None:
+    text = output_of('info', 'coatnet_1.sw_in1k')
+    for fact in (
+        '41,721,502', '7.992 G', 'top-1 83.620 %, top-5 96.382 %', 'apache-2.0', 'bicubic', 'ImageNet-1k', '3 channels',
+        'about 167 MB',
+    ):  # fmt: skip
+        assert fact in text
+    assert 'the table of sizes' not in text
+    assert output_of('info', 'coatnet_1_rw_224') == text
+    assert command('verify', 'coatnet_rmlp_1_rw_224').output.startswith('coatnet_1.rmlp_sw_in1k: ')
+    assert output_of('info', 'coatnet_4').count('none published: the model is untrained') == 3
+    text = output_of('info', 'coatnet_atto')
+    assert '356,232; the table of sizes counts 1000 classes, 3 channels and 224 pixels' in text
+    assert '1 channel, 64 pixels' in text and 'the weights are bundled' in text
+
+
+# In a process of its own
 
 
 def in_terminal(width: int, *args: str) -> str:
@@ -49,7 +157,6 @@ def test_list_fits_the_terminal(width: int, columns: str) -> None:
     rows = lines[: lines.index('')]
     assert len(rows) == len(entries()) and any(row.split()[0] == LONGEST for row in rows)
     assert max(map(len, [header, *rows])) <= max(width, len(LONGEST))
-    assert {row.split()[0].partition('.')[0] for row in rows if row.split()[1:2] == ['*']} == set(SIZES)
     assert [row.split()[0] for row in rows if '*' in row] == [entry.name for entry in entries() if entry.default]
     legend = lines[len(rows) + 1 :]
     assert legend[0] == '* the default of its size'
@@ -63,77 +170,41 @@ def test_a_pipe_gets_everything() -> None:
     assert ' '.join(header.split()) == f'{old} ~MB default'
     assert len(rows) == len(entries()) and all(len(row.split()) == 12 for row in rows)
     assert [row.split()[-1] for row in rows] == ['yes' if entry.default else 'no' for entry in entries()]
-
-
-def test_default_entries() -> None:
-    marked = [entry.name for entry in entries() if entry.default]
-    assert [name.partition('.')[0] for name in marked] == list(SIZES)
-    assert {'coatnet_1.sw_in1k', 'coatnet_2.sw_in12k_ft_in1k', 'coatnet_4'} <= set(marked)
-
-
-def test_fields_of_json_are_added_at_the_end() -> None:
-    by_name = {entry['name']: entry for entry in json.loads(output_of('list', '--json'))}
-    assert list(by_name['coatnet_1.sw_in1k'])[-5:] == ['cached', 'default', 'download', 'in_chans', 'trained_on']
-    assert [by_name[name]['download'] for name in ('coatnet_1.sw_in1k', 'coatnet_atto.digits', 'coatnet_4')] == [
-        4 * 41_721_502, 0, None,
+    (row,) = (row.split() for row in rows if row.startswith('coatnet_2.rmlp_sw_in12k_ft_in1k_384 '))
+    assert row[1:] == [
+        'timm_rmlp', '73.88', '47.49', '384', '1000', '87.388', 'apache-2.0',
+        'timm/coatnet_rmlp_2_rw_384.sw_in12k_ft_in1k', 'no', '296', 'no',
     ]  # fmt: skip
-    assert [by_name[name]['in_chans'] for name in ('coatnet_1.sw_in1k', 'coatnet_atto.digits')] == [3, 1]
 
 
-NAMES = [
-    (['coatnet_1'], [entry.name for entry in entries() if entry.name.partition('.')[0] == 'coatnet_1']),
-    (['coatnet_1.sw_in1k', 'coatnet_atto'], ['coatnet_atto.digits', 'coatnet_1.sw_in1k']),
-    (['*in1k', '--pretrained'], [name for name in WEIGHTS if name.endswith('in1k')]),
-    (['coatnet_?.sw_in12k'], ['coatnet_2.sw_in12k', 'coatnet_3.sw_in12k']),
-    (['coatnet_1_rw_224', 'coatnet_rmlp_1_rw_224.sw_in1k'], ['coatnet_1.sw_in1k', 'coatnet_1.rmlp_sw_in1k']),
-    (['coatnet_1', '--impl', 'Timm_RMLP'], ['coatnet_1.rmlp_sw_in1k']),
-    (['coatnet_4', '--pretrained'], []),
-]
+def run(*args: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, *args], capture_output=True, text=True, timeout=120)
 
 
-@pytest.mark.parametrize('args, names', NAMES, ids=[' '.join(args) for args, _ in NAMES])
-def test_list_by_name(args: list[str], names: list[str]) -> None:
-    assert [entry['name'] for entry in json.loads(output_of('list', '--json', *args))] == names
+@pytest.mark.parametrize('args', [['list', '--json'], ['info', 'coatnet_0'], ['verify', 'coatnet_atto']])
+def test_offline_and_at_once(args: list[str], hub: HubServer) -> None:
+    """Under 3 seconds, and without torch, timm, matplotlib or a network."""
+    start = time.monotonic()
+    done = run('-X', 'importtime', '-m', 'coatnet_zoo', *args)
+    took = time.monotonic() - start
+    imported = {line.rpartition('|')[2].strip() for line in done.stderr.splitlines()}
+    assert done.returncode == 0 and done.stdout
+    assert 'click' in imported and not {'torch', 'timm', 'matplotlib'} & imported
+    assert took < 3.0
+    assert hub.requests == []
 
 
-TYPED = [
-    ('coatnet1', 'Did you mean coatnet_1?'),
-    ('CoAtNet-1', 'Did you mean coatnet_1?'),
-    ('coatnet_8', 'or coatnet_7?'),
-    ('coatnet_1.sw_in22k', 'Did you mean coatnet_1.sw_in1k, coatnet_1.rmlp_sw_in1k, '),
-    ('coatnet_pico_rw_224', "timm.create_model('coatnet_nano', impl='timm', depths=(2, 3, 5, 2), conv_stride="),
-    ('nothing', '`coatnet-zoo list` shows every name.'),
-]
+def test_the_module_is_the_command() -> None:
+    version = coatnet_zoo.__version__
+    assert run('-m', 'coatnet_zoo', '--version').stdout == f'python -m coatnet_zoo, version {version}\n'
+    assert run('-m', 'coatnet_zoo', 'info', 'coatnet1').returncode == 1
 
 
-@pytest.mark.parametrize('typed, answer', TYPED)
-@pytest.mark.parametrize('name', ['list', 'info', 'pull', 'verify'])
-def test_typing_errors(name: str, typed: str, answer: str) -> None:
-    message = refusal(name, typed)
-    assert answer in message
-    if typed == 'coatnet_1.sw_in22k':
-        assert 'coatnet_2' not in message
-
-
-@pytest.mark.parametrize('args', [('pull', 'coatnet_4'), ('verify', 'coatnet_7')])
-def test_sizes_without_weights(args: tuple[str, ...]) -> None:
-    assert 'there are weights for coatnet_atto, coatnet_nano, coatnet_0, ' in refusal(*args)
-
-
-def test_a_pattern_that_matches_nothing() -> None:
-    assert "No name matches '*foo*'" in refusal('list', '*foo*')
-
-
-def test_info_understands_timm_and_says_what_the_table_counts() -> None:
-    assert output_of('info', 'coatnet_1_rw_224') == output_of('info', 'coatnet_1.sw_in1k')
-    text = output_of('info', 'coatnet_atto')
-    assert '356,232; the table of sizes counts 1000 classes, 3 channels and 224 pixels' in text
-    assert '1 channel, 64 pixels' in text and 'the weights are shipped' in text
-    assert 'the table of sizes' not in output_of('info', 'coatnet_1.sw_in1k')
-    assert output_of('info', 'coatnet_4').count('none published: the model is untrained') == 3
-    assert 'about 167 MB' in output_of('info', 'coatnet_1.sw_in1k')
-
-
-def test_verify_understands_timm() -> None:
-    result = command('verify', 'coatnet_rmlp_1_rw_224')
-    assert result.output.startswith('coatnet_1.rmlp_sw_in1k: ')
+def test_importing_the_package_registers_the_models_alone() -> None:
+    """The public names are imported at first use; none of them needs an extra."""
+    code = (
+        'import sys, timm, coatnet_zoo; print(timm.is_model("coatnet_1"), "coatnet_zoo.images" in sys.modules)\n'
+        'from coatnet_zoo import *; print(explain_image.__name__, {*coatnet_zoo.__all__} <= {*dir(coatnet_zoo)})\n'
+        'print(hasattr(coatnet_zoo, "explain"), {"matplotlib", "sklearn", "cv2", "onnx"} & set(sys.modules))'
+    )
+    assert run('-c', code).stdout == 'True False\nexplain_image True\nFalse set()\n'

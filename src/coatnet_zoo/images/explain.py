@@ -70,8 +70,8 @@ def explain_image(image: Image.Image, model: CoAtNet, target: int | None = None)
     Args:
         image: An image of any mode and size. The image is prepared for `model.img_size` with the configuration of the
             model. Transparency becomes white.
-        model: A CoAtNet in float32 on any device, not from `optimize_for_inference`. The call puts the model into
-            evaluation mode.
+        model: A CoAtNet on any device and in any precision, also one from `optimize_for_inference`. The call puts the
+            model into evaluation mode.
         target: The class of the evidence. Default: the most probable class.
 
     Raises:
@@ -103,7 +103,7 @@ def _grad_cam(
     sizes = []
     with torch.inference_mode(False):
         with torch.no_grad():
-            features = model.stem(pixels[None].to(next(model.parameters()).device))
+            features = model.stem(pixels[None].to(next(model.parameters())))
             for stage in model.stages:
                 features = stage(features)
                 sizes.append((features.shape[2], features.shape[3]))
@@ -112,13 +112,13 @@ def _grad_cam(
             logits = model.forward_head(model.norm(features))[0]
             chosen = int(logits.argmax()) if target is None else target
             (gradient,) = torch.autograd.grad(logits[chosen], features)
-    evidence = torch.einsum('c,chw->hw', gradient[0].mean((1, 2)), features[0].detach())
-    return logits.detach().cpu(), chosen, evidence.cpu(), sizes
+    evidence = torch.einsum('c,chw->hw', gradient[0].mean((1, 2)).float(), features[0].detach().float())
+    return logits.detach().float().cpu(), chosen, evidence.cpu(), sizes
 
 
 def _check(model: CoAtNet, target: int | None) -> None:
-    if not isinstance(model, CoAtNet) or not all(hasattr(stage, 'blocks') for stage in model.stages):
-        raise ExplainError('Only a whole CoAtNet can be explained, not a part nor one from optimize_for_inference.')
+    if not isinstance(model, CoAtNet):
+        raise ExplainError('Only a whole CoAtNet can be explained, not a part of one.')
     classes = model.num_classes
     if not classes or not model.global_pool:
         raise ExplainError('The model has no classifier, so there is no class to explain; load one that has.')
@@ -138,7 +138,8 @@ def _tables(model: CoAtNet, sizes: list[tuple[int, int]]) -> tuple[BiasTable, ..
         for b, block in enumerate(stage.blocks, start=1):
             for module in block.modules():
                 if isinstance(module, (RelPosBias, RelPosMlp)):
-                    heads = module.table(height, width).T.reshape(-1, 2 * height - 1, 2 * width - 1).cpu().numpy()
+                    table = module.table(height, width).float().cpu()
+                    heads = table.T.reshape(-1, 2 * height - 1, 2 * width - 1).numpy()
                     tables += [BiasTable(s, b, h, len(heads), values) for h, values in enumerate(heads, start=1)]
         if tables:
             found.append(max(tables, key=lambda table: table.values.std()))
