@@ -20,7 +20,7 @@ from ..hub import make_folder_card
 from ..registry import short
 from .adapter import recognised, third_party_codes
 from .adapters.timm_train import trained_source
-from .loading import as_linear
+from .loading import Adapted, as_linear
 from .preprocessing import check_facts, check_labels, data_config
 from .reading import read_checkpoint
 from .recognition import identify
@@ -142,7 +142,7 @@ def convert_checkpoint(
         tensors[_FIRST] = _three_channels(tensors[_FIRST], in_chans)
         model = timm.create_model(source.name, **{**arguments, 'in_chans': 3}, device='meta')
         preprocessing |= {name: (*preprocessing[name][:1],) * 3 for name in ('mean', 'std')}
-    nn.Module.load_state_dict(model.to_empty(device='cpu'), tensors)
+    model.load_state_dict(Adapted(tensors))
     unknown = (*_CLASSES, *(() if source.is_tuned else _ORIGIN))
     model.pretrained_cfg = {name: value for name, value in model.pretrained_cfg.items() if name not in unknown}
     size = preprocessing.get('input_size', (None, *model.img_size))[1:]
@@ -241,6 +241,13 @@ def _fitting(source: Source, model: nn.Module, src: str) -> dict[str, torch.Tens
                 f'{tuple(own[name].shape)}.'
             )
     check_values(tensors, own, src, source.names)
+    # safetensors takes only contiguous tensors that share no memory.
+    memory: set[int] = set()
+    for name, tensor in tensors.items():
+        tensor = tensor.detach().contiguous()
+        place = tensor.untyped_storage().data_ptr()
+        tensors[name] = tensor.clone() if place in memory else tensor
+        memory.add(place)
     return tensors
 
 

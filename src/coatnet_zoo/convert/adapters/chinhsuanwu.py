@@ -3,6 +3,7 @@
 chinhsuanwu's code is MIT-licensed; this module uses only its tensor names and shapes.
 """
 
+import functools
 import math
 from collections.abc import Collection, Mapping
 
@@ -116,15 +117,19 @@ def _grid(tensors: Mapping[str, torch.Tensor], prefix: str) -> tuple[int, int]:
     """
     index = tensors.get(prefix + _INDEX, torch.empty(0)).flatten().cpu().double()
     positions, rows = math.isqrt(index.numel()), len(tensors[prefix + _TABLE])
-    grids = [(height, positions // height) for height in range(1, positions + 1) if positions % height == 0]
-    for grid in grids:
-        fits = num_offsets(grid) == rows
-        if fits and torch.equal(index, gen_relative_position_index(grid).flatten().double()):
+    for height in range(1, positions + 1):
+        grid = (height, positions // height)
+        if math.prod(grid) == positions and num_offsets(grid) == rows and torch.equal(index, _index(grid)):
             return grid
     raise CheckpointError(
         f'In the {_IMPL} checkpoint, {prefix + _INDEX} is missing, damaged or of another code: it is not the buffer of '
         f'relative positions of a grid that fits the {rows} rows of {prefix + _TABLE}.'
     )
+
+
+@functools.cache
+def _index(grid: tuple[int, int]) -> torch.Tensor:
+    return gen_relative_position_index(grid).flatten().double()
 
 
 def tensor_map(structure: Structure) -> dict[str, Target]:
