@@ -54,7 +54,7 @@ def _name(row: Row) -> str:
 
 def _source(row: Row) -> str:
     source = row['source']
-    if source in (None, 'shipped'):
+    if source in (None, 'bundled'):
         return source or ''
     place, address = ('GitHub', source) if '://' in source else ('Hub', f'https://huggingface.co/{source}')
     return f'<a href="{html.escape(address)}" aria-label="{row["name"]} on the {place}">{place}</a>'

@@ -30,7 +30,7 @@ def write(folder: Path, content: bytes) -> Path:
 
 
 def refusal(src: Path) -> str:
-    """The one sentence that conversion refuses a file by, after which there is no folder."""
+    """The one-line error by which conversion refuses a file, after which there is no folder."""
     with pytest.raises(CheckpointError) as e:
         convert_checkpoint(src, src.with_name('out'))
     message = str(e.value)

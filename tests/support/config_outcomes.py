@@ -1,4 +1,4 @@
-"""What comes of a folder whose config.json was changed: equal logits, one sentence, or an error of timm's reader."""
+"""What comes of a folder whose config.json was changed: equal logits, a one-line error, or an error of timm's reader."""
 
 import traceback
 from pathlib import Path

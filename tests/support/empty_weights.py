@@ -1,4 +1,4 @@
-"""A file of weights for a network of any size, which is made at once and takes no room."""
+"""A file of weights for a network of any size, which is made at once and takes no space."""
 
 import json
 from pathlib import Path
@@ -7,7 +7,7 @@ import timm
 
 
 def empty_weights(name: str, folder: Path) -> Path:
-    """A file of weights that are all zero, which takes no room on the disk."""
+    """A file of weights that are all zero, which takes no space on the disk."""
     tensors, end = {}, 0
     types = {'torch.float32': 'F32', 'torch.int64': 'I64'}
     for key, tensor in timm.create_model(name, device='meta').state_dict().items():
