@@ -1,6 +1,7 @@
-"""`coatnet-zoo push`: what it publishes, and what it refuses; a dry run is as strict as the push."""
+"""`coatnet-zoo push`: what it publishes, what it refuses, and its model card, whose code loads the network."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,11 +9,14 @@ import pytest
 import safetensors.torch
 import timm
 import torch
+from clients import client, draw_images
 from command_line import output_of, refusal
 from hub_server import Fault, HubServer
-from huggingface_hub import ModelCard
+from huggingface_hub import ModelCard, constants
 from huggingface_hub.utils import _http
 from peers import random_images
+
+from coatnet_zoo.hub import make_folder_card
 
 SAFE, CONFIG, CARD = 'model.safetensors', 'config.json', 'README.md'
 FACTS = ('--license', 'mit', '--data', 'my flowers', '--accuracy', '91.5', '--source', 'run 7')
@@ -60,10 +64,13 @@ def test_dry_run_asks_nobody(folder: Path, hub: HubServer) -> None:
         assert f'{file.name}  {file.stat().st_size:,} bytes' in text
 
 
-def test_existing_card_is_kept(folder: Path, hub: HubServer) -> None:
-    (folder / CARD).write_text('---\nlicense: mit\n---\n# Mine\n')
-    output_of('push', folder, 'me/flowers')
-    assert hub.files('me/flowers')[CARD] == (folder / CARD).read_bytes()
+def test_only_the_card_of_a_conversion_is_replaced(folder: Path, hub: HubServer) -> None:
+    config = json.loads((folder / CONFIG).read_text())
+    for card in (written := make_folder_card('tuned', config, 463_000), f'{written}Mine.\n'):
+        (folder / CARD).write_text(card)
+        output_of('push', folder, 'me/flowers', *FACTS)
+        published = hub.files('me/flowers')[CARD].decode()
+        assert published == card if card != written else 'my flowers' in published and 'local-dir' not in published
 
 
 def test_push_again_and_in_private(folder: Path, hub: HubServer) -> None:
@@ -78,12 +85,14 @@ def test_push_again_and_in_private(folder: Path, hub: HubServer) -> None:
 
 @pytest.mark.parametrize('status', [401, 403, 429, 500])
 def test_push_that_is_refused(status: int, folder: Path, hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The password of the address is not in the message, or in the line about the next attempt, which succeeds."""
     monkeypatch.setattr(_http.time, 'sleep', lambda seconds: None)
+    monkeypatch.setattr(constants, 'ENDPOINT', hub.url.replace('://', '://me:hunter2@'))
     hub.faults.extend([Fault('POST', status)] * 9)
     message = refusal('push', folder, 'me/flowers', *FACTS)
     assert 'me/flowers cannot be published' in message and str(status) in message
     hub.faults.clear()
-    output_of('push', folder, 'me/flowers', *FACTS)
+    assert 'hunter2' not in message + output_of('push', folder, 'me/flowers', *FACTS)
 
 
 def _config(folder: Path, change) -> None:
@@ -173,3 +182,58 @@ def test_without_a_network(folder: Path, hub: HubServer, monkeypatch: pytest.Mon
     monkeypatch.setattr(_http.time, 'sleep', lambda seconds: None)
     hub.stop()
     assert 'cannot be published' in refusal('push', folder, 'me/flowers', *FACTS)
+
+
+# The model card.
+
+
+def code(card: str, name: str) -> str:
+    """The piece of code of a card that uses a program."""
+    blocks = re.findall(r'^```python\n(.*?)^```', card, flags=re.MULTILINE | re.DOTALL)
+    (block,) = (b for b in blocks if re.search(rf'^(from|import) {name}\b', b, flags=re.MULTILINE))
+    assert block.startswith('import coatnet_zoo\n')
+    return block
+
+
+@pytest.fixture(params=['local', 'published'])
+def card(request: pytest.FixtureRequest, folder: Path, hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The card that a conversion writes, and that of the repository, which replaces it."""
+    config = json.loads((folder / CONFIG).read_text())
+    (folder / CARD).write_text(make_folder_card('tuned', config, 463_000))
+    output_of('push', folder, 'me/flowers', '--license', 'mit')
+    monkeypatch.chdir(folder.parent)
+    return hub.files('me/flowers')[CARD].decode() if request.param == 'published' else (folder / CARD).read_text()
+
+
+def test_loading_comes_first(card: str) -> None:
+    text = card.partition('\n# ')[2]
+    words = ('import coatnet_zoo', 'coatnet-zoo autoload on', 'timm.create', 'transformers', 'fastai', 'M param')
+    places = [text.index(word) for word in words]
+    assert places == sorted(places) and places[0] < 100
+
+
+@torch.inference_mode()
+def test_code_in_timm(card: str, folder: Path) -> None:
+    exec(code(card, 'timm'), names := {})
+    x = random_images(2, 3, 64)
+    expected = timm.create_model(f'local-dir:{folder}', pretrained=True).eval()(x)
+    torch.testing.assert_close(names['model'](x), expected, rtol=0, atol=0)
+    assert 'size=(64, 64)' in str(names['transform'])
+
+
+@torch.inference_mode()
+def test_code_in_transformers(card: str, folder: Path) -> None:
+    client('transformers')
+    exec(code(card, 'transformers'), names := {})
+    x = random_images(2, 3, 64)
+    expected = timm.create_model(f'local-dir:{folder}', pretrained=True).eval()(x)
+    torch.testing.assert_close(names['model'](x).logits, expected, rtol=0, atol=1e-5)
+    assert names['processor'](torch.rand(3, 80, 80))['pixel_values'].shape == (1, 3, 64, 64)
+
+
+def test_code_in_fastai(card: str, folder: Path) -> None:
+    fastai = client('fastai.vision.all')
+    draw_images(folder.parent / 'images')
+    dls = fastai.ImageDataLoaders.from_folder(folder.parent / 'images', valid_pct=0.25, bs=2, num_workers=0)
+    exec(code(card, 'fastai'), names := dict(dls=dls))
+    assert names['learner'].model.eval()(random_images(2, 3, 64)).shape == (2, 3)

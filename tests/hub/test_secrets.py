@@ -3,8 +3,6 @@
 from pathlib import Path
 
 import pytest
-import timm
-from command_line import command
 from hub_server import Fault, HubServer
 from huggingface_hub import constants
 from huggingface_hub.utils import _http
@@ -52,16 +50,6 @@ def test_fetching(case: str, password: str, hub: HubServer, fresh_cache: Path, m
     for secret in [*PASSWORDS[password], TOKEN, 'c0ffee', 'y0urs']:
         assert secret not in str(caught.value)
     assert hub.tokens[0].startswith('Basic ')
-
-
-@pytest.mark.parametrize('faults', [[], [Fault('POST', 401)], [Fault('POST', 400)]], ids=['works', '401', '400'])
-def test_push(faults: list[Fault], hub: HubServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    timm.models.save_for_hf(timm.create_model('coatnet_atto'), tmp_path, safe_serialization=True)
-    point(monkeypatch, hub, 'hunter2')
-    hub.faults.extend(faults)
-    result = command('push', tmp_path, 'me/flowers', '--license', 'mit')
-    assert result.exit_code == bool(faults) and 'me/flowers' in result.output
-    assert 'hunter2' not in result.output and TOKEN not in result.output
 
 
 TEXTS = {
