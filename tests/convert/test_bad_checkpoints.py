@@ -133,7 +133,7 @@ def test_contents_that_do_not_fit(case: str, tmp_path: Path, state_dict: dict[st
     'options, words',
     [
         (('--ema',), ('no moving average',)),
-        (('--mean', '0.5,0.5,0.5'), ('mean has 3 values', '1 channels')),
+        (('--mean', '0.5,0.5,0.5'), ('mean has 3 values', '1 channel.')),
         (('--std', '0'), ('std must be positive',)),
         (('--crop-pct', '95'), ('crop_pct must lie in (0, 1], got 95',)),
         (('--img-size', '224'), ('trained at (64, 64)',)),
@@ -187,7 +187,7 @@ def test_failed_overwrite_keeps_the_old_folder(tmp_path: Path, monkeypatch: pyte
     def fail(one: Path, other: Path) -> bool:
         raise OSError(errno.EIO, 'Input/output error')
 
-    monkeypatch.setattr(files, '_exchange', fail)
+    monkeypatch.setattr(files.os, 'replace', fail)
     with pytest.raises(CheckpointError, match='cannot be written'):
         convert.convert_checkpoint(FIXTURE, out, name='second', overwrite=True)
     assert 'first' in (out / 'config.json').read_text()

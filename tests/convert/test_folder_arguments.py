@@ -20,43 +20,15 @@ TEN = [f'digit {i}' for i in range(10)]
 NAN, INF = math.nan, math.inf
 
 REFUSED: dict[str, list[Any]] = {
-    'mean': [
-        [NAN],
-        [INF],
-        [-INF],
-        [1.001],
-        [-0.001],
-        [128],
-        [10**400],
-        [],
-        [True],
-        ['0.5'],
-        0.5,
-        'ab',
-        [None],
-        [[0.5]],
-    ],
-    'std': [[NAN], [INF], [1.001], [0.0009], [0], [-0.5], [57.4], [1e-300], [], [True], 0.5, {0: 0.5}],
+    'mean': [[NAN], [INF], [1.001], [-0.001], [128], [10**400], [], [True], ['0.5'], 0.5, 'ab', [None], [[0.5]]],
+    'std': [[NAN], [INF], [1.001], [0.0009], [0], [-0.5], [57.4], [], [True], 0.5, {0: 0.5}],
     'crop_pct': [NAN, INF, 0, -1, 1.01, 95, 0.001, '0.9', True, [0.9]],
     'interpolation': ['', 'cubic', 'BICUBIC', 3, ['bicubic'], 'x' * 10_000, 'bi\ncubic'],
-    'img_size': [0, -1, 31, 10**6, 10**30, 64.0, '64', True, (64, 64), 96],
+    'img_size': [0, -1, 31, 10**30, 64.0, '64', True, (64, 64), 96],
     'name': ['', ' ', 'a\nb', 'a\0b', '\ud800', 'x' * 201, 5, ['a'], '\u2028'],
     'labels': [
-        '0123456789',
-        TEN[:9],
-        [*TEN, 'one more'],
-        [*TEN[:9], ''],
-        [*TEN[:9], '  '],
-        [*TEN[:9], None],
-        [*TEN[:9], 9],
-        [*TEN[:9], 'a\nb'],
-        [*TEN[:9], 'a\rb'],
-        [*TEN[:9], 'a\0b'],
-        [*TEN[:9], '\ud83d'],
-        [TEN],
-        dict.fromkeys(TEN),
-        set(TEN),
-        10,
+        *('0123456789', TEN[:9], [*TEN, 'one more'], [TEN], dict.fromkeys(TEN), set(TEN), 10),
+        *([*TEN[:9], wrong] for wrong in ('', '  ', None, 9, 'a\nb', 'a\rb', 'a\0b', '\ud83d')),
     ],
 }
 
@@ -73,11 +45,8 @@ def test_arguments_that_are_refused(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     'option, value',
-    [('--mean', v) for v in ('nan', 'inf', '-inf', '1e999', '1.5', '', ',', 'NaN,NaN,NaN')]
-    + [('--std', v) for v in ('nan', '1e-4', '2', '1e999', '0')]
-    + [('--crop-pct', v) for v in ('nan', 'inf', '0', '1e-3')]
-    + [('--img-size', v) for v in ('0', '-1', '1000000')]
-    + [('--name', v) for v in ('', 'a\nb', 'not\udcffutf8')],
+    [('--mean', v) for v in ('nan', '1e999', ',', 'NaN,NaN,NaN')]
+    + [('--std', '0'), ('--crop-pct', 'inf'), ('--img-size', '0'), ('--name', 'not\udcffutf8')],
 )
 def test_options_that_are_refused(option: str, value: str, tmp_path: Path) -> None:
     message = refusal('convert', FIXTURE, tmp_path / 'out', option, value)
@@ -111,14 +80,11 @@ def test_arguments_that_are_read_right(said: dict[str, Any], tmp_path: Path) -> 
 
 SEPARATORS = [f'a{c}b' for c in '\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029']
 LABELS = {
-    'plain': ('\n'.join(TEN).encode(), TEN),
-    'a final line feed': (('\n'.join(TEN) + '\n').encode(), TEN),
-    'final empty lines': (('\n'.join(TEN) + '\n\n\n').encode(), TEN),
+    'with final empty lines': (('\n'.join(TEN) + '\n\n\n').encode(), TEN),
     'of Windows': (('\r\n'.join(TEN) + '\r\n').encode(), TEN),
     'with a byte order mark': (('\ufeff' + '\n'.join(TEN)).encode(), TEN),
     'with odd separators': ('\n'.join([*SEPARATORS, 'c', 'd']).encode(), [*SEPARATORS, 'c', 'd']),
-    'with duplicates': (b'crane\n' * 10, ['crane'] * 10),
-    'with Japanese': ('\n'.join(['日本'] * 10).encode(), ['日本'] * 10),
+    'with duplicates': ('日本\n'.encode() * 10, ['日本'] * 10),
 }
 
 
@@ -140,7 +106,6 @@ BAD_LABELS: dict[str, tuple[Callable[[Path], object], str]] = {
     'a folder': (lambda f: f.mkdir(), 'not a regular file'),
     'a pipe': (lambda f: os.mkfifo(f), 'not a regular file'),
     'endless': (lambda f: f.symlink_to('/dev/zero'), 'not a regular file'),
-    'random': (lambda f: f.symlink_to('/dev/urandom'), 'not a regular file'),
     'one gigabyte': (sparse, 'more than 10 MB'),
     'of Latin-1': (lambda f: f.write_bytes(b'caf\xe9\n' * 10), 'is not UTF-8 (byte 3)'),
     'of UTF-16': (lambda f: f.write_bytes('\n'.join(TEN).encode('utf-16')), 'is not UTF-8 (byte 0)'),

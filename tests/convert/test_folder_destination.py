@@ -160,8 +160,8 @@ def test_a_full_disk_or_ctrl_c_leaves_nothing(
         raise error
 
     monkeypatch.setattr(*TARGETS[what], fail)
-    expected = (KeyboardInterrupt, CheckpointError)
-    with pytest.raises(expected, match='No space left on device' if isinstance(error, OSError) else ''):
+    expected = CheckpointError if isinstance(error, OSError) else KeyboardInterrupt
+    with pytest.raises(expected, match=getattr(error, 'strerror', None)):
         convert_checkpoint(FIXTURE, tmp_path / place)
     assert list(tmp_path.iterdir()) == []
 
