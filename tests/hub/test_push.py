@@ -119,7 +119,7 @@ REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {
     'a pickle': (lambda f: (f / 'pytorch_model.bin').write_bytes(b''), 'pytorch_model.bin'),
     'another pickle': (lambda f: (f / 'best.PTH').write_bytes(b''), 'best.PTH'),
     'many pickles': (lambda f: [(f / f'a\n{i:03}.pt').touch() for i in range(500)], 'others would have to trust'),
-    'a link': (_link, 'is a link'),
+    'a link': (_link, 'no link'),
     'no JSON': (lambda f: (f / CONFIG).write_text('{'), 'cannot be published as'),
     'a list': (lambda f: (f / CONFIG).write_text('[]'), ''),
     'a deep configuration': (lambda f: (f / CONFIG).write_text('[' * 100_000), ''),
@@ -137,7 +137,7 @@ REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {
     'a card in Latin-1': (lambda f: (f / CARD).write_bytes('Größe'.encode('latin-1')), 'model card'),
     'a card of 11 MB': (lambda f: (f / CARD).write_bytes(b'x' * 11_000_000), '11,000,000 bytes'),
     'a card with broken metadata': (lambda f: (f / CARD).write_text('---\na: [\n---\n'), 'model card'),
-    'a card that is a folder': (lambda f: (f / CARD).mkdir(), 'no regular file'),
+    'a card that is a folder': (lambda f: (f / CARD).mkdir(), 'no link'),
     'no licence': (lambda f: _config(f, lambda c: c['pretrained_cfg'].pop('license', None)), '--license'),
 }
 

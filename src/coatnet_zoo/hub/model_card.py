@@ -45,18 +45,16 @@ def make_card(name: str, config: dict[str, Any], params: int, facts: Facts, sche
     cfg, impl = config['pretrained_cfg'], config['model_args']['impl']
     chans, height, width = cfg['input_size']
     text = Template(_TEMPLATE.read_text(encoding='utf-8')).substitute(
-        cfg,
+        config | cfg,
         metadata=metadata.to_yaml(),
         title=name.rpartition('/')[2],
         path=repr(name),
         timm_name=repr(f'{scheme}:{name}'),
-        architecture=config['architecture'],
         params=f'{params / 1e6:.2f}',
         impl=impl,
         impl_url=IMPLS[impl].url,
         size=f'{height}x{width}',
         channels='1 channel' if chans == 1 else f'{chans} channels',
-        classes=config['num_classes'],
         license=facts.license or 'not stated',
         source=facts.source or 'not stated',
         data=facts.data or 'not stated',

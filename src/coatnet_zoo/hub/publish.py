@@ -18,6 +18,7 @@ from .messages import one_line_error, without_secrets
 from .model_card import Facts, is_folder_card, make_card
 
 _PICKLES = ('.bin', '.pth', '.pt', '.ckpt', '.pkl', '.pickle', '.h5', '.npz', '.tar')
+_NEEDED = {'input_size', 'mean', 'std', 'interpolation', 'crop_pct'}
 _LONGEST_CARD = 10_000_000  # bytes of a text in a commit that the Hub accepts
 
 
@@ -51,8 +52,8 @@ def prepare(folder: Path, repo_id: str, **facts: Any) -> dict[str, Path | bytes]
         validate_repo_id(repo_id)
         model = timm.create_model(f'local-dir:{folder}', pretrained=True)  # as it loads after a download
         config = json.loads(files[CONFIG].read_bytes())
-    cfg = config.get('pretrained_cfg', {})
-    if model.pretrained_cfg['architecture'] not in SIZES or 'mean' not in cfg or 'impl' not in config['model_args']:
+    cfg, args = config.get('pretrained_cfg') or {}, config.get('model_args') or {}
+    if model.pretrained_cfg['architecture'] not in SIZES or _NEEDED - cfg.keys() or 'impl' not in args:
         raise CheckpointError(
             f'{files[CONFIG]} does not have what timm.models.save_for_hf writes for a model of coatnet-zoo.'
         )
@@ -88,13 +89,11 @@ def publish(repo_id: str, content: dict[str, Path | bytes], private: bool = Fals
 
 def _regular_file(folder: Path, name: str) -> Path:
     file = folder / name
-    if not os.path.lexists(file):
-        raise CheckpointError(
-            f'{folder} has no {name}; `coatnet-zoo convert` and timm.models.save_for_hf(..., safe_serialization=True) '
-            'make such folders.'
-        )
     if file.is_symlink() or not file.is_file():
-        raise CheckpointError(f'{file} is a link or no regular file; put a copy of the file there to publish it.')
+        raise CheckpointError(
+            f'{folder} has no {name} that is a file and no link; `coatnet-zoo convert` and '
+            'timm.models.save_for_hf(..., safe_serialization=True) make such folders.'
+        )
     return file
 
 
@@ -108,7 +107,8 @@ def _card(folder: Path, repo_id: str, model: nn.Module, facts: Facts) -> bytes:
         if not isinstance(license, str) or not license.strip():
             raise CheckpointError(f'{folder} has no licence; give one by --license, e.g. --license apache-2.0.')
         config = dict(cfg, pretrained_cfg=cfg, model_args=dict(impl=model.cfg.impl), num_classes=model.num_classes)
-        card = make_card(repo_id, config, sum(p.numel() for p in model.parameters()), replace(facts, license=license))
+        params = sum(p.numel() for p in model.parameters())
+        card = make_card(repo_id, config, params, replace(facts, license=license))
     ModelCard(card)
     content = card.encode()
     if len(content) > _LONGEST_CARD:

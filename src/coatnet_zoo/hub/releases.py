@@ -49,17 +49,13 @@ def fetch_release(release: str, md5: str, cache_dir: str | os.PathLike | None = 
         answer = answer_or_error(lambda limit: urlopen(Request(url, method='HEAD'), timeout=limit).close())
         if isinstance(answer, Exception):
             raise answer
-        _download(url, md5, file)
+        from torch.hub import download_url_to_file  # slow to import, and `coatnet-zoo list` does not need it
+
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=file.parent) as folder:
+            new = Path(folder) / file.name
+            download_url_to_file(url, str(new), progress=not constants.HF_HUB_DISABLE_PROGRESS_BARS)
+            if damage := damage_of(new, md5):
+                raise HubError(f'{url} arrived damaged and was thrown away: {damage}; try again.')
+            os.replace(new, file)
     return file
-
-
-def _download(url: str, md5: str, file: Path) -> None:
-    from torch.hub import download_url_to_file  # slow to import, and `coatnet-zoo list` does not need it
-
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=file.parent) as folder:
-        new = Path(folder) / file.name
-        download_url_to_file(url, str(new), progress=not constants.HF_HUB_DISABLE_PROGRESS_BARS)
-        if damage := damage_of(new, md5):
-            raise HubError(f'{url} arrived damaged and was thrown away: {damage}; try again.')
-        os.replace(new, file)
