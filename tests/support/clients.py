@@ -40,13 +40,9 @@ def whose(theirs: pytest.RaisesExc | None = None) -> pytest.MarkDecorator:
 
 
 def arguments(whose: str, stages: str = 'CCTT', *, size: tuple[int, int] = (64, 64), **kwargs: Any) -> dict[str, Any]:
-    """The arguments of `timm.create_model` that make the network small.
+    """The arguments of `timm.create_model` that make a network small.
 
-    Args:
-        whose: 'ours', "timm's", or `MADE_FOR_IT`.
-        stages: 'CCTT', or 'CT' for what is compiled.
-        size: Height and width of the images, in pixels; only for `MADE_FOR_IT`.
-        **kwargs: Further arguments.
+    `stages` are 'CCTT', or 'CT' for what is compiled; `size` is that of the images of `MADE_FOR_IT`, in pixels.
     """
     if whose == MADE_FOR_IT:
         kwargs['img_size'] = size

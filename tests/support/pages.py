@@ -23,15 +23,7 @@ _processes.set_forkserver_preload(['timm'])
 
 @dataclass(frozen=True)
 class Block:
-    """A block of a page.
-
-    Attributes:
-        page: The path of the page, relative to the repository.
-        line: The line of the page at which the block begins.
-        language: The first word after the fence; '' if there is none.
-        words: The other words, which GitHub does not show.
-        code: The text.
-    """
+    """A block of a page, with the first word after the fence, the language, and the others, which GitHub hides."""
 
     page: str
     line: int
@@ -46,9 +38,8 @@ class Block:
 def blocks(page: str) -> list[Block]:
     """The blocks of a page in their order."""
     text = (ROOT / page).read_text(encoding='utf-8')
-    found = re.finditer(r'^```([^\n`]*)\n(.*?)^```$', text, flags=re.MULTILINE | re.DOTALL)
     result = []
-    for match in found:
+    for match in re.finditer(r'^```([^\n`]*)\n(.*?)^```$', text, flags=re.MULTILINE | re.DOTALL):
         language, *words = match[1].split() or ['']
         result.append(Block(page, text.count('\n', 0, match.start()) + 1, language, tuple(words), match[2]))
     return result
