@@ -12,17 +12,15 @@ from .arguments import check_fields as check_fields
 from .checkpoint import Checkpoint as Checkpoint
 from .convert import Conversion as Conversion
 from .convert import convert_checkpoint as convert_checkpoint
-from .files import require_regular as require_regular
 from .heads import plain_head as plain_head
 from .loading import Adapted as Adapted
 from .loading import adapt_checked as adapt_checked
 from .loading import adapt_state_dict as adapt_state_dict
 from .loading import check_structure as check_structure
-from .plain import check_dense as check_dense
 from .preprocessing import read_labels as read_labels
-from .reading import not_whole as not_whole
+from .reading import corrupt as corrupt
 from .reading import read_checkpoint as read_checkpoint
-from .reading import read_translated as read_translated
+from .reading import require_regular as require_regular
 from .recognition import create_call as create_call
 from .recognition import fingerprint as fingerprint
 from .recognition import identify as identify
@@ -30,4 +28,5 @@ from .recognition import is_timms as is_timms
 from .state_dicts import find_network as find_network
 from .structure import Structure as Structure
 from .structure import shape_of as shape_of
+from .values import check_dense as check_dense
 from .values import check_values as check_values

@@ -15,10 +15,9 @@ from ..errors import CheckpointError
 from ..registry import TIMM_NAMES, CoAtNetCfg, feature_sizes, field_types, num_offsets, resolve_cfg
 from .adapter import Translation, translate
 from .checkpoint import Checkpoint
-from .plain import check_dense
 from .recognition import TABLE, create_call, fingerprint, identify, is_timms
 from .state_dicts import find_network
-from .values import check_values
+from .values import check_dense, check_values
 
 # Fields that change what a network computes, but no name or shape of a tensor.
 _UNSEEN = (

@@ -1,7 +1,11 @@
 """Reading a checkpoint file without executing anything in it."""
 
+import io
+import mmap
 import os
 import pickle
+import warnings
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,14 +14,19 @@ import safetensors.torch
 import torch
 
 from ..errors import CheckpointError, first_line, shown
-from .adapter import Translation, find_reader, translate
+from . import unpickling
+from .adapter import find_reader
 from .checkpoint import Checkpoint
-from .files import require_regular
-from .pickles import Unread
-from .plain import check_plain
 from .state_dicts import find_network
-from .torch_legacy import read_legacy
-from .torch_zip import read_zip
+from .values import check_plain
+
+
+def require_regular(path: str | os.PathLike) -> Path:
+    """The path of a regular file or a link to one; any other path is a `CheckpointError`, as a pipe might never end."""
+    if not os.path.isfile(path):
+        instead = ', but a folder, pipe or device of that name' if os.path.exists(path) else ''
+        raise CheckpointError(f'There is no file {shown(path, 500)}{instead}.')
+    return Path(path)
 
 
 def read_checkpoint(
@@ -25,7 +34,7 @@ def read_checkpoint(
 ) -> Checkpoint:
     """Read a `.pth`, `.pt`, `.bin` (torch.save) or `.safetensors` file, or a file in the format of a third-party code.
 
-    Pickled code is never executed: objects other than tensors are read as plain data, see `pickles`.
+    Nothing in the file is executed: objects other than tensors are read as plain data, see `unpickling`.
 
     Args:
         path: The file.
@@ -34,75 +43,97 @@ def read_checkpoint(
         prefix: The prefix of the names of the network. Default: see `find_network`.
 
     Returns:
-        The checkpoint, without wrapper prefixes such as `module.` in the names of its tensors. A reader of a
-        third-party code, such as `keras_h5.read_h5`, also returns the layers. A file of timm's train.py also has its arguments.
+        The checkpoint, without wrapper prefixes such as `module.` in the names of its tensors.
 
     Raises:
-        CheckpointError: If the file is missing, is not a regular file, is damaged, is a pickled model, has no state
-            dict or several of them, or has tensors that are not plain numbers in memory.
+        CheckpointError: If the file is not a regular one, is damaged, or has not exactly one network of plain tensors.
     """
     path = require_regular(path)
-    name, layers = shown(path, 500), {}
-    if reader := find_reader(path):
-        checkpoint = reader.read(path)
-        content, layers = checkpoint.tensors, checkpoint.layers
-    elif path.suffix == '.safetensors':
-        content = _read_safetensors(path)
-    else:
-        content = _read_torch(path, name)
+    name = shown(path, 500)
+    content, layers = _read(path)
     found = find_network(content, ema, name, key, prefix)
     check_plain(found.tensors, name, found.beside)
     return Checkpoint(found.tensors, layers, found.beside, _record(content))
 
 
-def _record(content: Any) -> Mapping[str, Any]:
-    """The arguments of timm's train.py, which saves them as an `argparse.Namespace`, and the model's name as `arch`."""
-    if not isinstance(content, Mapping) or not isinstance(args := content.get('args'), Unread):
-        return {}
-    is_train_py = isinstance(content.get('arch'), str) and content['arch'] == args.attributes.get('model')
-    return args.attributes if is_train_py else {}
-
-
-def read_translated(path: str | os.PathLike) -> Translation:
-    """Read the checkpoint of a third-party code, and translate it into the names and layouts of this package.
-
-    Raises:
-        CheckpointError: See `read_checkpoint` and `translate`; and if no third-party code wrote the file.
-    """
-    translation = translate(read_checkpoint(path))
-    if translation is None:
-        raise CheckpointError(f'{shown(path)} is not a checkpoint of a CoAtNet.')
-    return translation
-
-
-def not_whole(path: str | os.PathLike, error: Exception) -> CheckpointError:
-    """The error for a damaged safetensors file.
-
-    Args:
-        path: The file.
-        error: The error of safetensors.
-    """
+def corrupt(path: str | os.PathLike, kind: str, error: Exception) -> CheckpointError:
+    """The error for a file of that kind, e.g. 'safetensors file', whose reader raised `error`."""
     reason = shown(first_line(error))
-    return CheckpointError(f'{shown(path, 500)} is not a whole safetensors file ({reason}); fetch or save it again.')
+    return CheckpointError(f'{shown(path, 500)} is a corrupt or truncated {kind} ({reason}); fetch or save it again.')
 
 
-def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
+def _read(path: Path) -> tuple[Any, Mapping[str, Mapping[str, Any]]]:
+    """Read a file by the reader of its format: its content, and its layers if it describes them."""
+    if reader := find_reader(path):
+        checkpoint = reader.read(path)
+        return checkpoint.tensors, checkpoint.layers
+    is_safe = path.suffix == '.safetensors'
     try:
-        return safetensors.torch.load_file(path)
-    except Exception as e:  # safetensors also raises its own exceptions, and KeyError for types that torch lacks
-        raise not_whole(path, e) from e
-
-
-def _read_torch(path: Path, name: str) -> Any:
-    try:
-        with path.open('rb') as f:
-            is_zip = f.read(4) == b'PK\x03\x04'
-        return read_zip(path) if is_zip else read_legacy(path)
+        return (safetensors.torch.load_file if is_safe else _read_torch)(path), {}
     except CheckpointError:
         raise
-    except pickle.UnpicklingError as e:
-        raise CheckpointError(f'{name} is not a checkpoint written by torch.save ({e}).') from e
-    except Exception as e:  # a damaged pickle can raise any kind of exception
-        raise CheckpointError(
-            f'{name} is not a whole torch checkpoint ({shown(first_line(e))}); fetch or save it again.'
-        ) from e
+    except Exception as e:  # reading a damaged file can raise any kind of exception
+        raise corrupt(path, 'safetensors file' if is_safe else 'torch checkpoint', e) from e
+
+
+def _read_torch(path: Path) -> Any:
+    with path.open('rb') as file, warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        return _read_zip(path) if file.read(4) == b'PK\x03\x04' else _read_legacy(path)
+
+
+def _read_zip(path: Path) -> Any:
+    """Read what torch.save writes since torch 1.6. Tensors are mapped from the file into memory."""
+    sizes = _check_zip(path)
+    used: list[int] = []
+
+    def on_cpu(storage: torch.UntypedStorage, _: str) -> torch.UntypedStorage:
+        used.append(storage.nbytes())
+        return storage
+
+    try:
+        content = torch.load(path, on_cpu, weights_only=True, mmap=True)
+    except pickle.UnpicklingError:  # for objects beside the tensors, never for code of TorchScript
+        used.clear()
+        content = torch.load(path, on_cpu, unpickling, weights_only=False, mmap=True)
+    if sorted(filter(None, used)) != sizes:
+        raise ValueError('the record of a tensor has another length than the tensor')
+    return content
+
+
+def _check_zip(path: Path) -> list[int]:
+    """Check every checksum and what torch.save never writes; return the sizes of the tensors' records, sorted."""
+    with zipfile.ZipFile(path) as archive:
+        records = {record.filename: record for record in archive.infolist()}
+        if any(name.endswith('/constants.pkl') for name in records):
+            name = shown(path, 500)
+            raise CheckpointError(
+                f'{name} is a TorchScript file, whose code would have to be executed; save its state dict: '
+                f'model = torch.jit.load({name!r}); torch.save(model.state_dict(), "weights.pth").'
+            )
+        if len(records) < len(archive.infolist()):
+            raise ValueError('it has two records of one name')
+        if any(record.compress_type != zipfile.ZIP_STORED for record in records.values()):
+            raise ValueError('it has a compressed record, which could be of any length')
+        if archive.testzip() is not None:
+            raise ValueError('the checksum of a record is wrong')
+        unpickling.check_pickle(io.BytesIO(archive.read(f'{next(iter(records)).partition("/")[0]}/data.pkl')))
+    return sorted(record.file_size for name, record in records.items() if '/data/' in name and record.file_size)
+
+
+def _read_legacy(path: Path) -> Any:
+    """Read what torch.save wrote before torch 1.6: five pickles, then the bytes of the tensors, without checksums."""
+    with path.open('rb') as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        # From a path, torch would also extract tar archives.
+        saved = torch.load(content, 'cpu', unpickling, weights_only=False)
+        if content.tell() < len(content):
+            raise ValueError('its list of tensors is wrong')
+    return saved
+
+
+def _record(content: Any) -> Mapping[str, Any]:
+    """The arguments of timm's train.py, which saves them as an `argparse.Namespace`, and the model's name as `arch`."""
+    args = content.get('args') if isinstance(content, Mapping) else None
+    if not isinstance(args, unpickling.Stub) or not isinstance(content.get('arch'), str):
+        return {}
+    return args.attributes if content['arch'] == args.attributes.get('model') else {}

@@ -1,25 +1,29 @@
-"""Finding the state dict in the content of a checkpoint file, under the keys that training scripts use."""
+"""Finding the network in the content of a checkpoint file, under the keys and prefixes that training scripts use."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
 
 from ..errors import CheckpointError, shown
+from .adapter import recognised
 from .checkpoint import Checkpoint
-from .pickles import Unread
-from .plain import not_plain
-from .prefixes import find_networks, split
+from .unpickling import Stub
+from .values import not_plain
 
-_STATE_DICT_KEYS = ('state_dict', 'model_state_dict', 'model', 'net', 'network', 'weights')
-_EMA_KEYS = ('state_dict_ema', 'model_ema', 'ema_state_dict', 'model_ema_state_dict', 'ema', 'ema_model')
-# The largest depth of nested wrappers, e.g. {'ema': {'state_dict': ...}}.
+# A state dict under one of these keys is the network's, whatever other state dicts there are. The first is preferred.
+_KEYS = ('state_dict', 'model_state_dict', 'model', 'net', 'network', 'weights')
+# A key or prefix of a moving average, such as `model_ema` or `ema.module.`
+_EMA = re.compile(r'(?:^|[._])ema(?:[._]|$)', re.IGNORECASE)
+# The largest depth of nested dictionaries, e.g. {'ema': {'state_dict': ...}}, and of prefixes.
 _MAX_DEPTH = 8
 # What tools store next to weights: the number of averaged models, and thop's counts for every module.
 _COUNTERS = ('n_averaged', 'total_ops', 'total_params')
 # What compiling, sharding and recomputing put into the names of the layers that they wrap.
 _WRAPPERS = re.compile(r'\b_(?:orig_mod|fsdp_wrapped_module|checkpoint_wrapped_module)\.')
+
+Path = tuple[str, ...]
 
 
 def find_network(
@@ -29,43 +33,117 @@ def find_network(
     key: str | None = None,
     prefix: str | None = None,
 ) -> Checkpoint:
-    """Find the network in the content of a checkpoint file, without the prefix that all its names have.
+    """Find the network's tensors in the content of a checkpoint, without a prefix, and the tensors beside them.
 
     Args:
         content: A state dict, or a dictionary that has a state dict under some key.
-        ema: Take the moving average of the weights; None: if there is one under one of the usual keys.
+        ema: Take the moving average of the weights; None: if there is one under a key of its own.
         name: Name of the checkpoint in errors.
-        key: The key of the state dict. Default: one of the usual keys, or the only key that has a state dict.
+        key: The key of the state dict. Default: one of the usual keys, or the only key that has a known network.
         prefix: The prefix of the names of the network, with or without a dot at the end. Default: the only prefix under
             which a known network is.
 
-    Returns:
-        The tensors of the network, and the tensors beside it.
-
     Raises:
-        CheckpointError: If there is no state dict, or more than one and the arguments do not choose one.
+        CheckpointError: If there is no state dict, or more than one network and the arguments do not choose one.
     """
     if isinstance(content, (list, tuple)) and any(isinstance(part, Mapping) for part in content):
         content = {str(number): part for number, part in enumerate(content)}
-    if key is not None:
-        content = _under(content, key, name)
+    dicts = {path: found for path, found in _state_dicts(content, (), set()) if key is None or path[:1] == (key,)}
+    if not dicts:
+        raise _no_state_dict(content, name, key)
+    networks = {path: _networks(found) for path, found in dicts.items()}
+    if prefix is None:
+        places = [(path, start) for path, starts in networks.items() for start in starts]
+    else:
+        prefix += '.' * (prefix[-1:] not in ('', '.'))
+        places = [(path, prefix) for path, found in dicts.items() if any(n.startswith(prefix) for n in _names(found))]
     if ema is None:
-        ema = isinstance(content, Mapping) and _wrapped(content, _EMA_KEYS) is not None
-    content, left = _unwrap(content, ema, name)
-    tensors = _tensors(content, name)
-    network, beside = split(tensors, prefix, left, name)
-    return Checkpoint(network, beside={k: v for k, v in beside.items() if not_plain(v) is None})
+        ema = any(_EMA.search('.'.join(path)) for path, _ in places)
+    path, start = _choose(places, ema, name) if places or ema else (min(dicts, key=_rank), prefix or '')
+    tensors, others = _tensors(dicts[path], name), [other for other in networks[path] if other != start]
+    network, beside = {}, {}
+    for full, value in tensors.items():
+        # Of all prefixes of a name, the longest is the network that the tensor belongs to.
+        owner = max((one for one in (start, *others) if full.startswith(one)), key=len, default=None)
+        if owner == start:
+            network[full.removeprefix(start)] = value
+        elif owner is None and not_plain(value) is None:
+            beside[full] = value
+    if not network:
+        firsts = _some(dict.fromkeys(full.partition('.')[0] for full in tensors))
+        raise CheckpointError(f'{name} has no tensor under the prefix {shown(start)}; its names begin with {firsts}.')
+    return Checkpoint(network, beside=beside)
+
+
+def _networks(names: Iterable[Any]) -> list[str]:
+    """The prefixes under which the names of a known network are; the prefix may be empty."""
+    found = []
+    level: dict[str, list[str]] = {'': _names(names)}
+    for _ in range(_MAX_DEPTH):
+        deeper: dict[str, list[str]] = {}
+        for prefix, rests in level.items():
+            if recognised(dict.fromkeys(rests)):
+                found.append(prefix)
+            for rest in rests:
+                first, dot, last = rest.partition('.')
+                if dot:
+                    deeper.setdefault(f'{prefix}{first}.', []).append(last)
+        level = {prefix: rests for prefix, rests in deeper.items() if len(rests) > 8}  # a network has more tensors
+    return found
+
+
+def _state_dicts(content: Any, path: Path, seen: set[int]) -> Iterator[tuple[Path, Mapping[Any, Any]]]:
+    """Every dictionary of tensors inside of dictionaries, with its keys. A dictionary under many keys comes once."""
+    if isinstance(content, Mapping) and id(content) not in seen and len(path) <= _MAX_DEPTH:
+        seen.add(id(content))
+        if any(map(_has_tensor, content.items())):
+            yield path, content
+        for key, value in content.items():
+            if isinstance(key, str):
+                yield from _state_dicts(value, (*path, key), seen)
+
+
+def _has_tensor(item: tuple[Any, Any]) -> bool:
+    return isinstance(item[0], str) and isinstance(item[1], torch.Tensor)
+
+
+def _names(names: Iterable[Any]) -> list[str]:
+    return [_WRAPPERS.sub('', name) for name in names if isinstance(name, str)]
+
+
+def _rank(path: Path) -> int:
+    return min((_KEYS.index(key) for key in path if key in _KEYS), default=len(_KEYS))
+
+
+def _choose(places: list[tuple[Path, str]], ema: bool, name: str) -> tuple[Path, str]:
+    """The keys and the prefix of the network."""
+    averages = [place for place in places if _EMA.search('.'.join((*place[0], place[1])))]
+    if ema and not averages:
+        raise CheckpointError(f'{name} has no moving average of its weights; leave out the EMA option.')
+    fitting = averages if ema else [place for place in places if place not in averages] or averages
+    rank = min(_rank(path) for path, _ in fitting)
+    (path, prefix), *others = [place for place in fitting if _rank(place[0]) == rank]
+    if prefixes := [other for other_path, other in others if other_path == path]:
+        raise CheckpointError(
+            f'{name} has a CoAtNet more than once, under the prefixes '
+            f'{" and ".join(repr(shown(one)) for one in (prefix, *prefixes[:3]))}; choose one by prefix (--prefix).'
+        )
+    if others:
+        keys = ' and '.join(shown('.'.join(one)) for one in (path, *(other for other, _ in others[:3])))
+        raise CheckpointError(f'{name} has state dicts under {keys}; choose one by key (--key).')
+    return path, prefix
 
 
 def _tensors(content: Mapping[Any, Any], name: str) -> dict[str, torch.Tensor]:
     tensors: dict[str, torch.Tensor] = {}
     for key, value in content.items():
-        if isinstance(value, Unread) and '._rebuild_' in value.name:
+        if isinstance(value, Stub) and '._rebuild_' in value.name:
+            kind = next((part.name for part in reversed(value.args) if isinstance(part, type)), value.name)
             raise CheckpointError(
-                f'{name} has {shown(key)} as a tensor of another kind ({shown(value.name)}); save plain tensors of '
-                'real numbers instead.'
+                f'{name} has {shown(key)} as a tensor of another kind ({shown(kind)}); save plain tensors of real '
+                'numbers instead.'
             )
-        if isinstance(key, str) and isinstance(value, torch.Tensor) and key.rpartition('.')[2] not in _COUNTERS:
+        if _has_tensor((key, value)) and key.rpartition('.')[2] not in _COUNTERS:
             key = _WRAPPERS.sub('', key)
             if key in tensors:
                 raise CheckpointError(f'{name} has {shown(key)} more than once, with and without a wrapper of a layer.')
@@ -73,81 +151,20 @@ def _tensors(content: Mapping[Any, Any], name: str) -> dict[str, torch.Tensor]:
     return tensors
 
 
-def _under(content: Any, key: str, name: str) -> Mapping[Any, Any]:
+def _no_state_dict(content: Any, name: str, key: str | None) -> CheckpointError:
+    parts = (content if isinstance(content, Mapping) and content else dict(model=content)).items()
+    wholes = [v for k, v in parts if isinstance(v, Stub) and not v and (k in _KEYS or '_modules' in v.attributes)]
+    if wholes:
+        return CheckpointError(
+            f'{name} holds a pickled object ({shown(wholes[0].name)}) that would have to be executed to be read, which '
+            'is refused; where its code is, save model.state_dict() instead of the model: '
+            f'model = torch.load({name!r}, weights_only=False); torch.save(model.state_dict(), "weights.pth").'
+        )
     if not isinstance(content, Mapping):
-        raise CheckpointError(f'{name} holds a {type(content).__name__}, which has no key {shown(key)}.')
-    if not isinstance(content.get(key), Mapping) or _is_object(content[key]):
-        raise CheckpointError(f'{name} has no state dict under {shown(key)}; its keys are {_keys(content)}.')
-    return content[key]
-
-
-def _unwrap(content: Any, ema: bool, name: str) -> tuple[Mapping[Any, Any], bool]:
-    """The state dict, and whether its moving average is still to be found."""
-    for _ in range(_MAX_DEPTH):
-        if _is_object(content) or not isinstance(content, Mapping):
-            raise _not_a_state_dict(content, name)
-        found = _wrapped(content, _EMA_KEYS if ema else _STATE_DICT_KEYS)
-        if found is None and ema and (wrapper := _wrapped(content, _STATE_DICT_KEYS)) is not None:
-            content = wrapper
-            break
-        if found is None and not find_networks(content):
-            found = _only(content, name)
-        if found is None:
-            break
-        content, ema = found, False
-    else:
-        raise CheckpointError(f'{name} has dictionaries inside of dictionaries, {_MAX_DEPTH} deep and deeper.')
-    if not any(isinstance(v, torch.Tensor) for v in content.values()):
-        if ema:
-            raise CheckpointError(
-                f'{name} has no moving average under {", ".join(_EMA_KEYS)}; leave out the EMA option.'
-            )
-        objects = {k: v for k, v in content.items() if _is_object(v)}
-        wholes = [v for k, v in objects.items() if k in _STATE_DICT_KEYS or '_modules' in v.attributes]
-        if wholes:
-            raise _not_a_state_dict(wholes[0], name)
-        raise CheckpointError(
-            f'{name} has no state dict under {", ".join(_STATE_DICT_KEYS)}; its keys are {_keys(content)}.'
-        )
-    return content, ema
-
-
-def _wrapped(content: Mapping[Any, Any], keys: tuple[str, ...]) -> Mapping[Any, Any] | None:
-    return next((content[k] for k in keys if isinstance(content.get(k), Mapping) and not _is_object(content[k])), None)
-
-
-def _only(content: Mapping[Any, Any], name: str) -> Mapping[Any, Any] | None:
-    """The value that is a state dict of a known network or, without one, the only state dict; None if there is none."""
-    # A file may have one dictionary under many keys.
-    values = {id(v): (k, v) for k, v in content.items() if isinstance(k, str) and isinstance(v, Mapping)}
-    found = {k: v for k, v in values.values() if k not in _EMA_KEYS if _has_tensors(v) or _wrapped(v, _STATE_DICT_KEYS)}
-    known = {k: v for k, v in found.items() if find_networks(v)}
-    if known or _has_tensors(content):
-        found = known
-    if len(found) > 1:
-        raise CheckpointError(
-            f'{name} has state dicts under {" and ".join(map(shown, list(found)[:4]))}; choose one by key (--key).'
-        )
-    return next(iter(found.values()), None)
-
-
-def _has_tensors(content: Mapping[Any, Any]) -> bool:
-    return any(isinstance(k, str) and isinstance(v, torch.Tensor) for k, v in content.items())
-
-
-def _is_object(value: Any) -> bool:
-    return isinstance(value, Unread) and not value
-
-
-def _keys(content: Mapping[Any, Any]) -> str:
-    return ', '.join(map(shown, list(content)[:8])) or 'none'
-
-
-def _not_a_state_dict(content: Any, name: str) -> CheckpointError:
-    if not _is_object(content):
         return CheckpointError(f'{name} holds a {type(content).__name__}, not a state dict.')
-    return CheckpointError(
-        f'{name} holds a pickled object ({shown(content.name)}) that would have to be executed to be read, which is '
-        'refused; where its code is, save model.state_dict() instead of the model: '
-        f'model = torch.load({name!r}, weights_only=False); torch.save(model.state_dict(), "weights.pth").'
-    )
+    keys = ', '.join(_KEYS) if key is None else shown(key)
+    return CheckpointError(f'{name} has no state dict under {keys}; its keys are {_some(content)}.')
+
+
+def _some(names: Iterable[Any]) -> str:
+    return ', '.join(map(shown, list(names)[:8])) or 'none'

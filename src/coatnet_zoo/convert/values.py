@@ -1,24 +1,60 @@
-"""Refusing weights with values that no model has: diverged or damaged weights are not loaded."""
+"""Refusing tensors that are not plain numbers in memory, and values that no trained model has."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 
 from ..errors import CheckpointError, shown
 
+Tensors = Mapping[str, torch.Tensor]
+# How many times larger than their memory all tensors together may be. `expand` repeats values without copying.
+_MAX_GROWTH = 16
 
-def check_values(
-    tensors: Mapping[str, torch.Tensor],
-    own: Mapping[str, torch.Tensor],
-    name: str,
-    names: Mapping[str, str] | None = None,
-) -> None:
+
+def not_dense(tensor: torch.Tensor) -> str | None:
+    """The word for a nested, sparse or quantised tensor; None for another tensor."""
+    kinds = dict(nested=tensor.is_nested, sparse=tensor.layout != torch.strided, quantised=tensor.is_quantized)
+    return next((kind for kind, is_so in kinds.items() if is_so), None)
+
+
+def not_plain(tensor: torch.Tensor) -> str | None:
+    """The word for a tensor that is not plain numbers in memory; None for a plain tensor."""
+    if kind := not_dense(tensor):
+        return kind
+    if type(tensor) not in (torch.Tensor, torch.nn.Parameter):
+        return type(tensor).__name__
+    if tensor.device.type != 'cpu':
+        return tensor.device.type
+    if tensor.dtype.is_complex or tensor.dtype == torch.bool or (tensor.is_floating_point() and tensor.itemsize == 1):
+        return str(tensor.dtype)
+    return None
+
+
+def check_dense(tensors: Tensors, name: str, word: Callable[[torch.Tensor], str | None] = not_dense) -> None:
+    """Raise a `CheckpointError` for the first tensor of the checkpoint `name` that has a word: it is not dense."""
+    for key, tensor in tensors.items():
+        if kind := word(tensor):
+            raise CheckpointError(
+                f'{name} has {shown(key)} as a {shown(kind)} tensor; save plain tensors of real numbers instead.'
+            )
+
+
+def check_plain(tensors: Tensors, name: str, beside: Tensors) -> None:
+    """Raise a `CheckpointError` if a tensor is not plain, or if all tensors are far larger than their memory."""
+    check_dense(tensors, name, not_plain)
+    both = (*tensors.values(), *beside.values())
+    memory = sum({s.data_ptr(): s.nbytes() for s in (tensor.untyped_storage() for tensor in both)}.values())
+    size = sum(tensor.nbytes for tensor in both)
+    if size > _MAX_GROWTH * memory:
+        raise CheckpointError(f'{name} has tensors of {size} bytes in {memory} bytes of memory.')
+
+
+def check_values(tensors: Tensors, own: Tensors, name: str, names: Mapping[str, str] | None = None) -> None:
     """Refuse values that no model has in the precision of the model.
 
-    The refused values are numbers that are not finite in the weights or in the precision of the model, variances below
-    zero, and integers where the model has floating-point numbers. torch would accept integers as weights without an
-    error. `load_state_dict` handles tensors that the model does not have. Tensors on the meta device and tensors of a
-    subclass are not checked.
+    These are numbers that are not finite in the weights or in the precision of the model, variances below zero, and
+    integers where the model has floating-point numbers, which torch would accept. Tensors that the model does not have,
+    tensors on the meta device and tensors of a subclass are not checked.
 
     Args:
         tensors: Tensors by name.
@@ -33,20 +69,24 @@ def check_values(
         tensor = tensors.get(key)
         if tensor is None or tensor.is_meta or not {type(tensor), type(target)} <= {torch.Tensor, torch.nn.Parameter}:
             continue
-        shown_key = shown((names or {}).get(key, key))
+        label = shown((names or {}).get(key, key))
         if not _is_kind(tensor, target):
-            raise CheckpointError(f'{name} has {shown_key} as {tensor.dtype} instead of {target.dtype}.')
-        if not target.is_floating_point():
+            raise CheckpointError(f'{name} has {label} as {tensor.dtype} instead of {target.dtype}.')
+        if not target.is_floating_point() or tensor.numel() == 0:
             continue
-        if (extrema := _extrema(tensor, shown_key, name)) is None:
-            continue
-        # Checking the extrema is enough, because rounding keeps the order of numbers.
-        if not all(torch.isfinite(e.to(target.dtype).double()) for e in extrema):
+        # Extrema are NaN if any value is NaN, and need no second tensor. torch has no extrema of 8-bit floats.
+        low, high = (tensor.detach() if tensor.itemsize > 1 else tensor.float()).aminmax()
+        if not (low.isfinite() and high.isfinite()):
             raise CheckpointError(
-                f'{name} has values in {shown_key} that {target.dtype}, the precision of the model, cannot hold.'
+                f'{name} has NaN or infinite values in {label}, as after a training that diverged; use an earlier one.'
             )
-        if key.endswith('running_var') and extrema[0] < 0:
-            raise CheckpointError(f'{name} has a variance below zero in {shown_key}; its statistics are damaged.')
+        # Checking the extrema is enough, because rounding keeps the order of numbers.
+        if not all(torch.isfinite(e.to(target.dtype).double()) for e in (low, high)):
+            raise CheckpointError(
+                f'{name} has values in {label} that {target.dtype}, the precision of the model, cannot hold.'
+            )
+        if key.endswith('running_var') and low < 0:
+            raise CheckpointError(f'{name} has a variance below zero in {label}; its statistics are damaged.')
 
 
 def _is_kind(tensor: torch.Tensor, target: torch.Tensor) -> bool:
@@ -54,16 +94,3 @@ def _is_kind(tensor: torch.Tensor, target: torch.Tensor) -> bool:
     if target.is_floating_point():
         return tensor.is_floating_point() and (tensor.itemsize > 1 or target.itemsize == 1)
     return not tensor.is_complex() and torch.equal(tensor.to(target.dtype).to(tensor.dtype), tensor)
-
-
-def _extrema(tensor: torch.Tensor, key: str, name: str) -> tuple[torch.Tensor, torch.Tensor] | None:
-    """The smallest and the largest value after a check that both are finite; None if there is nothing to check."""
-    if not tensor.is_floating_point() or tensor.numel() == 0:
-        return None
-    # Extrema are NaN if any value is NaN, and need no second tensor. torch has no extrema of 8-bit floats.
-    extrema = (tensor.detach() if tensor.itemsize > 1 else tensor.float()).aminmax()
-    if not all(torch.isfinite(e) for e in extrema):
-        raise CheckpointError(
-            f'{name} has NaN or infinite values in {key}, as after a training that diverged; use an earlier one.'
-        )
-    return extrema

@@ -14,8 +14,8 @@ from ...files import CONFIG
 from ...registry import TIMM_NAMES, Channels, Side, check
 from ..arguments import check_arguments
 from ..checkpoint import Checkpoint
-from ..files import require_regular
 from ..preprocessing import check_facts
+from ..reading import require_regular
 from ..recognition import identify
 from ..source import Source
 

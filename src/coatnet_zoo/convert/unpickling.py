@@ -1,0 +1,121 @@
+"""An unpickler that executes nothing: every class and function in a pickle becomes an inert `Stub` with its state.
+
+`torch.load` takes this module as its `pickle_module`. Only torch's functions that rebuild a tensor from stored bytes
+are called, see "Restricting Globals" in the Python manual.
+"""
+
+import pickle
+import pickletools
+from typing import IO, Any
+
+import torch
+from torch.serialization import StorageType
+
+# What torch.save writes for plain tensors and parameters.
+_FUNCTIONS = {
+    'torch._utils._rebuild_tensor': torch._utils._rebuild_tensor,
+    'torch._utils._rebuild_tensor_v2': torch._utils._rebuild_tensor_v2,
+    'torch._utils._rebuild_tensor_v3': torch._utils._rebuild_tensor_v3,
+    'torch._utils._rebuild_parameter': lambda tensor, *_: tensor,
+    'torch._utils._rebuild_parameter_with_state': lambda tensor, *_: tensor,
+}
+
+
+class Stub(dict[Any, Any]):
+    """An object whose class is not imported, or the result of a function that is not called.
+
+    A stub has the items of an object whose class is a dictionary, but not the elements of a list or a set.
+
+    Attributes:
+        name: Module and name of the class or function.
+        args: The arguments of the call.
+        attributes: The attributes of the object, e.g. `_modules` and `_parameters` of a `torch.nn.Module`.
+    """
+
+    __slots__ = ('args', 'attributes')
+    name = ''
+    __eq__ = object.__eq__
+    __hash__ = object.__hash__
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> 'Stub':
+        stub = super().__new__(cls)
+        stub.args, stub.attributes = args, {}
+        return stub
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__()
+
+    def __setstate__(self, state: Any) -> None:
+        for part in state if isinstance(state, tuple) else (state,):  # a tuple of the attributes and those of slots
+            if isinstance(part, dict):
+                self.attributes.update(part)
+
+    def extend(self, elements: Any) -> None:
+        """Drop the elements of a list or, under the name `add`, of a set."""
+
+    add = extend
+
+
+class Unpickler(pickle.Unpickler):
+    """An unpickler that makes stubs."""
+
+    def __init__(self, file: IO[bytes], **options: Any) -> None:
+        check_pickle(file)
+        super().__init__(file, **options)
+        self._stubs: dict[str, type[Stub]] = {}
+
+    def find_class(self, module: str, name: str) -> Any:
+        """A function of torch, a dtype, or a class of stubs. Nothing is imported."""
+        path = f'{module}.{name}'
+        if path in _FUNCTIONS:  # a new function every time, because a pickle can set attributes of what it is given
+            return lambda *args: _FUNCTIONS[path](*args)
+        if path == 'torch.storage.UntypedStorage':
+            return StorageType('ByteStorage')
+        if module == 'torch' and isinstance(dtype := vars(torch).get(name), torch.dtype):
+            return dtype
+        if len(self._stubs) > 1000:
+            raise pickle.UnpicklingError('too many classes')
+        return self._stubs.setdefault(path, type(path, (Stub,), dict(name=path, __slots__=())))
+
+
+def load(file: IO[bytes], **options: Any) -> Any:
+    """Read the next pickle of a file, as `pickle.load` does."""
+    return Unpickler(file, **options).load()
+
+
+def check_pickle(file: IO[bytes]) -> None:
+    """Check the next pickle of a file for what no unpickler checks. The position in the file stays.
+
+    Raises:
+        Exception: If the pickle is damaged, takes an object from the registry of `copyreg`, past `find_class`, has a
+            number in its memo that is too large, or has a tuple so often in another that it takes forever to hash.
+    """
+    start = file.tell()
+    sizes: list[int] = []  # of the objects on the stack
+    marks: list[int] = []
+    memo: dict[int, int] = {}
+    for count, (opcode, argument, _) in enumerate(pickletools.genops(file)):
+        name, operands = opcode.name, opcode.stack_before
+        if name.startswith('EXT'):
+            raise pickle.UnpicklingError('an object from a registry')
+        if name == 'MARK':
+            marks.append(len(sizes))
+            continue
+        first = len(sizes) - len(operands)
+        if pickletools.markobject in operands:
+            first = marks.pop() - operands.index(pickletools.markobject)
+        if first < (marks[-1] if marks else 0):
+            raise pickle.UnpicklingError('a missing operand')
+        taken, sizes[first:] = sizes[first:], []
+        size = taken[0] if name in ('DUP', 'MEMOIZE') else memo[argument] if name.endswith('GET') else 1
+        if name.startswith('TUPLE') or name == 'FROZENSET':
+            # Doubled at every level, so that deep tuples are refused as well.
+            size = 1 + sum(2 * part if part > 1 else 1 for part in taken)
+        sizes.extend([size] * len(opcode.stack_after))
+        if name.endswith('PUT') or name == 'MEMOIZE':
+            index = len(memo) if argument is None else argument
+            memo[index] = sizes[-1]
+            size = max(size, index)
+        if size > 10_000 + 10 * count:
+            raise pickle.UnpicklingError('a number or a tuple that is too large')
+    file.seek(start)
