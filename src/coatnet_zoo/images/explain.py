@@ -138,7 +138,7 @@ def _tables(model: CoAtNet, sizes: list[tuple[int, int]]) -> tuple[BiasTable, ..
         for b, block in enumerate(stage.blocks, start=1):
             for module in block.modules():
                 if isinstance(module, (RelPosBias, RelPosMlp)):
-                    table = module.table(height, width).float().cpu()
+                    table = module(height, width).float().cpu()
                     heads = table.T.reshape(-1, 2 * height - 1, 2 * width - 1).numpy()
                     tables += [BiasTable(s, b, h, len(heads), values) for h, values in enumerate(heads, start=1)]
         if tables:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from ..network import is_exactly as is_unmodified
+from ..network import is_unmodified
 
 _LARGEST = 32 << 20  # bytes: glibc's DEFAULT_MMAP_THRESHOLD_MAX
 _LIBRARIES = ('coatnet_zoo', 'timm', 'torch', 'torchvision')
@@ -48,7 +48,7 @@ def microbatch(function: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor
         (B, C', H', W').
     """
     # A graph for any number of images cannot have a number of parts that depends on it.
-    if x.device.type != 'cpu' or not len(x) or torch.compiler.is_compiling() or torch.jit.is_tracing():
+    if x.device.type != 'cpu' or not len(x) or torch.compiler.is_compiling():
         return function(x)
     parts = min(len(x), math.ceil(len(x) * x[0, 0].nbytes * width / _LARGEST))
     return function(x) if parts == 1 else torch.cat([function(part) for part in x.tensor_split(parts)])

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ..network import MBConv, RelPosBias, RelPosMlp, Stage, Stem, TransformerBlock
+from ..network import MBConv, RelPosBias, RelPosMlp, Stage, Stem, TransformerBlock, expand_rel_pos_table
 from .microbatch import microbatch, widest_layer
 
 
@@ -65,13 +65,13 @@ class _Kept:
     def keep(self, height: int, width: int) -> None:
         """Compute the bias of a feature map of this size."""
         with torch.no_grad():
-            bias = super().forward(height, width)[0].contiguous()
+            bias = expand_rel_pos_table(super().forward(height, width), height, width)[0].contiguous()
         self.kept_size = (height, width)
         # Three dimensions: channels_last would reorder four, and attention would copy the bias in every call.
         self.register_buffer('bias', bias)
 
     def forward(self, height: int, width: int) -> torch.Tensor:
-        """(1, heads, N, N) with N = height * width, for any size."""
+        """The bias of all pairs, (1, heads, N, N) with N = height * width, of the kept size; else a table."""
         return self.bias[None] if (height, width) == self.kept_size else super().forward(height, width)
 
 

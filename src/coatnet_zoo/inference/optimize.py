@@ -8,8 +8,7 @@ import torch
 from timm.models import reparameterize_model
 from torch import nn
 
-from ..network import Attention, CoAtNet, MBConv, RelPosBias, RelPosMlp, Stage, Stem, TransformerBlock
-from ..network import is_exactly as is_unmodified
+from ..network import Attention, CoAtNet, MBConv, RelPosBias, RelPosMlp, Stage, Stem, TransformerBlock, is_unmodified
 from ..registry import feature_sizes
 from .microbatch import is_batch_independent
 from .modules import (

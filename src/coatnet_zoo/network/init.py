@@ -1,7 +1,7 @@
 """The initial weights of every implementation: one scheme for each code, one function for each kind of part.
 
 PyTorch's layers draw their weights when they are made. The functions here replace the weights that a code draws in
-another way. `tables.impls` names the scheme of an implementation, and docs/implementations.md lists the distributions.
+another way. `registry.impls` names the scheme of an implementation; docs/implementations.md lists the distributions.
 """
 
 import math
@@ -14,21 +14,18 @@ from torch import nn
 from ..registry import IMPLS, CoAtNetCfg
 from .rel_pos import RelPosBias
 
-Init = Callable[[nn.Module], None]
-
 
 class InitialWeights(NamedTuple):
-    """The functions of a scheme, by the part that they initialise.
+    """The functions of a scheme, by the part that they initialise."""
 
-    Attributes:
-        conv: For a stem of convolutions, and for an MBConv block.
-        transformer: For a stem of patches, and for a Transformer block.
-        head: For the head, or for a new classifier alone.
-    """
+    conv: Callable[[nn.Module], None]  # a stem of convolutions, or an MBConv block
+    transformer: Callable[[nn.Module], None]  # a stem of patches, or a Transformer block
+    head: Callable[[nn.Module], None]  # the head, or a new classifier alone
 
-    conv: Init
-    transformer: Init
-    head: Init
+
+def initial_weights(cfg: CoAtNetCfg) -> InitialWeights:
+    """The scheme of `cfg.impl`, whatever the other options; timm's for an implementation that is not in the tables."""
+    return _SCHEMES[IMPLS[cfg.impl].init if cfg.impl in IMPLS else 'timm']
 
 
 def _layers(module: nn.Module) -> list[nn.Conv2d | nn.Linear]:
@@ -93,12 +90,3 @@ _SCHEMES = {
     'torch': InitialWeights(_as_made, _zero_positions, _as_made),
     'keras_cv': InitialWeights(_keras_cv, _keras_cv, _xavier_uniform),
 }
-
-
-def initial_weights(cfg: CoAtNetCfg) -> InitialWeights:
-    """The scheme of an implementation; timm's for an implementation that is not in the tables.
-
-    Args:
-        cfg: Only its `impl` counts, so that other options keep the scheme.
-    """
-    return _SCHEMES[IMPLS[cfg.impl].init if cfg.impl in IMPLS else 'timm']

@@ -1,24 +1,47 @@
-"""The small modules of CoAtNet: pooling, shortcut and classifier head.
+"""The small parts of CoAtNet: pooling, the shortcut of a stage, and keeping the resolution of a stage.
 
-All modules that timm has (norms, squeeze-excite, layer scale, drop path, MLP) comes from `timm.layers`.
+All modules that timm has (norms, squeeze-excite, layer scale, drop path, MLP, head) come from `timm.layers`.
 """
 
 import torch
 import torch.nn.functional as F
-from timm.layers import ClassifierHead as TimmClassifierHead
 from torch import nn
 
+from ..registry import CoAtNetCfg
 
-def _is_symbolic(x: torch.Tensor) -> bool:
-    """Whether torch is making a graph for any height and width."""
-    return isinstance(x.shape[-2], torch.SymInt) or isinstance(x.shape[-1], torch.SymInt)
+
+class Downsample(nn.Module):
+    """The shortcut of the first block of a stage, x <- Proj(Pool(x)), CoAtNet paper section 2.2.
+
+    There is no pooling if the stride is 1, and no projection where the width stays, unless `cfg.shortcut_proj_always`.
+    """
+
+    def __init__(
+        self, cfg: CoAtNetCfg, dim: int, dim_out: int, stride: int, bias: bool, device=None, dtype=None
+    ) -> None:
+        super().__init__()
+        self.pool = create_pool(cfg.pool_type) if stride == 2 else nn.Identity()
+        project = cfg.shortcut_proj_always or dim != dim_out
+        self.expand = nn.Conv2d(dim, dim_out, 1, bias=bias, device=device, dtype=dtype) if project else nn.Identity()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, dim, H, W) -> (B, dim_out, ceil(H/stride), ceil(W/stride))."""
+        return self.expand(self.pool(x))
+
+
+def create_pool(pool_type: str) -> nn.Module:
+    """A pooling layer: (B, C, H, W) -> (B, C, ceil(H/2), ceil(W/2)), the size of the output of a strided convolution.
+
+    The types are `max` (3x3, padding 1; chinhsuanwu), `max2` (2x2; the paper) and `avg2` (2x2; timm). 2x2 windows at
+    an odd edge have fewer positions.
+    """
+    if pool_type == 'max':
+        return nn.MaxPool2d(3, stride=2, padding=1)
+    return MaxPool2x2() if pool_type == 'max2' else AvgPool2x2()
 
 
 class MaxPool2x2(nn.MaxPool2d):
-    """The maximum of 2x2 positions, stride 2: (B, C, H, W) -> (B, C, ceil(H/2), ceil(W/2)).
-
-    Windows at an odd edge have fewer positions.
-    """
+    """The maximum of 2x2 positions, stride 2: (B, C, H, W) -> (B, C, ceil(H/2), ceil(W/2))."""
 
     def __init__(self) -> None:
         super().__init__(2, ceil_mode=True)
@@ -31,100 +54,63 @@ class MaxPool2x2(nn.MaxPool2d):
 
 
 class AvgPool2x2(nn.AvgPool2d):
-    """The average of 2x2 positions, stride 2: (B, C, H, W) -> (B, C, ceil(H/2), ceil(W/2)).
-
-    Windows at an odd edge have fewer positions.
-    """
+    """The average of 2x2 positions, stride 2: (B, C, H, W) -> (B, C, ceil(H/2), ceil(W/2))."""
 
     def __init__(self) -> None:
         super().__init__(2, ceil_mode=True, count_include_pad=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Pool. Symbolic graphs pad instead of `ceil_mode`, for which torch.export would assume even sizes."""
+        """Pool. See `MaxPool2x2.forward`."""
         if not torch.jit.is_scripting() and _is_symbolic(x):
             return F.avg_pool2d(F.pad(x, (0, 1, 0, 1), mode='replicate'), 2)
         return F.avg_pool2d(x, 2, ceil_mode=True, count_include_pad=False)
 
 
-def create_pool(pool_type: str) -> nn.Module:
-    """A stride-2 pooling layer.
+def _is_symbolic(x: torch.Tensor) -> bool:
+    """Whether torch is making a graph for any height and width."""
+    return isinstance(x.shape[-2], torch.SymInt) or isinstance(x.shape[-1], torch.SymInt)
 
-    Args:
-        pool_type: `max` (3x3, padding 1; chinhsuanwu), `max2` (2x2; the paper) or `avg2` (2x2; timm).
 
-    Returns:
-        A module from (B, C, H, W) to (B, C, ceil(H/2), ceil(W/2)), the size of the output of a strided convolution.
+# `CoAtNetCfg.output_stride`: a stage of stride 2 that keeps the resolution, with the weights as they are. The stage
+# computes an output at every second position of its input. On the input shifted by one position it computes the outputs
+# between. All shifts (phases) together give a map of the resolution of the input. Inside a phase, neighbours are as far
+# apart in pixels as in training, so convolutions and position tables fit without a change. For convolutions this is
+# dilation; for attention it also keeps the number of positions that a softmax sees.
+
+
+@torch.fx.wrap
+def split_phases(x: torch.Tensor, phases: int) -> torch.Tensor:
+    """Take a feature map apart into the maps that a stage of stride 2 is computed on.
+
+    (B, C, H, W) -> (phases * phases * B, C, 2 * ceil(H/phases), 2 * ceil(W/phases)), H and W at least `phases`. The
+    first stage that keeps the resolution has 2 phases along each side, the next stage has 4.
     """
-    if pool_type == 'max':
-        return nn.MaxPool2d(3, stride=2, padding=1)
-    if pool_type == 'max2':
-        return MaxPool2x2()
-    return AvgPool2x2()
+    rows, cols = _taps(x.shape[2], phases, x.device), _taps(x.shape[3], phases, x.device)
+    x = x.index_select(2, rows.flatten()).index_select(3, cols.flatten())
+    x = x.unflatten(3, (phases, cols.shape[1])).unflatten(2, (phases, rows.shape[1]))
+    return x.permute(2, 4, 0, 1, 3, 5).flatten(0, 2)
 
 
-class Downsample(nn.Module):
-    """The shortcut of the first block of a stage, x <- Proj(Pool(x)), CoAtNet paper section 2.2.
+def _taps(side: int, phases: int, device: torch.device) -> torch.Tensor:
+    """The positions along one side that every phase reads, (phases, length of a phase).
 
-    Args:
-        dim: Input channels.
-        dim_out: Output channels.
-        stride: 1 or 2; no pooling for 1.
-        pool_type: See `create_pool`.
-        bias: Whether the projection has a bias.
-        proj_always: Project even if the width stays the same, as in all implementations except timm's.
+    A phase that is too short repeats its last position, which pooling ignores.
     """
-
-    def __init__(
-        self,
-        dim: int,
-        dim_out: int,
-        stride: int,
-        pool_type: str,
-        bias: bool,
-        proj_always: bool,
-        device=None,
-        dtype=None,
-    ) -> None:
-        super().__init__()
-        self.pool = create_pool(pool_type) if stride == 2 else nn.Identity()
-        project = proj_always or dim != dim_out
-        self.expand = nn.Conv2d(dim, dim_out, 1, bias=bias, device=device, dtype=dtype) if project else nn.Identity()
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(B, dim, H, W) -> (B, dim_out, ceil(H/stride), ceil(W/stride))."""
-        return self.expand(self.pool(x))
+    step = phases // 2  # neighbours of a phase are as far apart as the stages before have left phases
+    first = torch.arange(phases, device=device)[:, None]
+    last = side - 1 - (side - 1 - first) % step
+    length = (side + phases - 1) // phases * 2
+    return torch.minimum(first + step * torch.arange(length, device=device), last)
 
 
-class ClassifierHead(TimmClassifierHead):
-    """timm's pool-and-classify head, with or without a bias of the classifier (chinhsuanwu's code has no bias).
+@torch.fx.wrap
+def join_phases(x: torch.Tensor, phases: int, height: int, width: int) -> torch.Tensor:
+    """Put the outputs of all phases between each other: the inverse of `split_phases`, for a map of half its size.
 
-    Args:
-        in_features: Channels of the last stage.
-        num_classes: Classes; 0 removes the classifier.
-        pool_type: timm's global pooling type.
-        drop_rate: Dropout before the classifier.
-        bias: Whether the classifier has a bias; kept when the classifier is reset.
+    (phases * phases * B, C, ceil(height/phases), ceil(width/phases)) -> (B, C, height, width).
     """
-
-    def __init__(
-        self,
-        in_features: int,
-        num_classes: int,
-        pool_type: str,
-        drop_rate: float,
-        bias: bool,
-        device=None,
-        dtype=None,
-    ) -> None:
-        super().__init__(in_features, num_classes, pool_type, drop_rate, device=device, dtype=dtype)
-        self.fc_bias = bias
-        self._drop_unwanted_bias()
-
-    def _drop_unwanted_bias(self) -> None:
-        if not self.fc_bias and isinstance(self.fc, nn.Linear):
-            self.fc.register_parameter('bias', None)
-
-    def reset(self, num_classes: int, pool_type: str | None = None, **kwargs) -> None:
-        """Replace the classifier. See `timm.layers.ClassifierHead.reset`."""
-        super().reset(num_classes, pool_type, **kwargs)
-        self._drop_unwanted_bias()
+    x = x.unflatten(0, (phases, phases, x.shape[0] // (phases * phases))).permute(2, 3, 4, 0, 5, 1)
+    x = x.flatten(4, 5).flatten(2, 3)
+    # A slice would limit an exported graph to some sizes.
+    rows, cols = torch.arange(height, device=x.device), torch.arange(width, device=x.device)
+    return x.index_select(2, rows).index_select(3, cols)

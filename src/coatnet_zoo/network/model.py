@@ -1,39 +1,32 @@
-"""The CoAtNet: stem, four stages of MBConv or Transformer blocks, head, and the methods that timm expects."""
+"""The CoAtNet: stem, stages of MBConv or Transformer blocks, head, and the methods that timm expects.
+
+Read `CoAtNet.forward` and `Stage.forward` here, then blocks.py, attention.py and rel_pos.py.
+"""
 
 from collections.abc import Mapping
 from typing import Any
 
 import torch
-from timm.layers import NormMlpClassifierHead, calculate_drop_path_rates, get_device_dtype, to_2tuple
+from timm.layers import ClassifierHead, NormMlpClassifierHead, calculate_drop_path_rates, get_device_dtype, to_2tuple
 from timm.models import checkpoint_seq
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from .._timm import feature_take_indices, update_model_input_size
 from ..convert import Adapted, adapt_state_dict
 from ..registry import CoAtNetCfg, Side, check, check_window, feature_sizes
 from .attention import Attention
-from .blocks import MBConv, TransformerBlock, get_norm_2d
-from .fused import can_fuse, fused_blocks
+from .blocks import MBConv, PatchStem, Stem, TransformerBlock, get_norm_2d
 from .init import initial_weights
-from .layers import ClassifierHead
-from .phases import join_phases, split_phases
-from .resized import check_not_in_buckets
-from .stem import PatchStem, Stem
+from .layers import join_phases, split_phases
 
 
 class Stage(nn.Module):
     """A stage: the first block halves the resolution (except after a stem that patchifies), the others keep it.
 
-    With `cfg.output_stride`, late stages keep the resolution: see `phases`.
+    With `cfg.output_stride`, late stages keep the resolution: see `layers.split_phases`.
 
-    Args:
-        cfg: Flavour of the blocks.
-        index: Index of the stage in `cfg`.
-        dim: Input channels.
-        feat_size: (height, width) of the stage's output at the native input size.
-        drop_path: Stochastic depth rate of every block.
-        attn_drop: Dropout of attention weights.
-        proj_drop: Dropout in Transformer blocks.
+    Arguments are those of `TransformerBlock`, the `index` of the stage in `cfg`, and one `drop_path` for each block.
     """
 
     def __init__(
@@ -54,29 +47,24 @@ class Stage(nn.Module):
         self.phases = cfg.phases(index)
         blocks: list[nn.Module] = []
         for i, (kind, width) in enumerate(zip(cfg.stage_types[index], cfg.stage_widths[index], strict=True)):
-            stride = cfg.stage_stride if i == 0 else 1
+            args = (cfg, dim, width, cfg.stage_stride if i == 0 else 1)
             if kind == 'C':
-                block = MBConv(cfg, dim, width, stride, drop_path[i], **dd)
+                blocks.append(MBConv(*args, drop_path[i], **dd))
             else:
-                block = TransformerBlock(cfg, dim, width, stride, feat_size, drop_path[i], attn_drop, proj_drop, **dd)
-            blocks.append(block)
+                blocks.append(TransformerBlock(*args, feat_size, drop_path[i], attn_drop, proj_drop, **dd))
             dim = width
         self.blocks = nn.Sequential(*blocks)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, dim, H, W) -> (B, width of the last block, ceil(H/stride), ceil(W/stride)), stride 2 or 1."""
-        if self.phases == 1:
-            return self._run(x)
-        return join_phases(self._run(split_phases(x, self.phases)), self.phases, x.shape[-2], x.shape[-1])
-
-    def _run(self, x: torch.Tensor) -> torch.Tensor:
-        # TorchScript compiles every condition except this one.
-        if not torch.jit.is_scripting():  # noqa: SIM102
-            if can_fuse([self.blocks], x):
-                return fused_blocks(list(self.blocks), x)
+        height, width = x.shape[-2], x.shape[-1]
+        if self.phases > 1:
+            x = split_phases(x, self.phases)
         if self.grad_checkpointing and not torch.jit.is_scripting():
-            return checkpoint_seq(self.blocks, x)
-        return self.blocks(x)
+            x = checkpoint_seq(self.blocks, x)
+        else:
+            x = self.blocks(x)
+        return join_phases(x, self.phases, height, width) if self.phases > 1 else x
 
 
 class CoAtNet(nn.Module):
@@ -149,18 +137,22 @@ class CoAtNet(nn.Module):
             )
         else:
             self.norm = norm_layer(dim, **dd) if cfg.final_norm else nn.Identity()
-            self.head = ClassifierHead(dim, num_classes, global_pool, drop_rate, bias=cfg.head_bias, **dd)
-        self.head_hidden_size = self.head.num_features
-        initial_weights(cfg).head(self.head)
+            self.head = ClassifierHead(dim, num_classes, global_pool, drop_rate, **dd)
+        self._finish_head(self.head)
 
-    @torch.jit.ignore
+    def _finish_head(self, new: nn.Module) -> None:
+        """Initialise the new part of the head, and drop the classifier's bias where the implementation has none."""
+        if not self.cfg.head_bias and isinstance(self.head.fc, nn.Linear):
+            self.head.fc.register_parameter('bias', None)
+        self.head_hidden_size = self.head.num_features
+        initial_weights(self.cfg).head(new)
+
     def _feature_sizes(self, img_size: tuple[int, int]) -> list[tuple[int, int]]:
         """Compute (height, width) after every stage. Raise a ValueError for a bad size, or a window without effect."""
         check('img_size', img_size, tuple[Side, Side])
         check_window(self.cfg, img_size)
         return feature_sizes(img_size, len(self.cfg.depths), self.cfg.patch_size)
 
-    @torch.jit.ignore
     def init_weights(self) -> None:
         """Initialise parameters and statistics again: for models made on the meta device, after `to_empty`."""
         for module in self.modules():
@@ -177,9 +169,8 @@ class CoAtNet(nn.Module):
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
         """Load a checkpoint of this package, of timm's CoAtNets or of a third-party code that can be converted.
 
-        Arguments are those of `torch.nn.Module.load_state_dict`. Names and layouts are mapped, and relative position
-        tables are resized to the `img_size` of this model. A model on the meta device takes the tensors
-        without a copy, in the precision of the model.
+        Names and layouts are mapped, and position tables are resized to the `img_size` of this model. A model on the
+        meta device takes the tensors without a copy, in the precision of the model.
 
         Raises:
             CheckpointError: If the checkpoint is of another implementation. The message has the call that loads it.
@@ -201,8 +192,8 @@ class CoAtNet(nn.Module):
     def set_input_size(self, img_size: int | tuple[int, int]) -> None:
         """Change the native input size, and resize the learned position tables permanently.
 
-        Parameters stay the same objects, so optimisers continue to train them. Optimisers drop their state of tables
-        whose shape has changed.
+        Tables of another size become new parameters. So make optimisers, DistributedDataParallel and FSDP afterwards,
+        or make them again.
 
         Args:
             img_size: Height and width in pixels, or one number for both.
@@ -210,9 +201,7 @@ class CoAtNet(nn.Module):
         Raises:
             ValueError: If the size is below 32 or above 8192 pixels, or if `cfg.attn_window` is too large to have an
                 effect at this size.
-            RuntimeError: Inside DistributedDataParallel and FSDP.
         """
-        check_not_in_buckets(self)
         sizes = self._feature_sizes(to_2tuple(img_size))
         self.img_size = to_2tuple(img_size)
         for stage, size in zip(self.stages, sizes, strict=False):  # stages may have been pruned
@@ -225,10 +214,7 @@ class CoAtNet(nn.Module):
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """Regular expressions that group parameters by depth, for timm's layer decay: the stem, then the stages.
 
-        The groups are those of timm's CoAtNets, so that a `layer_decay` has the same effect.
-
-        Args:
-            coarse: Has no effect.
+        The groups are those of timm's CoAtNets, so that a `layer_decay` has the same effect; `coarse` has none.
         """
         return dict(stem=r'^stem', blocks=[(r'^stages\.(\d+)', None), (r'^norm', (99999,))])
 
@@ -245,10 +231,10 @@ class CoAtNet(nn.Module):
         return self.head.fc
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None, reset_other: bool = False) -> None:
-        """Replace the classifier by a new one.
+        """Replace the classifier by a new one, or by none for `num_classes=0`.
 
         Args:
-            num_classes: Number of classes; 0 for no classifier.
+            num_classes: Number of classes.
             global_pool: New global pooling type; None keeps the present type.
             reset_other: Also drop the norm and the hidden layer of the head (in `impl='paper'`).
         """
@@ -257,8 +243,7 @@ class CoAtNet(nn.Module):
             self.global_pool = global_pool
         dd = get_device_dtype(self)
         self.head.reset(num_classes, global_pool, reset_other=reset_other, in_features=self.num_features, **dd)
-        self.head_hidden_size = self.head.num_features
-        initial_weights(self.cfg).head(self.get_classifier())
+        self._finish_head(self.get_classifier())
 
     def forward_intermediates(
         self,
@@ -269,7 +254,7 @@ class CoAtNet(nn.Module):
         output_fmt: str = 'NCHW',
         intermediates_only: bool = False,
     ) -> list[torch.Tensor] | tuple[torch.Tensor, list[torch.Tensor]]:
-        """Compute the features, and the outputs of the stem (index 0) and of the stages (1 to 4).
+        """Compute the features, and the outputs of the stem (index 0) and of the stages (1 to 4), each NCHW.
 
         Args:
             x: Images, (B, in_chans, H, W).
@@ -278,39 +263,25 @@ class CoAtNet(nn.Module):
             stop_early: Compute no stage after the last stage of `indices`.
             output_fmt: 'NCHW', the only format.
             intermediates_only: Return only the list of intermediates.
-
-        Returns:
-            The final features and the list of intermediates, each (B, C, H, W) over its reduction in `feature_info`,
-            rounded up; or only the list of intermediates.
         """
         if output_fmt != 'NCHW':
             raise ValueError(f"output_fmt={output_fmt!r} does not exist; the features of CoAtNet are 'NCHW'.")
-        take_indices, max_index = feature_take_indices(len(self.stages) + 1, indices)
-        intermediates = []
         last = len(self.stages)
-        x = self.stem(x)
-        if 0 in take_indices:
-            intermediates.append(x)
-        stages = self.stages[:max_index] if stop_early else self.stages
-        for i, stage in enumerate(stages, start=1):
-            x = stage(x)
+        take_indices, max_index = feature_take_indices(last + 1, indices)
+        parts = [self.stem, *self.stages]
+        intermediates = []
+        for i, part in enumerate(parts[: max_index + 1] if stop_early else parts):
+            x = part(x)
             if i in take_indices:
                 intermediates.append(self.norm(x) if norm and i == last else x)
         if intermediates_only:
             return intermediates
-        if len(stages) == last:
-            x = self.norm(x)
-        return x, intermediates
+        return self.norm(x) if i == last else x, intermediates
 
     def prune_intermediate_layers(
         self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
     ) -> list[int]:
-        """Drop the parts of the network that `forward_intermediates(indices=...)` does not need.
-
-        Args:
-            indices: As for `forward_intermediates`.
-            prune_norm: Drop the final norm.
-            prune_head: Drop the classifier.
+        """Drop the stages that `forward_intermediates(indices=...)` does not need, and on demand the norm and the head.
 
         Returns:
             The indices of the intermediates that stay.
@@ -343,3 +314,20 @@ class CoAtNet(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, in_chans, H, W) -> (B, num_classes)."""
         return self.forward_head(self.forward_features(x))
+
+
+def num_params(model: nn.Module) -> int:
+    """Count the parameters of a model on any device."""
+    return sum(p.numel() for p in model.parameters())
+
+
+def multiply_adds(model: nn.Module, img_size: tuple[int, int] | None = None) -> float:
+    """Count the multiply-adds of the matrix products and convolutions of a `CoAtNet` for one image.
+
+    The image has the native size of the model, or `img_size`, (height, width). On the meta device, nothing is computed.
+    """
+    weight = next(model.parameters())
+    image = torch.empty(1, model.in_chans, *(img_size or model.img_size), device=weight.device, dtype=weight.dtype)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(image)
+    return counter.get_total_flops() / 2
