@@ -1,8 +1,6 @@
 """`load_model`, with which commands load: names with typing errors, timm's names, and the Hub without a network."""
 
-import functools
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,11 +11,9 @@ from huggingface_hub import constants
 from peers import assert_close, random_images, timm_peer
 from safetensors.torch import save_file
 from timm.models import save_for_hf
-from torch import nn
 
 from coatnet_zoo import CheckpointError, HubError
 from coatnet_zoo.factory import load_model
-from coatnet_zoo.hub import fetch, waiting
 
 
 @pytest.fixture(autouse=True)
@@ -28,11 +24,11 @@ def cache(fresh_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 TYPED = {
     'coatnet1': 'Did you mean coatnet_1?',
-    'CoAtNet-1': 'Did you mean coatnet_1?',
     'coatnet_1.sw_in22k': 'Did you mean coatnet_1.sw_in1k, coatnet_1.rmlp_sw_in1k, ',
     'coatnet_pico_rw_224': "timm's coatnet_pico_rw_224 has no published weights",
     'coatnet_nano_cc_224': 'has blocks that no network of this package has',
     'no_such_file.pth': 'a checkpoint file or hf-hub:ORG/NAME.',
+    'resnet18': 'of the architecture resnet18',
 }
 
 
@@ -56,46 +52,23 @@ def test_loading_by_the_name_of_timm(hub: HubServer, tmp_path: Path) -> None:
             assert_close(model(images), expected, 1e-4)
 
 
-@pytest.fixture
-def uploaded(hub: HubServer, tmp_path: Path) -> HubServer:
-    """The Hub with the digits as me/digits."""
-    save_for_hf(timm.create_model('coatnet_atto', pretrained=True), tmp_path / 'digits', safe_serialization=True)
-    hub.add_repo('me/digits', tmp_path / 'digits')
-    return hub
-
-
-@pytest.mark.parametrize('load', [load_model, functools.partial(timm.create_model, pretrained=True)])
-def test_repositories_without_a_network(load: Callable[[str], nn.Module], hub: HubServer) -> None:
+def test_a_repository_that_is_not_cached_and_cannot_be_reached(hub: HubServer) -> None:
     """timm itself would try for 23 seconds."""
     hub.stop()
     start = time.monotonic()
     with pytest.raises(HubError, match=r'me/x is not in the cache .* cannot be reached .*; connect to a network'):
-        load('hf-hub:me/x')
-    assert time.monotonic() - start < 5.0
-
-
-@pytest.mark.parametrize('silent', ['the Hub', "huggingface_hub's question before"])
-def test_repositories_on_a_hub_that_does_not_answer(
-    silent: str, hub: HubServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """With limits that are ten times shorter. For the headers of a request, huggingface_hub may ask the Hub, too."""
-    monkeypatch.setattr(waiting, '_PROBE_TIMEOUT', 0.4)
-    if silent == 'the Hub':
-        hub.silent = True
-    else:
-        monkeypatch.setattr(fetch, 'request_of', lambda url: time.sleep(3.0))
-    start = time.monotonic()
-    with pytest.raises(HubError, match=r'cannot be reached \(no answer within 0\.4 s\)'):
         load_model('hf-hub:me/x')
-    assert time.monotonic() - start < 2.0
+    assert time.monotonic() - start < 6.0
 
 
-def test_a_cached_repository_needs_no_network(uploaded: HubServer) -> None:
+def test_a_cached_repository_needs_no_network(hub: HubServer, tmp_path: Path) -> None:
+    save_for_hf(timm.create_model('coatnet_atto', pretrained=True), tmp_path / 'digits', safe_serialization=True)
+    hub.add_repo('me/digits', tmp_path / 'digits')
     model = load_model('hf-hub:me/digits')
-    uploaded.stop()
+    hub.stop()
     start, images = time.monotonic(), torch.rand(1, 1, 64, 64)
     again = load_model('hf-hub:me/digits')
-    assert time.monotonic() - start < 5.0
+    assert time.monotonic() - start < 6.0
     assert torch.equal(again(images), model(images))
     assert len(again.pretrained_cfg['label_names']) == 10
     file = next(Path(constants.HF_HUB_CACHE).glob('models--me--digits/snapshots/*/model.safetensors')).resolve()
@@ -106,5 +79,5 @@ def test_a_cached_repository_needs_no_network(uploaded: HubServer) -> None:
 
 
 def test_repositories_that_the_hub_does_not_have(hub: HubServer) -> None:
-    with pytest.raises(CheckpointError, match=r"The model 'hf-hub:me/x' cannot be loaded .* Repository Not Found"):
+    with pytest.raises(HubError, match=r"'me/x' cannot be fetched .* Repository Not Found"):
         load_model('hf-hub:me/x')

@@ -1,12 +1,14 @@
-"""Weights from a file are taken as they are, without drawing random ones first; what the file lacks is initialised."""
+"""Weights from files: taken as they are, without drawing random ones first; what a file lacks is initialised."""
 
 import os
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import timm
 import torch
+from paths import DATA
 from peers import randomize_
 from safetensors.torch import load_file, save_file
 from timm.models import save_for_hf
@@ -103,3 +105,30 @@ def test_a_model_can_be_saved_over_the_file_it_came_from(file: Path, tmp_path: P
     assert (again.head.fc.bias == 7).all()
     torch.testing.assert_close(again.stem.conv1.weight, load_file(file)['stem.conv1.weight'])
     assert os.path.getsize(folder / 'model.safetensors') > 0
+
+
+CHINHSUANWU = dict(impl='chinhsuanwu', stem_width=(16, 16), embed_dim=(16, 32, 64, 96), depths=(2, 2, 3, 2), in_chans=1)
+KERAS_CV = dict(impl='keras_cv', stem_width=16, embed_dim=(32, 48, 64, 96), depths=(1, 2, 2, 1))
+
+
+@pytest.mark.parametrize('name', ['chinhsuanwu_digits_64.pth', 'keras_cv_small.h5', 'keras_cv_small_weights_only.h5'])
+def test_files_of_third_party_codes(name: str) -> None:
+    if name.endswith('.pth'):
+        arguments, expected = CHINHSUANWU, torch.load(DATA / 'chinhsuanwu_digits_64_expected.pt', weights_only=True)
+        x, logits = expected['x'], expected['logits']
+    else:
+        arguments, expected = KERAS_CV, np.load(DATA / 'keras_cv_small_expected.npz')
+        x, logits = torch.tensor(expected['x']).permute(0, 3, 1, 2), torch.tensor(expected['logits'])
+    sizes = dict(num_classes=10, img_size=64)
+    overlay = dict(file=DATA / name, num_classes=10, input_size=(x.shape[1], 64, 64))
+    model = timm.create_model('coatnet_0', pretrained=True, pretrained_cfg_overlay=overlay, **arguments, **sizes)
+    with torch.inference_mode():
+        torch.testing.assert_close(model.eval()(x), logits, rtol=0, atol=1e-4)
+
+
+def test_a_state_dict_replaces_the_file_of_a_name() -> None:
+    source = randomize_(timm.create_model('coatnet_atto'))
+    overlay = dict(state_dict=source.state_dict())
+    model = timm.create_model('coatnet_atto', pretrained=True, pretrained_cfg_overlay=overlay).eval()
+    x = torch.rand(2, 1, 64, 64)
+    assert torch.equal(model(x), source(x))

@@ -71,7 +71,7 @@ def test_stages_may_mix_types_and_widths() -> None:
         (dict(block_types=('C', 'C', 'CT', 'T')), 'Stage 2 has depth 5'),
         (dict(depths=(2, 0, 5, 2)), r'depths=\(2, 0, 5, 2\) must be a list, each a positive whole number'),
         (dict(depths='many'), "depths='many' must be a list, each a positive whole number"),
-        (dict(depths=(2, 2000, 5, 2)), 'more than 2,000 layers'),
+        (dict(depths=(2, 500, 5, 2)), 'more than 500 layers'),
         (dict(qkv_bias=1), 'qkv_bias=1 must be True or False'),
         (dict(mlp_ratio=-4), 'mlp_ratio=-4 must be a positive number'),
         (dict(num_heads=2.5), 'num_heads=2.5 must be a positive whole number up to 1048576 or None'),

@@ -10,7 +10,7 @@ from timm.models import PretrainedCfg, build_model_with_cfg, resolve_pretrained_
 from torch import nn
 
 from .._timm import pretrained_cfg_for_features, save_without_classes, set_fixed_input_size, update_model_args
-from ..convert import Checkpoint, adapt_checked, not_whole, read_checkpoint
+from ..convert import Checkpoint, adapt_checked, corrupt, read_checkpoint
 from ..errors import shown
 from ..network import CoAtNet
 from ..registry import STRUCTURE_FIELDS, CoAtNetCfg, choose, field_types, resolve_cfg, untrained_cfg
@@ -102,18 +102,19 @@ def _build(
     has_size = 'img_size' in arguments
     arguments.setdefault('img_size', load_cfg.input_size[-2:])
     checkpoint: Checkpoint | None = None
+    is_mapped = False
     if pretrained:
         load_cfg = localize(load_cfg, size, cache_dir)
+        is_mapped = (load_cfg.file or '').endswith('.safetensors')
     what = shown(load_cfg.file or 'The state dict')
-    # Drawing random weights, which the file replaces, would take longer than reading the file.
-    from_file = pretrained and load_cfg.state_dict is None
-    if from_file:
+    if is_mapped:
+        # Drawing random weights, which the file replaces, would take longer than reading the file.
         device = arguments.pop('device', None) or torch.get_default_device()
         arguments['device'] = 'meta'
-    if load_cfg.file and pretrained and not load_cfg.file.endswith('.safetensors'):
-        # timm checks no file for damage, and reads torch's files only.
+    elif pretrained and load_cfg.file:
+        # timm checks no file for damage, and reads torch's files only. It would copy tensors in a configuration.
         checkpoint = read_checkpoint(load_cfg.file, ema=None)
-        load_cfg = dataclasses.replace(load_cfg, state_dict=dict(checkpoint.tensors))
+        load_cfg = dataclasses.replace(load_cfg, state_dict={'replaced by': 'checkpoint'})
 
     def adapt(state_dict: dict[str, Any], model: CoAtNet) -> dict[str, torch.Tensor]:
         img_size = recorded.get('img_size')
@@ -137,8 +138,8 @@ def _build(
             **arguments,
         )
     except SafetensorError as e:
-        raise not_whole(load_cfg.file, e) from e
-    if from_file:
+        raise corrupt(load_cfg.file, 'safetensors file', e) from e
+    if is_mapped:
         materialize(model, device)
     # The user sees the Hub repository or the address of the weights, not the file in the cache.
     features_only = not isinstance(model, CoAtNet)

@@ -8,7 +8,7 @@ from timm.models import is_model, is_model_in_modules, resolve_model_input_args
 
 from ..convert import convert_checkpoint, identify, is_timms, read_checkpoint
 from ..errors import CheckpointError, HubError, shown
-from ..hub import sentence
+from ..hub import fetch_weights, sentence
 from ..network import CoAtNet
 from ..registry import did_you_mean, our_name
 
@@ -32,6 +32,9 @@ def load_model(source: str) -> CoAtNet:
         if not is_model(source) and path.is_file():
             return _load_checkpoint(path)
         name = f'local-dir:{source}' if not is_model(source) and path.is_dir() else our_name(source)
+        if name.startswith(('hf-hub:', 'hf_hub:')):
+            # Once this is in the cache, timm asks once. Without a network timm would ask for 23 seconds.
+            fetch_weights(name.partition(':')[2], 'config.json')
         architecture = resolve_model_input_args(name)['model_name']
         if not is_model_in_modules(architecture, 'coatnet'):
             raise CheckpointError(

@@ -33,7 +33,7 @@ def localize(cfg: PretrainedCfg, size: str, cache_dir: str | None) -> Pretrained
         cache_dir: Cache of huggingface_hub; see `hub.release_file` for weights of a release page.
 
     Returns:
-        A configuration with a file; an unchanged one if the weights are a `state_dict` or the `url` of a user.
+        A configuration with a file; one without a file if the weights are a `state_dict` or the `url` of a user.
 
     Raises:
         HubError: If the file cannot be fetched.
@@ -54,7 +54,7 @@ def localize(cfg: PretrainedCfg, size: str, cache_dir: str | None) -> Pretrained
     elif published and published.release and not handed_over and (cfg.url or '').endswith(published.release):
         file = fetch_release(published.release, published.md5, cache_dir)
     else:
-        return cfg
+        return dataclasses.replace(cfg, file=None)
     return dataclasses.replace(cfg, file=str(file), source=None, url=None, state_dict=None, custom_load=False)
 
 
@@ -106,19 +106,20 @@ def check_fit(tensors: Mapping[str, torch.Tensor], model: CoAtNet, cfg: Pretrain
             f'{cfg.num_classes}; correct the configuration (config.json, or pretrained_cfg_overlay).'
         )
     is_new = model.num_classes != cfg.num_classes
-    adapted = {name for name in own.keys() | tensors.keys() if is_new and name.startswith(last)}
-    for name in own.keys() - tensors.keys() - adapted:
-        # Files from before torch 0.4.1 do not count batches.
-        if not name.endswith('.num_batches_tracked'):
-            raise CheckpointError(f'{what} lacks the tensor {name}, so it is not of this network.')
-    for name in tensors.keys() - own.keys() - adapted:
-        raise CheckpointError(f'{what} has the tensor {shown(name)}, which this network does not have.')
-    for name in own.keys() & tensors.keys() - adapted:
-        if own[name] != tuple(tensors[name].shape):
+    for name, shape in own.items():
+        if is_new and name.startswith(last):
+            continue
+        if name not in tensors:
+            # Files from before torch 0.4.1 do not count batches.
+            if not name.endswith('.num_batches_tracked'):
+                raise CheckpointError(f'{what} lacks the tensor {name}, so it is not of this network.')
+        elif tuple(tensors[name].shape) != shape:
             raise CheckpointError(
-                f'The tensor {name} of {what} has shape {tuple(tensors[name].shape)}, but this network needs '
-                f'{own[name]}.'
+                f'The tensor {name} of {what} has shape {tuple(tensors[name].shape)}, but this network needs {shape}.'
             )
+    for name in tensors:
+        if name not in own and not (is_new and name.startswith(last)):
+            raise CheckpointError(f'{what} has the tensor {shown(name)}, which this network does not have.')
 
 
 def materialize(model: torch.nn.Module, device: torch.device | str) -> None:

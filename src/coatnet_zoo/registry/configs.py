@@ -12,7 +12,7 @@ from .checks import Count, Epsilon, Patch, Positive, check, short
 PerBlock = tuple[Any, ...]
 Activation = Literal['gelu', 'silu', 'relu']
 STRUCTURE_FIELDS = ('stem_width', 'embed_dim', 'depths', 'block_types')
-_MOST_LAYERS = 2_000  # convolutions of the stem, and blocks: far above any network
+_MOST_LAYERS = 500  # convolutions of the stem, and blocks: far above any network
 
 
 @dataclass(frozen=True)
