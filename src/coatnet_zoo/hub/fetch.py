@@ -46,7 +46,7 @@ def fetch_weights(
 
     Args:
         hf_hub_id: Repository, `org/name` or `org/name@revision`.
-        filename: A safetensors file in the repository.
+        filename: A safetensors file in the repository, or `config.json`.
         cache_dir: The cache. Default: huggingface_hub's cache.
         mend: Download a damaged file again instead of raising.
 
@@ -54,7 +54,7 @@ def fetch_weights(
         HubError: If the file is damaged or cannot be fetched. Without a network, the error (or the cached file) comes
             within 6 seconds, or `HF_HUB_ETAG_TIMEOUT`.
     """
-    if not filename.endswith('.safetensors'):
+    if filename != 'config.json' and not filename.endswith('.safetensors'):
         raise HubError(f'{short(filename)} of {short(hf_hub_id)}: only .safetensors files are fetched.')
     cache = cache_dir or constants.HF_HUB_CACHE
     what = (
