@@ -24,6 +24,8 @@ IMPORTS = {
     'cli': _MODEL | {'factory', 'inference', 'images', 'export', 'run'},
     '__init__': _MODEL | {'factory', 'inference', 'images', 'export'},
 }
+# `coatnet-zoo list` needs `hub` without torch; these modules load torch and are imported by their files.
+FILES = {'hub.folder', 'hub.publish'}
 
 
 def imports(file: Path, package: Path) -> Iterator[str]:
@@ -55,7 +57,7 @@ def violations(package: Path) -> list[str]:
                 continue
             if target not in IMPORTS[own]:
                 found.append(f'{name} imports {dotted}: {own} must not import {target}')
-            elif len(rest) > 1:
+            elif len(rest) > 1 and '.'.join(rest) not in FILES:
                 found.append(f'{name} imports {dotted} instead of the public API of {target}')
     return found
 
