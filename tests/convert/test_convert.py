@@ -4,7 +4,6 @@ The fixture was trained with that code; its logits came with it. Where `COATNET_
 chinhsuanwu/coatnet-pytorch, its models are built with random weights and statistics and compared, too.
 """
 
-import importlib.util
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -14,17 +13,17 @@ import originals
 import pytest
 import timm
 import torch
-from click.testing import CliRunner
+from command_line import output_of
 from hub_server import HubServer
-from paths import DATA, SCRIPTS
+from paths import DATA
 from peers import assert_close, randomize_
 from safetensors.torch import save_file
 from timm.layers.pos_embed_rel import gen_relative_position_index
 
 from coatnet_zoo import CheckpointError, convert_checkpoint
-from coatnet_zoo.cli import main
 from coatnet_zoo.convert import Conversion
 from coatnet_zoo.convert.adapters import chinhsuanwu
+from coatnet_zoo.files import CARD
 from scripts.train_digits import scaled_digits
 
 FIXTURE = DATA / 'chinhsuanwu_digits_64.pth'
@@ -105,10 +104,9 @@ WRAPPINGS: dict[str, Callable[[dict], dict]] = {
 }
 
 
-@pytest.mark.parametrize('suffix', ['.pth', '.pt', '.bin'])
 @pytest.mark.parametrize('wrapping', WRAPPINGS)
-def test_wrapped_checkpoints(wrapping: str, suffix: str, tmp_path: Path, fixture_state_dict, expected) -> None:
-    src = tmp_path / f'best{suffix}'
+def test_wrapped_checkpoints(wrapping: str, tmp_path: Path, fixture_state_dict, expected) -> None:
+    src = tmp_path / 'best.pt'
     torch.save(WRAPPINGS[wrapping](fixture_state_dict), src)
     convert_checkpoint(src, tmp_path / 'out', ema=wrapping == 'ema')
     assert_logits(load(tmp_path / 'out'), expected)
@@ -116,8 +114,8 @@ def test_wrapped_checkpoints(wrapping: str, suffix: str, tmp_path: Path, fixture
 
 def test_safetensors_and_old_torch_files(tmp_path: Path, fixture_state_dict, expected) -> None:
     save_file(fixture_state_dict, tmp_path / 'a.safetensors')
-    torch.save(fixture_state_dict, tmp_path / 'b.pth', _use_new_zipfile_serialization=False)
-    for src in ('a.safetensors', 'b.pth'):
+    torch.save(fixture_state_dict, tmp_path / 'b.bin', _use_new_zipfile_serialization=False)
+    for src in ('a.safetensors', 'b.bin'):
         convert_checkpoint(tmp_path / src, tmp_path / f'{src}.out')
         assert_logits(load(tmp_path / f'{src}.out'), expected)
 
@@ -125,31 +123,22 @@ def test_safetensors_and_old_torch_files(tmp_path: Path, fixture_state_dict, exp
 def test_what_the_file_cannot_know_can_be_said(tmp_path: Path) -> None:
     labels = tmp_path / 'labels.txt'
     labels.write_text('\n'.join(f'digit {i}' for i in range(10)) + '\n')
-    out = tmp_path / 'out'
     options = ['--mean', '0.5', '--std', '0.25', '--interpolation', 'bilinear', '--crop-pct', '0.9']
-    options += ['--labels', str(labels), '--name', 'my_digits']
-    result = CliRunner().invoke(main, ['convert', str(FIXTURE), str(out), *options])
-    assert result.exit_code == 0, result.output
-    assert 'assumed' not in result.output
-    cfg = load(out).pretrained_cfg
+    options += ['--labels', labels, '--name', 'my_digits']
+    assert 'assumed' not in output_of('convert', FIXTURE, tmp_path / 'out', *options)
+    cfg = load(tmp_path / 'out').pretrained_cfg
     assert (cfg['mean'], cfg['std'], cfg['interpolation'], cfg['crop_pct']) == ([0.5], [0.25], 'bilinear', 0.9)
     assert cfg['label_names'] == [f'digit {i}' for i in range(10)]
     assert cfg['tag'] == 'my_digits'
     assert list(cfg['input_size']) == [1, 64, 64]
 
 
-def test_assumptions_are_said(tmp_path: Path) -> None:
-    result = CliRunner().invoke(main, ['convert', str(FIXTURE), str(tmp_path / 'out')])
-    assert result.exit_code == 0, result.output
-    assert 'assumed, as the file does not say it: mean=(0.449,), std=(0.226,)' in result.output
-    assert 'license' not in json.loads((tmp_path / 'out' / 'config.json').read_text())['pretrained_cfg']
-
-
-def test_script_is_the_same_command(tmp_path: Path) -> None:
-    spec = importlib.util.spec_from_file_location('convert_checkpoint_script', SCRIPTS / 'convert_checkpoint.py')
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
-    assert script.convert is main.commands['convert']
+def test_assumptions_are_said_and_a_card_is_written(tmp_path: Path) -> None:
+    output = output_of('convert', FIXTURE, tmp_path / 'digits')
+    assert 'assumed, as the file does not say it: mean=(0.449,), std=(0.226,)' in output
+    assert 'license' not in json.loads((tmp_path / 'digits' / 'config.json').read_text())['pretrained_cfg']
+    card = (tmp_path / 'digits' / CARD).read_text(encoding='utf-8')
+    assert "timm.create_model('local-dir:digits', pretrained=True)" in card
 
 
 def test_folder_on_the_hub_gives_the_same_logits(hub: HubServer, fresh_cache: Path, tmp_path: Path, expected) -> None:

@@ -38,7 +38,7 @@ DEFAULTS = dict(
     pretrained_path=None,
     initial_checkpoint='',
     lr=1e-3,
-    out=Path('runs'),
+    out='runs',
 )  # fmt: skip
 RUNS: dict[str, dict[str, Any]] = {
     'a registered name': dict(model='coatnet_atto', num_classes=10, in_chans=1),
@@ -103,33 +103,29 @@ def save(args: argparse.Namespace, folder: Path) -> tuple[nn.Module, nn.Module]:
         p.grad = torch.ones_like(p)
     optimizer.step()
     saver = CheckpointSaver(model, optimizer, args=args, model_ema=ema, checkpoint_dir=folder, recovery_dir=folder)
-    saver.save_checkpoint(0, metric=np.float64(12.5))
+    saver.save_checkpoint(0, metric=12.5)
     return model.eval(), ema.module.eval()
 
 
-@pytest.mark.parametrize('average', [False, True])
 @pytest.mark.parametrize('case', RUNS)
-@torch.inference_mode()
-def test_the_folder_gives_the_logits_of_the_tuned_model(case: str, average: bool, tmp_path: Path) -> None:
+def test_the_folder_gives_the_logits_of_the_tuned_model(case: str, tmp_path: Path) -> None:
     args = arguments(RUNS[case])
-    with torch.inference_mode(False):
-        tuned = save(args, tmp_path)[average]
-    config = resolve_data_config(vars(args), model=tuned)
-    names = [f'class {i}' for i in range(tuned.num_classes)]
-    result = convert_checkpoint('model_best.pth.tar', 'out', ema=average, labels=names)
-    assert (result.assumed, result.left_out, result.structure.num_classes) == ({}, (), tuned.num_classes)
-    loaded = timm.create_model('local-dir:out', pretrained=True).eval()
-    x = random_images(2, tuned.stem.conv1.in_channels, config['input_size'][1:])
-    assert_close(loaded(x), tuned(x), rel=1e-5)
-    saved = json.loads((tmp_path / 'out' / 'config.json').read_text())
+    for average, tuned in enumerate(save(args, tmp_path)):
+        config = resolve_data_config(vars(args), model=tuned)
+        names = [f'class {i}' for i in range(tuned.num_classes)]
+        result = convert_checkpoint('model_best.pth.tar', out := f'out {average}', ema=bool(average), labels=names)
+        assert (result.assumed, result.left_out, result.structure.num_classes) == ({}, (), tuned.num_classes)
+        loaded = timm.create_model(f'local-dir:{out}', pretrained=True).eval()
+        x = random_images(2, tuned.stem.conv1.in_channels, config['input_size'][1:])
+        with torch.inference_mode():
+            assert_close(loaded(x), tuned(x), rel=1e-5)
+    saved = json.loads(Path(out, 'config.json').read_text())
     assert saved['label_names'] == names
     assert saved['num_classes'] == tuned.num_classes and 'num_classes' not in saved['model_args']
     again = resolve_model_data_config(loaded)
     assert tuple(again['input_size']) == (loaded.in_chans, *config['input_size'][1:])
-    for name in ('interpolation', 'crop_pct', 'crop_mode'):
-        assert again[name] == config[name]
-    for name in ('mean', 'std'):
-        assert set(again[name]) == set(config[name])
+    assert all(again[name] == config[name] for name in ('interpolation', 'crop_pct', 'crop_mode'))
+    assert all(set(again[name]) == set(config[name]) for name in ('mean', 'std'))
     assert ('license' in saved['pretrained_cfg']) == (args.pretrained and not args.model.startswith('local-dir:'))
 
 
@@ -234,7 +230,7 @@ def test_options_that_contradict_the_record(tmp_path: Path, good: dict[str, Any]
 # State dicts of this package without a record.
 
 
-@pytest.mark.parametrize('impl, chans, classes', [('timm', 3, 10), ('timm_rmlp', 1, 0)])
+@pytest.mark.parametrize('impl, chans, classes', [('timm_rmlp', 1, 10)])
 def test_a_state_dict_of_a_registered_network(impl: str, chans: int, classes: int, tmp_path: Path) -> None:
     model = randomize_(timm.create_model('coatnet_nano', impl=impl, in_chans=chans, num_classes=classes))
     torch.save({'model': {f'net.{k}': v for k, v in model.state_dict().items()}}, 'best.pth')
@@ -290,21 +286,10 @@ def test_what_the_unmodified_script_writes(case: str, tmp_path: Path) -> None:
                 pixels = noise.integers(0, 255, (64, 64), np.uint8)
                 Image.fromarray(pixels).save(tmp_path / 'data' / split / label / f'{i}.png')
     shutil.copy(Path(REPO) / 'train.py', tmp_path)  # the checkout would be imported as timm
-    command = [
-        sys.executable,
-        '-m',
-        'coatnet_zoo.run',
-        'train.py',
-        '--data-dir',
-        'data',
-        '--num-classes',
-        '3',
-    ]
+    command = [sys.executable, '-m', 'coatnet_zoo.run', 'train.py', '--data-dir', 'data', '--num-classes', '3']
     command += ['--device', 'cpu', '-j', '0', '-b', '6', '--epochs', '1', '--warmup-epochs', '0', '--opt', 'adamw']
     command += ['--lr', '1e-3', '--output', 'runs', '--experiment', 'it', *SCRIPT_RUNS[case]]
-    result = subprocess.run(
-        command, capture_output=True, text=True, timeout=300, env=dict(os.environ, OMP_NUM_THREADS='1')
-    )
+    result = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stderr[-3000:]
     file = Path('runs/it/model_best.pth.tar')
     raw = torch.load(file, weights_only=False)
