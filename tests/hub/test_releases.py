@@ -4,7 +4,6 @@ import dataclasses
 import hashlib
 import os
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +32,7 @@ SMALL = dict(
 
 
 @pytest.fixture
-def page(hub: HubServer, fresh_cache: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
+def page(hub: HubServer, fresh_cache: Path, monkeypatch: pytest.MonkeyPatch) -> HubServer:
     """The release host, with a small network in the place of the published one; `fresh_cache` is HF_HOME."""
     monkeypatch.setattr(constants, 'HF_HOME', str(fresh_cache))
     monkeypatch.setattr(releases, 'RELEASE_HOST', hub.url)
