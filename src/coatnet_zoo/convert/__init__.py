@@ -6,7 +6,6 @@ from .adapter import find_reader as find_reader
 from .adapter import recognised as recognised
 from .adapter import third_party_codes as third_party_codes
 from .adapter import translate as translate
-from .adapters.keras_h5 import require_h5py as require_h5py
 from .arguments import check_arguments as check_arguments
 from .arguments import check_fields as check_fields
 from .checkpoint import Checkpoint as Checkpoint
@@ -14,7 +13,6 @@ from .convert import Conversion as Conversion
 from .convert import convert_checkpoint as convert_checkpoint
 from .heads import plain_head as plain_head
 from .loading import Adapted as Adapted
-from .loading import adapt_checked as adapt_checked
 from .loading import adapt_state_dict as adapt_state_dict
 from .loading import check_structure as check_structure
 from .preprocessing import read_labels as read_labels

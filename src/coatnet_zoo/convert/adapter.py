@@ -85,19 +85,16 @@ def find_reader(path: Path) -> Adapter | None:
     return next((importlib.import_module(code.mapping) for code in codes), None)
 
 
-def find_adapter(names: Collection[str]) -> tuple[str, Adapter] | None:
+def _find_adapter(names: Collection[str]) -> tuple[str, Adapter] | None:
     """The implementation and the module of the code that has tensors of these names, or None."""
-    for impl, code in third_party_codes().items():
-        adapter = importlib.import_module(code.mapping)
-        if adapter.recognises(names):
-            return impl, adapter
-    return None
+    adapters = ((impl, importlib.import_module(code.mapping)) for impl, code in third_party_codes().items())
+    return next(((impl, adapter) for impl, adapter in adapters if adapter.recognises(names)), None)
 
 
 def recognised(names: Collection[str]) -> bool:
     """Whether names of tensors are those of a network of this package, of timm or of a third-party code."""
     own = 'stem.conv1.weight' in names and any(name.startswith('stages.0.blocks.0.') for name in names)
-    return own or find_adapter(names) is not None
+    return own or _find_adapter(names) is not None
 
 
 def translate(checkpoint: Checkpoint, head: bool = True) -> Translation | None:
@@ -113,7 +110,7 @@ def translate(checkpoint: Checkpoint, head: bool = True) -> Translation | None:
     Raises:
         CheckpointError: If a tensor is missing, does not belong to such a network or has an impossible shape.
     """
-    found = find_adapter(checkpoint.tensors)
+    found = _find_adapter(checkpoint.tensors)
     if found is None:
         return None
     impl, adapter = found

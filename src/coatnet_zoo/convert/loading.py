@@ -49,35 +49,25 @@ def adapt_state_dict(
             if the tables have the same length.
 
     Returns:
-        A state dict for `model.load_state_dict`. In a checkpoint of the same implementation, tensors that do not fit
-        the model stay unchanged, and `load_state_dict` reports them.
+        A state dict for `model.load_state_dict`, which reports tensors that are missing or do not fit.
 
     Raises:
         CheckpointError: If the checkpoint is of another implementation or size (the message has the call that loads the
-            checkpoint), or if the checkpoint has values that no model has.
+            checkpoint), or if the checkpoint has values that no model has, or no statistics for a batch norm.
     """
     own = model.state_dict()
+    name = f'The checkpoint for impl={model.cfg.impl!r}'
     raw = state_dict.tensors if isinstance(state_dict, Checkpoint) else state_dict
     if img_size in (None, model.img_size) and _has_shapes(raw, own):
         adapted = Adapted(raw)
     else:
         adapted = Adapted(_adapt(state_dict, own, model, img_size))
-    check_values(adapted, own, f'The checkpoint for impl={model.cfg.impl!r}')
-    return adapted
-
-
-def adapt_checked(
-    state_dict: Mapping[str, Any] | Checkpoint, model: nn.Module, img_size: tuple[int, int] | None
-) -> Adapted:
-    """Call `adapt_state_dict`, then check that no batch norm lacks its statistics.
-
-    If a classifier is new, torch also accepts other missing tensors.
-    """
-    adapted = adapt_state_dict(state_dict, model, img_size)
-    for key in model.state_dict():
+    check_values(adapted, own, name)
+    for key in own.keys() - adapted.keys():
+        # timm also accepts missing tensors if the classifier is new.
         norm, _, kind = key.rpartition('.')
-        if kind.startswith('running_') and key not in adapted and f'{norm}.weight' in adapted:
-            raise CheckpointError(f'The checkpoint for impl={model.cfg.impl!r} lacks the statistics {key}.')
+        if kind.startswith('running_') and f'{norm}.weight' in adapted:
+            raise CheckpointError(f'{name} lacks the statistics {key}.')
     return adapted
 
 
@@ -144,13 +134,12 @@ def _check_same_network(
     known = identify(state_dict)
     timms = is_timms(state_dict)
     if known is None:
-        fields = _timms_unseen().items() if timms else ()
-        unlike = ', '.join(f'{k}={getattr(cfg, k)!r}' for k, values in fields if getattr(cfg, k) not in values)
-        if unlike:
+        values = [(name, getattr(cfg, name)) for name in _UNSEEN]
+        unlike = ', '.join(f'{name}={value!r}' for name, value in values if value not in _timms_values(name))
+        if timms and unlike:
             raise CheckpointError(
-                "The checkpoint was saved by timm's code from a network that is not registered there. None of timm's "
-                f'CoAtNets computes with {unlike} as this model of impl={cfg.impl!r} does; give the arguments that '
-                'timm had.'
+                f"The checkpoint was saved by timm's code, and no CoAtNet of timm computes with {unlike} as this model "
+                f'of impl={cfg.impl!r} does; give the arguments that timm had.'
             )
         return
     if known.size is None:
@@ -168,11 +157,10 @@ def _check_same_network(
 
 
 @functools.cache
-def _timms_unseen() -> dict[str, set[Any]]:
-    """What timm's registered networks compute that no name or shape of a tensor tells: the values by field."""
-    rows = (row for row in TIMM_NAMES.values() if row is not None)
-    cfgs = [resolve_cfg(size, impl, **args) for size, impl, args in rows]
-    return {name: {getattr(cfg, name) for cfg in cfgs} for name in _UNSEEN}
+def _timms_values(name: str) -> set[Any]:
+    """The values of a field that timm's registered networks have."""
+    rows = [row for row in TIMM_NAMES.values() if row is not None]
+    return {getattr(resolve_cfg(size, impl, **args), name) for size, impl, args in rows}
 
 
 def _resize_tables(

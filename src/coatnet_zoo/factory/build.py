@@ -10,7 +10,7 @@ from timm.models import PretrainedCfg, build_model_with_cfg, resolve_pretrained_
 from torch import nn
 
 from .._timm import pretrained_cfg_for_features, save_without_classes, set_fixed_input_size, update_model_args
-from ..convert import Checkpoint, adapt_checked, corrupt, read_checkpoint
+from ..convert import Checkpoint, adapt_state_dict, corrupt, read_checkpoint
 from ..errors import shown
 from ..network import CoAtNet
 from ..registry import STRUCTURE_FIELDS, CoAtNetCfg, choose, field_types, resolve_cfg, untrained_cfg
@@ -120,7 +120,7 @@ def _build(
         img_size = recorded.get('img_size')
         if described and img_size:
             check_tables(state_dict, described, img_size, what)
-        adapted = adapt_checked(checkpoint or state_dict, model, img_size and to_2tuple(img_size))
+        adapted = adapt_state_dict(checkpoint or state_dict, model, img_size and to_2tuple(img_size))
         check_fit(adapted, model, load_cfg, what)
         return adapted
 

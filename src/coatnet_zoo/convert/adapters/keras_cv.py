@@ -31,28 +31,34 @@ _IMPL = 'keras_cv'
 Settings = dict[str, Any]
 Layers = Mapping[str, Mapping[str, Any]]
 
-# The layers of that code. `a > b` gives the output of a to b, and `a + b > c` gives two inputs to c. A name with `*` is
-# an operation, which Keras numbers; `:1` is its second output. `before` is the last layer of the block before, and
-# `shortcut` the projection of the shortcut or, without a projection, `before`.
-_STEM = 'input > stem_1_pad > stem_1_conv > stem_1_bn > stem_1_gelu > stem_2_pad > stem_2_conv'
-_SHORTCUT = 'before > shortcut_pool > shortcut_conv\n'
+# The layers of that code. `a > b` gives the output of a to b, and `a + b > c` gives two inputs to c. `a=b` has the
+# weights of our module b. A name with `*` is an operation, which Keras numbers; `:1` is its second output. `before` is
+# the last layer of the block before, and `shortcut` the projection of the shortcut or, without a projection, `before`.
+_STEM = """\
+    input > stem_1_pad > stem_1_conv=stem.conv1 > stem_1_bn=stem.norm1 > stem_1_gelu
+    stem_1_gelu > stem_2_pad > stem_2_conv=stem.conv2"""
+_SHORTCUT = """\
+    before > shortcut_pool > shortcut_conv=shortcut.expand
+"""
 _BLOCKS = {
     'C': """\
-        before > preact_bn > expand_conv > expand_bn > expand_gelu > MB_pad > MB_dw_conv > MB_dw_bn > MB_dw_gelu
-        MB_dw_gelu > *mean > se_1_conv > se_gelu > se_2_conv > se_sigmoid
-        MB_dw_gelu + se_sigmoid > se_out > MB_pw_conv
-        shortcut + MB_pw_conv > output""",
+    before > preact_bn=pre_norm > expand_conv=conv1_1x1 > expand_bn=norm1 > expand_gelu
+    expand_gelu > MB_pad > MB_dw_conv=conv2_kxk > MB_dw_bn=norm2 > MB_dw_gelu
+    MB_dw_gelu > *mean > se_1_conv=se.fc1 > se_gelu > se_2_conv=se.fc2 > se_sigmoid
+    MB_dw_gelu + se_sigmoid > se_out > MB_pw_conv=conv3_1x1
+    shortcut + MB_pw_conv > output""",
     'T': """\
-        before > preact_ln > pool > mhsa_qkv_conv > *qkv
-        *qkv:0 > *q_heads > *queries
-        *qkv:1 > *k_heads > *keys
-        *qkv:2 > *v_heads > *values
-        *queries + *keys > *products > *scaled > mhsa_pos_emb > mhsa_attention_scores
-        mhsa_attention_scores + *values > *attended > *positions > *map > mhsa_output
-        shortcut + mhsa_output > output > ffn_preact_ln > ffn_1_conv > ffn_gelu > ffn_2_conv
-        output + ffn_2_conv > ffn_output""",
+    before > preact_ln=norm1 > pool > mhsa_qkv_conv=attn.qkv > *qkv
+    *qkv:0 > *q_heads > *queries
+    *qkv:1 > *k_heads > *keys
+    *qkv:2 > *v_heads > *values
+    *queries + *keys > *products > *scaled > mhsa_pos_emb=attn.rel_pos > mhsa_attention_scores
+    mhsa_attention_scores + *values > *attended > *positions > *map > mhsa_output=attn.proj
+    shortcut + mhsa_output > output
+    output > ffn_preact_ln=norm2 > ffn_1_conv=mlp.fc1 > ffn_gelu > ffn_2_conv=mlp.fc2
+    output + ffn_2_conv > ffn_output""",
 }
-_HEAD = 'before > avg_pool > predictions'
+_HEAD = 'before > avg_pool > predictions=head.fc'
 
 _LAST = dict(data_format='channels_last')
 _CONV = dict(_LAST, strides=[1, 1], padding='valid', dilation_rate=[1, 1], groups=1, activation='linear')
@@ -83,29 +89,6 @@ _KINDS: dict[str, tuple[str, Settings]] = {
     'mhsa_output': ('Dense', dict(activation='linear', use_bias=False)),
     'output': ('Add', {}),
     'predictions': ('Dense', dict(activation=('linear', 'softmax'), use_bias=True)),
-}
-# The module of this package with the weights of a layer, by the end of the name.
-_OURS = {
-    'stem_1_conv': 'stem.conv1',
-    'stem_1_bn': 'stem.norm1',
-    'stem_2_conv': 'stem.conv2',
-    'shortcut_conv': 'shortcut.expand',
-    'preact_bn': 'pre_norm',
-    'expand_conv': 'conv1_1x1',
-    'expand_bn': 'norm1',
-    'MB_dw_conv': 'conv2_kxk',
-    'MB_dw_bn': 'norm2',
-    'se_1_conv': 'se.fc1',
-    'se_2_conv': 'se.fc2',
-    'MB_pw_conv': 'conv3_1x1',
-    'ffn_preact_ln': 'norm2',
-    'preact_ln': 'norm1',
-    'mhsa_qkv_conv': 'attn.qkv',
-    'mhsa_pos_emb': 'attn.rel_pos',
-    'mhsa_output': 'attn.proj',
-    'ffn_1_conv': 'mlp.fc1',
-    'ffn_2_conv': 'mlp.fc2',
-    'predictions': 'head.fc',
 }
 _AFFINE = {'gamma': ('weight', None), 'beta': ('bias', None)}
 _STATISTICS = {'moving_mean': ('running_mean', None), 'moving_variance': ('running_var', None)}
@@ -155,9 +138,10 @@ def _network(s: Structure) -> dict[str, _Layer]:
             if is_first:
                 graph = _SHORTCUT + graph
             if block == 0:
+                graph = graph.replace('preact_ln=norm1', 'preact_ln=norm1.norm')  # the pooling is norm1.down
                 kinds['dw_conv'] = (kinds['dw_conv'][0], dict(kinds['dw_conv'][1], strides=[2, 2]))
             else:
-                graph = graph.replace('> shortcut_pool ', '').replace('> pool ', '')
+                graph = graph.replace(' > shortcut_pool', '').replace(' > pool', '')
             network |= _parse(graph, prefix, f'stages.{stage}.blocks.{block}.', names, kinds)
             width = widths[block]
     return network | (_parse(_HEAD, '', '', {'before': list(network)[-1]}, _KINDS) if s.num_classes else {})
@@ -183,15 +167,15 @@ def _parse(
         first, *chain = line.strip().split(' > ')
         sources = [source.partition(':') for source in first.split(' + ')]
         inputs = [(names.get(name, prefix + name), int(output or 0)) for name, _, output in sources]
-        for name in chain:
-            module = _by_end(_OURS, name)
-            layers[prefix + name] = _Layer(*_by_end(kinds, name), inputs, module and ours + module)
+        for step in chain:
+            name, _, module = step.partition('=')
+            layers[prefix + name] = _Layer(*_by_end(kinds, name), inputs, ours + module if module else None)
             inputs = [(prefix + name, 0)]
     return layers
 
 
 def _by_end(table: Mapping[str, Any], name: str) -> Any:
-    return next((value for end, value in table.items() if name.endswith(end)), None)
+    return next(value for end, value in table.items() if name.endswith(end))
 
 
 def tensor_map(structure: Structure) -> dict[str, Target]:
@@ -199,10 +183,8 @@ def tensor_map(structure: Structure) -> dict[str, Target]:
     targets = {}
     for name, layer in _network(structure).items():
         if layer.ours is not None:
-            # The pooling of the first block of a stage is norm1.down.
-            pools = name.endswith('_preact_ln') and layer.ours.endswith('.blocks.0.norm1')
             for theirs, (ours, layout) in _by_end(_WEIGHTS, name).items():
-                targets[f'{name}/{theirs}'] = Target(f'{layer.ours}{".norm" * pools}.{ours}', layout)
+                targets[f'{name}/{theirs}'] = Target(f'{layer.ours}.{ours}', layout)
             if layer.settings.get('use_bias'):
                 targets[f'{name}/bias'] = Target(f'{layer.ours}.bias')
     return targets

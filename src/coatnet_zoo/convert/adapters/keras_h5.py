@@ -1,7 +1,4 @@
-"""Reading the `.h5` files that Keras writes, whole models and weights only, without executing anything in them.
-
-TensorFlow is not needed. The file of a whole model also describes every layer of the model.
-"""
+"""Reading the `.h5` files that Keras writes, whole models and weights only, without TensorFlow."""
 
 import hashlib
 import json
@@ -10,30 +7,10 @@ from typing import Any
 
 import torch
 
-from ...errors import CheckpointError, first_line, shown
+from ...errors import CheckpointError, shown
 from ...registry import WEIGHTS
 from ..checkpoint import Checkpoint
-
-# The group of the weights in the file of a whole model. Another group holds the state of the optimiser.
-_WEIGHTS = 'model_weights/'
-
-
-def require_h5py(name: Any) -> Any:
-    """The module h5py, which is an optional dependency.
-
-    Args:
-        name: The file or address to read, for the error message.
-
-    Raises:
-        CheckpointError: If h5py is not installed.
-    """
-    try:
-        import h5py
-    except ImportError as e:
-        raise CheckpointError(
-            f'{name} is an HDF5 file, which needs h5py to be read: pip install coatnet-zoo[keras].'
-        ) from e
-    return h5py
+from ..reading import corrupt
 
 
 def read_h5(path: Path) -> Checkpoint:
@@ -51,53 +28,45 @@ def read_h5(path: Path) -> Checkpoint:
     Raises:
         CheckpointError: If h5py is not installed, or if the file is damaged or refers to other files.
     """
-    h5py = require_h5py(path)
+    try:
+        import h5py
+    except ImportError as e:
+        raise CheckpointError(
+            f'{path} is an HDF5 file, which needs h5py to be read: pip install coatnet-zoo[keras].'
+        ) from e
+    tensors: dict[str, torch.Tensor] = {}
     try:
         with h5py.File(path, 'r') as file:
-            found: dict[str, Any] = {}
+            items: dict[str, Any] = {}
             # `visititems` follows no soft or external links, which may lead to other files.
-            file.visititems(lambda name, item: found.update({name: item}))
-            prefix = _WEIGHTS if any(name.startswith(_WEIGHTS) for name in found) else ''
-            items = {name.removeprefix(prefix): item for name, item in found.items() if name.startswith(prefix)}
-            tensors: dict[str, torch.Tensor] = {}
-            left = path.stat().st_size
+            file.visititems(lambda name, item: items.update({name: item}))
+            if any(name.startswith('model_weights/') for name in items):  # and not the state of the optimiser
+                items = {name[14:]: item for name, item in items.items() if name.startswith('model_weights/')}
             for name, item in items.items():
                 if isinstance(item, h5py.Dataset) and item.dtype.kind == 'f':
-                    left -= item.nbytes
                     layer, *_, weight = name.partition(':')[0].split('/')
                     # The table has several names across versions; Keras finds the table by the name of its layer.
-                    weight = 'positional_embedding' if layer.endswith('_pos_emb') else weight
-                    if f'{layer}/{weight}' in tensors:
-                        raise CheckpointError(f'{path} has two weights of the name {shown(f"{layer}/{weight}")}.')
-                    tensors[f'{layer}/{weight}'] = _tensor(name, item, path, left)
-            if (model_config := file.attrs.get('model_config')) is None:
+                    key = f'{layer}/{"positional_embedding" if layer.endswith("_pos_emb") else weight}'
+                    if key in tensors:
+                        raise ValueError(f'it has two weights of the name {key}')
+                    if item.external or item.is_virtual:
+                        raise ValueError(f'it keeps {key} in another file, which is not followed')
+                    # Otherwise h5py would allocate as much memory as a damaged header claims.
+                    if item.id.get_storage_size() < item.nbytes:
+                        raise ValueError(f'it lacks a part of {key}, or has it compressed')
+                    values = item.astype(f'f{min(item.dtype.itemsize, 8)}')[()]
+                    tensors[key] = torch.from_numpy(values.reshape(item.shape))
+            description = file.attrs.get('model_config')
+            if description is None:
                 layers = {name.split('/')[0]: {} for name in items}
             else:
                 # Earlier versions of that code built the published networks from other operations.
-                layers = {} if _is_published(path) else describe(model_config)
-    except CheckpointError:
-        raise
+                layers = {} if _is_published(path) else describe(description)
     except Exception as e:  # h5py raises most kinds of exceptions on damaged files
-        raise CheckpointError(
-            f'{path} is a corrupt or truncated HDF5 file, or not of Keras ({shown(first_line(e))}); fetch or save it '
-            'again.'
-        ) from e
+        raise corrupt(path, 'HDF5 file of Keras', e) from e
     if not tensors:
         raise CheckpointError(f'{path} holds no weights; save a model that has some.')
     return Checkpoint(tensors, layers)
-
-
-def _tensor(name: str, dataset: Any, path: Path, left: int) -> torch.Tensor:
-    if dataset.external or dataset.is_virtual:
-        raise CheckpointError(
-            f'{path} keeps {shown(name)} in another file, which is not followed; save the model again.'
-        )
-    # Otherwise h5py would allocate as much memory as a damaged header claims.
-    if left < 0 or dataset.id.get_storage_size() < dataset.nbytes:
-        raise CheckpointError(
-            f'{path} lacks a part of {shown(name)}, or has it compressed; fetch or save the file again.'
-        )
-    return torch.from_numpy(dataset.astype(f'f{min(dataset.dtype.itemsize, 8)}')[()].reshape(dataset.shape))
 
 
 def _is_published(path: Path) -> bool:
