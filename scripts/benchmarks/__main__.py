@@ -1,125 +1,71 @@
-"""Compare this package with timm, chinhsuanwu's code and other engines, and print, write and draw the result.
+"""Compare this package with timm and with other engines, and write docs/performance.csv and the tables of the page.
 
-    python -m scripts.benchmarks --coatnet-pytorch /path/to/coatnet-pytorch --out docs/performance
+    python -m scripts.benchmarks --part inference sizes
 
-Results are ratios of calls made in turn in one run, with equal weights, images and threads, and with outputs that are
-checked to be equal. `--part` selects parts, and `--device cuda` measures on a GPU. All parts of the default together
-take half an hour on two CPU cores. Other parts are measured only when they are named:
+Results are ratios of calls made in turn, with equal weights, images and threads, and with outputs that are checked to
+be equal. Rows of a part replace the rows of an earlier run. All parts together take twelve minutes on two quiet cores;
+`--device cuda` measures inference, sizes and training on a GPU. Parts:
 
-    engines: ONNX Runtime and OpenVINO (extra `engines`)
-    busy: the same while other processes keep as many cores busy as there are threads
-    first: seconds from the start of Python to the first logits
+    inference  batches at 224 pixels, in one process
+    sizes      one image of 224 to 672 pixels, with the peak memory of a process
+    engines    ONNX Runtime and OpenVINO beside timm's model and ours, each in a process of its own
+    loading    building coatnet_5 from its file, and converting a checkpoint beside copying it
+    starting   imports, the command's list and the first logits, in new processes
+    training   a training step
 """
 
 import argparse
-import re
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
-from .attention import attention
-from .core import Row, write
-from .engines import BUSY_BATCHES, engines, missing
-from .first import first
-from .inference import TOLERANCES, growth, inference, load_peer, matmul_peak, operations, precision_of
-from .loading import converting, importing, loading
-from .picture import draw
+from .core import ROOT, Row, read, write
+from .engines import engines
+from .figures import write_tables
+from .inference import inference, sizes
+from .loading import loading, starting
 from .training import training
 
-# By device: the parts that are measured if none is named, and the default batch sizes.
-PARTS = {
-    'cpu': ('inference', 'growth', 'attention', 'loading', 'training'),
-    'cuda': ('inference', 'attention', 'training'),
+PARTS: dict[str, Callable[[argparse.Namespace], list[Row]]] = {
+    'inference': lambda args: inference(args.device, args.batch, args.rounds),
+    'sizes': lambda args: sizes(args.device, args.rounds, args.threads),
+    'engines': lambda args: engines(args.batch, args.threads),
+    'loading': lambda args: loading(args.rounds),
+    'starting': lambda args: starting(args.rounds, args.threads),
+    'training': lambda args: training(args.device, args.rounds),
 }
-ON_REQUEST = ('engines', 'busy', 'first')  # on the CPU only; they need the extra `engines`
-BATCHES = {'cpu': [8], 'cuda': [64, 256]}
+BATCHES = {'cpu': [1, 8, 32], 'cuda': [1, 64, 256]}
 
 
-def measure(args: argparse.Namespace) -> Iterator[list[Row]]:
-    """Run the requested parts, one by one."""
-    if 'inference' in args.part:
-        yield inference(args.device, args.batch, args.rounds, args.coatnet_pytorch, not args.eager)
-    if 'growth' in args.part:
-        yield growth(args.rounds, args.threads)
-    if 'attention' in args.part:
-        yield attention(args.device, args.batch, args.rounds, not args.eager)
-    if 'loading' in args.part:
-        yield loading(args.rounds)
-        if args.coatnet_pytorch:
-            yield converting(load_peer(args.coatnet_pytorch), args.rounds)
-        theirs, ours = importing(args.rounds)
-        print(f'import timm takes {theirs:.0f} ms; import coatnet_zoo adds {ours:.0f} ms')
-    if 'engines' in args.part:
-        yield engines('engines', args.batch, args.rounds, args.threads, not args.eager)
-    if 'busy' in args.part:
-        yield engines('busy', BUSY_BATCHES, args.rounds, args.threads, not args.eager, busy=args.threads)
-    if 'first' in args.part:
-        yield first(args.rounds, args.threads)
-    if 'training' in args.part:
-        yield training(args.device, args.rounds, not args.eager)
-
-
-def share_of_peak(row: Row, peaks: dict[str, float]) -> float | None:
-    """The share of the matmul peak that a row reaches; None if the row is not coatnet_1 on a quiet machine."""
-    weights = re.match(r'inference, (\w+) weights|engines', row.part)
-    if not weights:
-        return None
-    batch = int(re.search(r'batch (\d+)', row.setting)[1])
-    return operations(weights[1] or 'timm', batch) / row.seconds / peaks[precision_of(row.candidate)]
-
-
-def table(rows: list[Row], peaks: dict[str, float]) -> str:
-    """The rows as a Markdown table, with the share of the matmul peak of the machine where the share is defined."""
-    heads = 'part', 'setting', 'candidate', 'ms', '±', 'against', 'ratio', 'difference', 'peak MB', 'share of peak'
-    lines = [f'| {" | ".join(heads)} | time goes to |', '|---|---|---|---:|---:|---|---:|---:|---:|---:|---|']
-    for row in rows:
-        share = share_of_peak(row, peaks)
-        difference = '' if row.difference is None else f'{row.difference:.0e}'
-        memory = '' if row.memory is None else f'{row.memory:.0f}'
-        lines.append(
-            f'| {row.part} | {row.setting} | {row.candidate} | {1e3 * row.seconds:.1f} | {100 * row.spread:.0f} % | '
-            f'{row.reference} | {row.ratio:.2f} | {difference} | {memory} | '
-            f'{"" if share is None else f"{100 * share:.0f} %"} | {row.profile or ""} |'
-        )
-    return '\n'.join(lines)
+def merge(old: list[Row], new: list[Row]) -> list[Row]:
+    """Replace the parts of `old` that `new` has, in the order of the parts."""
+    measured = {row.part for row in new}
+    rows = [row for row in old if row.part not in measured] + new
+    return sorted(rows, key=lambda row: [*PARTS].index(row.part))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        '--part',
-        nargs='+',
-        choices=PARTS['cpu'] + ON_REQUEST,
-        help='default: all but the last three',
-    )
-    parser.add_argument('--device', choices=('cpu', 'cuda'), default='cpu')
-    parser.add_argument('--batch', nargs='+', type=int, help='batch sizes; default: 8 on CPUs, 64 256 on GPUs')
-    parser.add_argument('--rounds', type=int, default=7)
+    parser.add_argument('--part', nargs='+', choices=PARTS, help='default: all that the device has')
+    parser.add_argument('--device', choices=BATCHES, default='cpu')
+    parser.add_argument('--batch', nargs='+', type=int, help='batch sizes; default: 1 8 32 on CPUs, 1 64 256 on GPUs')
+    parser.add_argument('--rounds', type=int, default=5)
     parser.add_argument('--threads', type=int, default=2)
-    parser.add_argument('--eager', action='store_true', help='leave out compiled candidates, which take minutes')
-    parser.add_argument('--coatnet-pytorch', type=Path, help='checkout of chinhsuanwu/coatnet-pytorch')
-    parser.add_argument('--out', type=Path, required=True, help='path without suffix of the CSV file and the picture')
+    parser.add_argument('--out', type=Path, default=ROOT / 'docs' / 'performance.csv', help='CSV file, beside the page')
     args = parser.parse_args()
     if args.rounds < 2:
-        parser.error('--rounds must be at least 2, because the table shows the spread')
-    if args.device != 'cpu' and not set(ON_REQUEST).isdisjoint(args.part or ()):
-        parser.error(f'{", ".join(ON_REQUEST)} are measured on CPUs only')
-    args.part = args.part or PARTS[args.device]
+        parser.error('--rounds must be at least 2, because the tables show the spread')
     args.batch = args.batch or BATCHES[args.device]
-    if lack := missing(args.part):
-        parser.error(lack)
     torch.set_num_threads(args.threads)
     torch.backends.cudnn.allow_tf32 = False  # otherwise float32 would not be comparable
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    peaks = {precision: matmul_peak(precision, args.device) for precision in TOLERANCES}
-    rows: list[Row] = []
-    for part in measure(args):
-        rows += part
-        write(rows, args.out.with_suffix('.csv'))  # after every part, because the next may take long and fail
-    draw(rows, args.out.with_suffix('.png'))
-    print('matmul peak: ' + ', '.join(f'{peak / 1e9:.0f} GOP/s in {name}' for name, peak in peaks.items()))
-    print(table(rows, peaks))
+    rows = read(args.out) if args.out.exists() else []
+    for part in args.part or (PARTS if args.device == 'cpu' else ('inference', 'sizes', 'training')):
+        new = PARTS[part](args)
+        print(*(row.line() for row in new), sep='\n', flush=True)
+        rows = merge(rows, new)
+        write(rows, args.out)  # after every part, because the next may take long and fail
+    write_tables(rows, args.out.with_suffix('.md'))
 
 
 if __name__ == '__main__':

@@ -30,10 +30,8 @@ class Row:
         spread: Half the distance between the quartiles, as a share of the median.
         ratio: Median over the rounds of the time of the reference divided by the time of the candidate; above 1 is
             faster.
-        speed: The same median with the first candidate of the table as the reference.
         difference: Largest difference of the outputs from those of the first candidate, divided by the largest output.
         memory: Peak memory in MB, None where it was not measured.
-        profile: Shares of the time by kind of operator, see `profiling`; None where no profile was made.
     """
 
     part: str
@@ -43,10 +41,13 @@ class Row:
     seconds: float
     spread: float
     ratio: float
-    speed: float
     difference: float | None = None
     memory: float | None = None
-    profile: str | None = None
+
+    def line(self) -> str:
+        """The row for the terminal."""
+        numbers = f'{1e3 * self.seconds:9.1f} ms ± {100 * self.spread:.0f} %, {self.ratio:.2f} times {self.reference}'
+        return f'{self.part:10} {self.setting:20} {self.candidate:24} {numbers}'
 
 
 def synchronize() -> None:
@@ -60,23 +61,20 @@ def compare(
     setting: str,
     candidates: dict[str, Callable[[], torch.Tensor | None]],
     rounds: int,
-    tolerance: dict[str, float] | None = None,
-    references: dict[str, list[str]] | None = None,
+    tolerance: float = 1e-4,
 ) -> list[Row]:
-    """Time candidates in turn, all of them in every round.
+    """Time candidates in turn, all of them in every round, and compare all with the first.
 
     Args:
         part: The part that the rows name.
         setting: The setting that the rows name.
         candidates: Calls by name; the results of the calls are compared.
         rounds: How often each candidate is called.
-        tolerance: Largest allowed `Row.difference` by candidate. Default: 1e-4.
-        references: By candidate, the candidates of which the fastest is the reference. Default: the first candidate.
+        tolerance: Largest allowed `Row.difference`.
 
     Raises:
-        ValueError: If the output of a candidate differs from that of the first by more than its tolerance.
+        ValueError: If the output of a candidate differs from that of the first by more than the tolerance.
     """
-    first = next(iter(candidates))
     outputs: dict[str, torch.Tensor | None] = {}
     memory: dict[str, float | None] = {}
     for name, call in tqdm(candidates.items(), desc=f'{part} {setting}: warm-up', leave=False):
@@ -96,33 +94,26 @@ def compare(
             call()
             synchronize()
             times[name].append(time.perf_counter() - start)
-    medians = {name: statistics.median(values) for name, values in times.items()}
-    rows = []
-    for name in candidates:
-        reference = min((references or {}).get(name, [first]), key=medians.get)
-        row = summary(part, setting, name, reference, times)
-        row.difference = difference(name, outputs, (tolerance or {}).get(name, 1e-4))
-        row.memory = memory[name]
-        rows.append(row)
+    rows = [summary(part, setting, name, times) for name in candidates]
+    for row in rows:
+        row.difference = difference(row.candidate, outputs, tolerance)
+        row.memory = memory[row.candidate]
     return rows
 
 
-def summary(part: str, setting: str, name: str, reference: str, times: dict[str, list[float]]) -> Row:
-    """The row of a candidate.
+def summary(part: str, setting: str, name: str, times: dict[str, list[float]]) -> Row:
+    """The row of a candidate, compared with the first.
 
     Args:
         part: See `Row`.
         setting: See `Row`.
         name: The candidate.
-        reference: See `Row`.
-        times: Seconds by candidate, at least two, one for each round. Candidates may be left out of the last rounds.
+        times: Seconds by candidate, at least two, one for each round.
     """
+    first = next(iter(times))
     low, median, high = statistics.quantiles(times[name], n=4, method='inclusive')
-    ratio, speed = (
-        statistics.median(a / b for a, b in zip(times[other], times[name], strict=False))
-        for other in (reference, next(iter(times)))
-    )
-    return Row(part, setting, name, reference, median, (high - low) / 2 / median, ratio, speed)
+    ratio = statistics.median(a / b for a, b in zip(times[first], times[name], strict=True))
+    return Row(part, setting, name, first, median, (high - low) / 2 / median, ratio)
 
 
 def difference(name: str, outputs: dict[str, torch.Tensor | None], tolerance: float) -> float | None:
@@ -143,15 +134,18 @@ def difference(name: str, outputs: dict[str, torch.Tensor | None], tolerance: fl
 
 def write(rows: list[Row], file: Path) -> None:
     """Write the rows as CSV."""
+    file.parent.mkdir(parents=True, exist_ok=True)
     with file.open('w', newline='') as f:
         writer = csv.DictWriter(f, [field.name for field in dataclasses.fields(Row)])
         writer.writeheader()
-        writer.writerows(dataclasses.asdict(row) for row in rows)
+        for row in rows:
+            values = dataclasses.asdict(row)
+            writer.writerow({k: f'{v:.4g}' if isinstance(v, float) else v for k, v in values.items()})
 
 
 def read(file: Path) -> list[Row]:
     """The rows of a CSV file that `write` has written."""
-    numbers = {'seconds', 'spread', 'ratio', 'speed', 'difference', 'memory'}
+    numbers = {'seconds', 'spread', 'ratio', 'difference', 'memory'}
     with file.open(newline='') as f:
         return [
             Row(**{k: (float(v) if k in numbers else v) if v else None for k, v in row.items()})
@@ -159,27 +153,20 @@ def read(file: Path) -> list[Row]:
         ]
 
 
-def child_command(function: Callable, **arguments: Any) -> list[str]:
-    """The command of a process that calls a function and prints its result; the process must start in `ROOT`.
+def in_child(function: Callable[..., dict], **arguments: Any) -> dict:
+    """Call a function in a new process.
 
     Args:
         function: A function of a module; its result must fit into JSON.
         **arguments: Arguments; they must fit into JSON.
-    """
-    module = function.__module__
-    if module == '__main__':
-        module = sys.modules['__main__'].__spec__.name
-    name, values = function.__name__, json.dumps(arguments)
-    return [sys.executable, '-m', 'scripts.benchmarks.child', module, name, values]
-
-
-def in_child(function: Callable[..., dict], **arguments: Any) -> dict:
-    """Call a function in a new process, see `child_command`.
 
     Raises:
         RuntimeError: If the process fails.
     """
-    command = child_command(function, **arguments)
+    module = function.__module__
+    if module == '__main__':
+        module = sys.modules['__main__'].__spec__.name
+    command = [sys.executable, '-m', 'scripts.benchmarks.child', module, function.__name__, json.dumps(arguments)]
     result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
     if result.returncode != 0:
         raise RuntimeError(result.stderr)

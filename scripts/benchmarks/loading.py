@@ -1,72 +1,66 @@
-"""Building models from files, importing the package, converting; each measurement runs in a new process."""
+"""Building models from files, converting, importing, first logits; each measurement runs in a new process."""
 
-import compileall
-import statistics
 import tempfile
+import time
 from pathlib import Path
-from types import ModuleType
 
 import timm
 import torch
 from safetensors.torch import save_file
 from tqdm import tqdm
 
-import coatnet_zoo
-
 from . import fresh
 from .core import Row, in_child, summary
 
 
-def _random_file(model: torch.nn.Module, file: Path) -> None:
-    tensors = {k: torch.zeros(v.shape, dtype=v.dtype) for k, v in model.state_dict().items()}
-    for tensor in tensors.values():
-        if tensor.is_floating_point():
-            tensor.uniform_(0.5, 1)
-    save_file(tensors, file, metadata={'format': 'pt'})
+def _random_weights(name: str) -> dict[str, torch.Tensor]:
+    tensors = timm.create_model(name, device='meta').state_dict()
+    return {
+        k: torch.empty(v.shape).uniform_(0.5, 1) if v.is_floating_point() else torch.zeros(v.shape, dtype=v.dtype)
+        for k, v in tensors.items()
+    }
 
 
-def _rows(part: str, runs: list[dict[str, dict]], names: tuple[str, str], file_size: float) -> list[Row]:
-    times = {name: [run[name]['seconds'] for run in runs] for name in names}
-    rows = [summary(part, f'file {file_size / 1e6:.0f} MB', name, names[0], times) for name in names]
+def _rows(runs: list[dict[str, dict]], file: Path) -> list[Row]:
+    times = {name: [run[name]['seconds'] for run in runs] for name in runs[0]}
+    rows = [summary('loading', f'{file.stem}, {file.stat().st_size / 1e6:.0f} MB', name, times) for name in times]
     for row in rows:
-        row.memory = max(run[row.candidate]['memory'] for run in runs)
+        row.memory = max(run[row.candidate]['memory'] for run in runs) or None
     return rows
 
 
 def loading(rounds: int) -> list[Row]:
-    """Build our CoAtNet-5 and timm's from a file, in turn."""
+    """Build our coatnet_5 and timm's from a file; convert a checkpoint of timm's training script, and copy its file."""
+    rounds = min(rounds, 3)
     with tempfile.TemporaryDirectory() as folder:
-        files = {name: Path(folder) / f'{name}.safetensors' for name in ('coatnet_5_224', 'coatnet_5')}
-        for name, file in files.items():
-            _random_file(timm.create_model(name, device='meta'), file)
+        files = {'timm': Path(folder) / 'coatnet_5_224.safetensors', 'ours': Path(folder) / 'coatnet_5.safetensors'}
+        for file in files.values():
+            save_file(_random_weights(file.stem), file, metadata={'format': 'pt'})
         runs = [
-            {name: in_child(fresh.load, name=name, file=str(file)) for name, file in files.items()}
+            {who: in_child(fresh.load, name=file.stem, file=str(file)) for who, file in files.items()}
             for _ in tqdm(range(rounds), desc='loading', leave=False)
         ]
-        return _rows('loading', runs, ('coatnet_5_224', 'coatnet_5'), files['coatnet_5'].stat().st_size)
-
-
-def importing(rounds: int) -> tuple[float, float]:
-    """Median milliseconds that importing timm takes, and that this package adds."""
-    # pip compiles what it installs, except editable installations.
-    compileall.compile_dir(Path(coatnet_zoo.__file__).parent, quiet=1)
-    runs = [in_child(fresh.import_times) for _ in tqdm(range(rounds), desc='importing', leave=False)]
-    return tuple(1e3 * statistics.median(run[key] for run in runs) for key in ('timm', 'ours'))
-
-
-def converting(peer: ModuleType, rounds: int) -> list[Row]:
-    """Convert a checkpoint of chinhsuanwu's coatnet_4, and copy its file for comparison.
-
-    Args:
-        peer: chinhsuanwu's module.
-        rounds: How often the checkpoint is converted.
-    """
+        rows = _rows(runs, files['ours'])
     with tempfile.TemporaryDirectory() as folder:
-        src = Path(folder) / 'coatnet_4.pth'
-        torch.save(peer.coatnet_4().state_dict(), src)
+        src, arch = Path(folder) / 'coatnet_3.pth', 'coatnet_3_rw_224'
+        torch.save(dict(state_dict=_random_weights(arch), arch=arch, epoch=0), src)
         runs = []
-        for i in tqdm(range(rounds), desc='converting', leave=False):
-            result = in_child(fresh.convert, src=str(src), dst=str(Path(folder) / f'converted{i}'))
-            copy = dict(seconds=result['copy'], memory=0.0)
-            runs.append({'copying the file': copy, 'converting': result})
-        return _rows('conversion', runs, ('copying the file', 'converting'), src.stat().st_size)
+        for _ in tqdm(range(rounds), desc='converting', leave=False):
+            result = in_child(fresh.convert, src=str(src), dst=str(Path(folder) / 'converted'))
+            runs.append({'copying the file': dict(seconds=result['copy'], memory=0), 'converting': result})
+        return rows + _rows(runs, src)
+
+
+def starting(rounds: int, threads: int) -> list[Row]:
+    """Imports, the command `list`, and the first logits of 8 images, from new processes."""
+    rounds = min(rounds, 3)
+    runs = [in_child(fresh.import_times) for _ in tqdm(range(rounds), desc='importing', leave=False)]
+    times = {name: [run[name] for run in runs] for name in runs[0]}
+    rows = [summary('starting', 'time', name, {name: values}) for name, values in times.items()]
+    names = ('timm', 'as created', 'optimised')
+    first = [
+        {name: in_child(fresh.first_logits, candidate=name, threads=threads, start=time.time()) for name in names}
+        for _ in tqdm(range(rounds), desc='first logits', leave=False)
+    ]
+    times = {f'first logits, {name}': [run[name]['seconds'] for run in first] for name in names}
+    return rows + [summary('starting', 'time', name, times) for name in times]

@@ -1,25 +1,19 @@
-"""Peak memory of a process."""
+"""Peak memory of a process, on Linux."""
 
 import re
-import resource
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 
 def reset_peak_rss() -> float:
-    """Reset the peak that `peak_rss` reports, on Linux only. Returns the memory of this process in MB."""
-    if sys.platform == 'linux':
-        Path('/proc/self/clear_refs').write_text('5')
+    """Reset the peak that `peak_rss` reports. Returns the memory of this process in MB."""
+    Path('/proc/self/clear_refs').write_text('5')
     return peak_rss()
 
 
 def peak_rss() -> float:
     """Peak memory of this process in MB."""
-    if sys.platform == 'linux':
-        status = Path('/proc/self/status').read_text()
-        return 1.024e-3 * int(re.search(r'VmHWM:\s+(\d+)', status)[1])
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1e-6 if sys.platform == 'darwin' else 1.024e-3)
+    return 1.024e-3 * int(re.search(r'VmHWM:\s+(\d+)', Path('/proc/self/status').read_text())[1])
 
 
 def forward_memory(build: Callable, threads: int) -> dict:

@@ -1,85 +1,147 @@
-"""The measurements compare comparable candidates, and write the files that they promise."""
+"""The benchmarks time calls in turn, refuse different outputs, and write the tables of the page."""
 
-import functools
+import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import timm
 import torch
-from long_tests import slow
+from paths import ROOT
 
 from scripts.benchmarks import __main__ as benchmark
-from scripts.benchmarks import attention, core, inference, profiling
+from scripts.benchmarks import core, engines, figures, fresh, inference, loading, training
+from scripts.benchmarks.core import Row
 
 
-def test_ratios_are_those_of_time_and_unequal_outputs_are_refused(tmp_path: Path) -> None:
-    def sleeper(seconds: float, value: float):
-        def call() -> torch.Tensor:
-            time.sleep(seconds)
-            return torch.tensor([1.0, value])
+def sleeper(seconds: float, value: float) -> Callable[[], torch.Tensor]:
+    def call() -> torch.Tensor:
+        time.sleep(seconds)
+        return torch.full((2, 3), value)
 
-        return call
+    return call
 
-    calls = {'timm eager fp32': sleeper(0.04, 2.0), 'ours eager fp32': sleeper(0.02, 2.0)}
+
+def test_rows_compare_times_and_outputs(tmp_path: Path) -> None:
+    calls = {'timm': sleeper(0.04, 2), 'ours': sleeper(0.02, 2)}
     rows = core.compare('training', 'a', calls, rounds=3)
     assert [row.difference for row in rows] == [0, 0]
-    assert rows[1].ratio == rows[1].speed == pytest.approx(2, rel=0.2)
-    core.write(rows, tmp_path / 'rows.csv')
-    assert core.read(tmp_path / 'rows.csv') == rows
-    assert 'ours eager fp32' in (tmp_path / 'rows.csv').read_text()
-    assert '| ours eager fp32 |' in benchmark.table(rows, {})
-    calls['ours eager fp32'] = sleeper(0.02, 2.001)
-    with pytest.raises(ValueError, match='ours eager fp32 differs from timm eager fp32 by 5'):
+    assert rows[1].ratio == pytest.approx(2, rel=0.2)
+    core.write(rows, tmp_path / 'new' / 'rows.csv')
+    again = core.read(tmp_path / 'new' / 'rows.csv')
+    assert [row.candidate for row in again] == ['timm', 'ours']
+    assert again[1].seconds == pytest.approx(rows[1].seconds, rel=1e-3)
+    assert again[1].memory is None
+    calls['ours'] = sleeper(0.02, 2.001)
+    with pytest.raises(ValueError, match='ours differs from timm by 5'):
         core.compare('training', 'a', calls, rounds=2)
 
 
-def test_the_fastest_of_several_is_the_reference() -> None:
-    calls = {name: (lambda s=s: time.sleep(s)) for name, s in (('slow', 0.06), ('fast', 0.03), ('ours', 0.015))}
-    rows = core.compare('a', 'b', calls, rounds=3, references=dict(ours=['slow', 'fast']))
-    assert rows[2].reference == 'fast'
-    assert rows[2].ratio == pytest.approx(2, rel=0.2)
-    assert rows[2].speed == pytest.approx(4, rel=0.2)
-
-
-def test_profiles_tell_operators_apart() -> None:
-    layers = torch.nn.Sequential(torch.nn.Conv2d(64, 64, 1), torch.nn.Conv2d(64, 64, 3, groups=64)).eval()
-    x = torch.randn(16, 64, 64, 64)
-    for layer, kind in zip(layers, (profiling.PRODUCTS, profiling.DEPTHWISE), strict=True):
-        layer(x)
-        shares = profiling.shares(lambda layer=layer: layer(x))
-        assert int(shares.split(kind)[1].split()[0]) > 50
-
-
-def test_memory_is_the_most_that_is_allocated_at_one_time() -> None:
-    def call() -> None:
-        a = torch.ones(3_000_000)
-        b = a + 1
-        del a
-        b.sqrt()
-
-    call()
-    assert profiling.allocated_peak(call) == pytest.approx(24, rel=0.01)
-
-
-@torch.inference_mode()
-def test_every_way_to_compute_attention_is_compared() -> None:
-    rows = attention.attention('cpu', [2], rounds=2, compiled=False)
-    assert {row.setting for row in rows} == {'batch 2, 196 positions', 'batch 2, 49 positions'}
-    assert {'SDPA, as it chooses', 'SDPA, math', 'SDPA, flash'} <= {row.candidate for row in rows}
-    assert all(row.difference < 1e-5 for row in rows)
-
-
-@torch.inference_mode()
-def test_flex_attention_adds_the_same_bias(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch, 'compile', functools.partial(torch.compile, backend='eager'))
-    q, k, v = torch.randn(3, 2, 3, 16, 8).unbind()
-    calls = attention.candidates(q, k, v, torch.randn(1, 3, 16, 16), compiled=True)
-    torch.testing.assert_close(calls['FlexAttention'](), calls['SDPA, math'](), rtol=0, atol=1e-5)
-
-
-@slow
-def test_memory_is_measured_in_processes_of_their_own() -> None:
-    ours = core.in_child(inference.growth_memory, name='coatnet_0_rw_224', size=224, threads=1, optimised=False)[
-        'memory'
+def test_tables_have_a_line_for_every_candidate(tmp_path: Path) -> None:
+    page = tmp_path / 'page.md'
+    page.write_text('A\n<!-- figures: sizes -->\nold\n<!-- end of figures -->\n<!-- figures: other -->\nkept\n')
+    rows = [
+        Row('sizes', '224 px', 'timm', 'timm', 0.2, 0.01, 1.0),
+        Row('sizes', '224 px', 'ours', 'timm', 0.1, 0.02, 2.0, 0.0, 300.4),
+        Row('sizes', '672 px', 'ours', 'timm', 12.34, 0.0, 2.5),
     ]
-    assert 100 < ours < 1000  # 27 M parameters in float32 are 110 MB
+    for _ in range(2):  # a second run replaces the table of the first
+        figures.write_tables(rows, page)
+        assert page.read_text() == (
+            'A\n<!-- figures: sizes -->\n\n| | 224 px | 672 px |\n|---|---:|---:|\n| timm | 200 ms ± 1 % |  |\n'
+            '| ours | 100 ms ± 2 %, **2.00**, 300 MB | 12.3 s ± 0 %, **2.50** |\n\n'
+            '<!-- end of figures -->\n<!-- figures: other -->\nkept\n'
+        )
+
+
+def test_a_part_that_is_measured_again_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / 'out.csv'
+    old = [Row(part, 'a', name, 'timm', 1, 0, 1) for part in ('inference', 'training') for name in ('timm', 'gone')]
+    core.write(old, out)
+    new = Row('training', 'b', 'timm', 'timm', 2, 0, 1)
+    monkeypatch.setitem(benchmark.PARTS, 'training', lambda args: [new] * args.rounds)
+    monkeypatch.setattr(sys, 'argv', f'benchmarks --part training --rounds 2 --out {out}'.split())
+    monkeypatch.setattr(torch, 'set_num_threads', lambda _: None)
+    benchmark.main()
+    assert core.read(out) == [*old[:2], new, new]
+    monkeypatch.setattr(sys, 'argv', ['benchmarks', '--rounds', '1'])
+    with pytest.raises(SystemExit):
+        benchmark.main()
+
+
+def test_the_page_has_a_table_for_every_part() -> None:
+    text = (ROOT / 'docs' / 'performance.md').read_text()
+    rows = core.read(ROOT / 'docs' / 'performance.csv')
+    assert {row.part for row in rows} == set(benchmark.PARTS)
+    for part in benchmark.PARTS:
+        assert f'<!-- figures: {part} -->\n\n{figures.table([r for r in rows if r.part == part])}\n' in text
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every model that is created has one block in each stage, and few channels."""
+    create, sizes = timm.create_model, dict(depths=(1, 1, 1, 1), embed_dim=(8, 32, 64, 64), stem_width=(8, 8))
+    monkeypatch.setattr(timm, 'create_model', lambda name, **kwargs: create(name, **kwargs, **sizes))
+
+
+@pytest.mark.usefixtures('small')
+def test_candidates_compute_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inference, 'SIZES', (224,))
+    monkeypatch.setattr(inference, 'in_child', lambda *_, candidate, **__: dict(memory=len(candidate)))
+    rows = inference.inference('cpu', [2], rounds=2)
+    assert [row.candidate for row in rows] == ['timm', 'as created', 'optimised']
+    assert all(row.difference < 1e-5 for row in rows)
+    assert [row.memory for row in inference.sizes('cpu', 2, 1)] == [4, 10, 9]
+
+
+def test_engines_are_compared_by_processes_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    def in_child(function: Callable, **arguments) -> dict:
+        called.append(arguments.get('candidate'))
+        if function is engines.export:
+            return dict(formats=arguments['formats'])
+        return {str(n): dict(seconds=float(len(called)), logits=[[1.0, 2.0]] * n) for n in arguments['batches']}
+
+    called: list[str | None] = []
+    monkeypatch.setattr(engines, 'in_child', in_child)
+    monkeypatch.setitem(engines.CANDIDATES, 'OpenVINO', 'no_such_module')
+    rows = engines.engines([1, 2], threads=1)
+    installed = [name for name in engines.CANDIDATES if name in called]
+    assert called == [None, *installed, *installed]
+    assert [row.candidate for row in rows] == installed * 2
+    assert 'OpenVINO' not in installed
+
+
+@pytest.mark.usefixtures('small')
+def test_what_a_process_of_its_own_measures(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engines, '_SECONDS', 0.01)
+    found = engines.run('optimised', 'nowhere', [1, 2], torch.get_num_threads())
+    assert [len(found[batch]['logits']) for batch in found] == [1, 2]
+    for candidate in ('timm', 'optimised'):
+        assert 0 < fresh.first_logits(candidate, torch.get_num_threads(), time.time())['seconds'] < 60
+    result = core.in_child(fresh.import_times)
+    assert result.keys() == {'import timm', 'our import', 'list'}
+    with pytest.raises(RuntimeError, match='TypeError'):
+        core.in_child(fresh.import_times, unknown=1)
+
+
+@pytest.mark.usefixtures('small')
+def test_loading_and_converting_are_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    def in_child(function: Callable, **arguments) -> dict:
+        if function is fresh.convert:
+            assert torch.load(arguments['src'])['arch'] == 'coatnet_3_rw_224'
+            return dict(seconds=2.0, copy=1.0, memory=5.0)
+        return function(**arguments)
+
+    monkeypatch.setattr(loading, 'in_child', in_child)
+    rows = loading.loading(rounds=2)
+    assert [row.candidate for row in rows] == ['timm', 'ours', 'copying the file', 'converting']
+    assert rows[1].memory > 0
+    assert rows[3].ratio == 0.5
+
+
+@pytest.mark.usefixtures('small')
+def test_training_steps_have_the_same_loss() -> None:
+    rows = training.training('cpu', rounds=2)
+    assert {row.setting for row in rows} == {'eager fp32', 'eager bf16 autocast'}
+    assert all(row.difference < 1e-3 for row in rows)

@@ -25,7 +25,7 @@ def is_batch_independent(part: nn.Module) -> bool:
     """
     return all(
         type(module).__module__.partition('.')[0] in _LIBRARIES
-        and is_unmodified(module, type(module))
+        and is_unmodified(module)
         and getattr(module, 'running_mean', module) is not None
         for module in part.modules()
     )

@@ -79,9 +79,10 @@ class KeptRelPosBias(_Kept, RelPosBias):
     """A learned table of positions, see `_Kept`."""
 
     def set_window_size(self, window_size: tuple[int, int]) -> None:
-        """See `RelPosBias.set_window_size`."""
+        """See `RelPosBias.set_window_size`. The bias of the new size is not kept."""
         super().set_window_size(window_size)
-        self.keep(*window_size)
+        del self.bias
+        self.__class__ = RelPosBias
 
 
 class KeptRelPosMlp(_Kept, RelPosMlp):
