@@ -15,7 +15,7 @@ from paths import ROOT
 
 # What a reader of a clone has beside a page.
 BESIDE = ('docs', 'scripts', 'tests', 'weights')
-_SECONDS = 300
+_SECONDS = 600
 # The server starts at the first block, imports timm, and forks for every block, so that a block need not wait for it.
 _processes = get_context('forkserver')
 _processes.set_forkserver_preload(['timm'])
