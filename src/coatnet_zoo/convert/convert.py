@@ -4,7 +4,7 @@ import json
 import logging
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from ..hub import make_folder_card
 from ..registry import short
 from .adapter import recognised, third_party_codes
 from .adapters.timm_train import trained_source
+from .checkpoint import Checkpoint
 from .loading import Adapted, as_linear
 from .preprocessing import check_facts, check_labels, data_config
 from .reading import read_checkpoint
@@ -120,27 +121,14 @@ def convert_checkpoint(
     except ValueError as e:
         raise CheckpointError(str(e)) from e
     checkpoint, file = read_checkpoint(src, ema, key, prefix), shown(src, 500)
-    try:
-        sources = (find(checkpoint, file, head) for find in (third_party_source, trained_source, own_source))
-        source = next((source for source in sources if source), None)
-        if source is None:
-            raise CheckpointError(_not_convertible(file, checkpoint.tensors))
-        arguments = dict(source.arguments)
-        if img_size is not None and not source.has_size:
-            arguments['img_size'] = img_size
-        model = timm.create_model(source.name, **arguments, device='meta')
-        default = source.preprocessing(model)
-    except (CheckpointError, HubError):
-        raise
-    except Exception as e:  # timm raises many kinds for bad arguments
-        raise CheckpointError(f'The network of {file} cannot be built: {shown(first_line(e), 500)}') from e
+    source, model, default = _network(checkpoint, file, head, img_size)
     preprocessing, assumed = data_config(default, model.in_chans, facts)
     if labels is not None:
         check_labels(labels, model.num_classes)
     tensors = _fitting(source, model, file)
     if in_chans not in (None, model.in_chans):
         tensors[_FIRST] = _three_channels(tensors[_FIRST], in_chans)
-        model = timm.create_model(source.name, **{**arguments, 'in_chans': 3}, device='meta')
+        model = timm.create_model(source.name, **{**source.arguments, 'in_chans': 3}, device='meta')
         preprocessing |= {name: (*preprocessing[name][:1],) * 3 for name in ('mean', 'std')}
     model.load_state_dict(Adapted(tensors))
     unknown = (*_CLASSES, *(() if source.is_tuned else _ORIGIN))
@@ -194,16 +182,15 @@ def _check_destination(src: Path, dst: Path, overwrite: bool) -> None:
             raise CheckpointError(
                 f'{shown(dst)} exists already; choose another folder or pass overwrite (--overwrite).'
             )
-        if dst.is_symlink() or not dst.is_dir():
-            raise CheckpointError(f'{shown(dst)} is not a folder, so it is not overwritten; choose another name.')
         if src.resolve().is_relative_to(dst.resolve()):
             raise CheckpointError(f'{shown(src)} lies in {shown(dst)}, which would be replaced; choose another DST.')
-        for file in os.scandir(dst):
+        is_folder = dst.is_dir() and not dst.is_symlink()
+        problem = None if is_folder else 'is not a folder'
+        for file in os.scandir(dst) if is_folder else ():
             if file.name not in (SAFETENSORS, CONFIG, CARD) or not file.is_file(follow_symlinks=False):
-                raise CheckpointError(
-                    f'{shown(dst)} has {shown(file.name)}, which no conversion wrote, so it is not overwritten; choose '
-                    'another folder.'
-                )
+                problem = f'has {shown(file.name)}, which no conversion wrote'
+        if problem:
+            raise CheckpointError(f'{shown(dst)} {problem}, so it is not overwritten; choose another folder.')
     except FileNotFoundError:
         pass
     except (OSError, ValueError) as e:
@@ -224,6 +211,26 @@ def _not_convertible(src: str, tensors: Mapping[str, torch.Tensor]) -> str:
     if known.size is None:
         return f"{src} is {known.title}, which has blocks that no network of this package has; load it by timm's own."
     return f'{src} is {known.title} and needs no conversion: {known.call} loads it.'
+
+
+def _network(
+    checkpoint: Checkpoint, src: str, head: bool, img_size: int | None
+) -> tuple[Source, nn.Module, dict[str, Any]]:
+    """The source of a checkpoint, its network on the meta device, and timm's data_config of the network."""
+    try:
+        for find in (third_party_source, trained_source, own_source):
+            if source := find(checkpoint, head):
+                break
+        else:
+            raise CheckpointError(_not_convertible(src, checkpoint.tensors))
+        if img_size is not None and not source.has_size:
+            source = replace(source, arguments={**source.arguments, 'img_size': img_size})
+        model = timm.create_model(source.name, **source.arguments, device='meta')
+        return source, model, source.preprocessing(model)
+    except (CheckpointError, HubError):
+        raise
+    except Exception as e:  # timm raises many kinds for bad arguments
+        raise CheckpointError(f'The network of {src} cannot be built: {shown(first_line(e), 500)}') from e
 
 
 def _fitting(source: Source, model: nn.Module, src: str) -> dict[str, torch.Tensor]:

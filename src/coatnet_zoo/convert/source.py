@@ -44,12 +44,11 @@ class Source:
     is_tuned: bool = False
 
 
-def third_party_source(checkpoint: Checkpoint, src: str, head: bool) -> Source | None:
+def third_party_source(checkpoint: Checkpoint, head: bool) -> Source | None:
     """The network of a checkpoint of a third-party code; None if no third-party code wrote the checkpoint.
 
     Args:
         checkpoint: The checkpoint.
-        src: The file in messages.
         head: Keep the classifier.
 
     Raises:
@@ -68,7 +67,7 @@ def third_party_source(checkpoint: Checkpoint, src: str, head: bool) -> Source |
     return Source(size, arguments, translation.tensors, lambda _: assumed, has_size, left_out, names)
 
 
-def own_source(checkpoint: Checkpoint, src: str, head: bool) -> Source | None:
+def own_source(checkpoint: Checkpoint, head: bool) -> Source | None:
     """The registered network of a state dict of this package; None if it is of no registered network, or timm's.
 
     Arguments and errors are those of `third_party_source`.

@@ -9,40 +9,36 @@ from timm.data import resolve_data_config
 from timm.models import get_pretrained_cfg, is_model_in_modules
 from torch import nn
 
-from ...errors import CheckpointError, shown
+from ...errors import shown
 from ...files import CONFIG
 from ...registry import TIMM_NAMES, Channels, Side, check
 from ..arguments import check_arguments
 from ..checkpoint import Checkpoint
 from ..preprocessing import check_facts
-from ..reading import require_regular
 from ..recognition import identify
 from ..source import Source
 
-_FOLDER = 'local-dir:'
 # The script's names of arguments of the model.
 _OF_MODEL = dict(num_classes='num_classes', global_pool='gp', drop_rate='drop', drop_path_rate='drop_path')
 _STARTS = ('pretrained', 'pretrained_path', 'initial_checkpoint')
 
 
-def trained_source(checkpoint: Checkpoint, src: str, head: bool) -> Source | None:
+def trained_source(checkpoint: Checkpoint, head: bool) -> Source | None:
     """The network of a checkpoint that timm's train.py wrote; None if the script did not write it.
 
     The network starts from a registered name, from timm's own name of the same network, or from a folder or repository.
 
     Args:
         checkpoint: The checkpoint.
-        src: The file in messages.
         head: Keep the classifier.
 
     Raises:
-        ValueError: If an argument that the file records is not one of a network.
-        CheckpointError: If the network is not one of this package, or its description is missing.
+        ValueError: If the file records arguments of no network, or of a network that is not one of this package.
     """
     record = checkpoint.record
     if not record:
         return None
-    start, arguments = _network(record, checkpoint, src)
+    start, arguments = _network(record, checkpoint)
     tensors = checkpoint.tensors
     if not head:
         tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith('head.fc.')}
@@ -59,7 +55,7 @@ def trained_source(checkpoint: Checkpoint, src: str, head: bool) -> Source | Non
     )
 
 
-def _network(record: Mapping[str, Any], checkpoint: Checkpoint, src: str) -> tuple[str, dict[str, Any]]:
+def _network(record: Mapping[str, Any], checkpoint: Checkpoint) -> tuple[str, dict[str, Any]]:
     """The name and the arguments for `timm.create_model`, as train.py passes them."""
     given = record.get('model_kwargs') or {}
     if not isinstance(given, Mapping):
@@ -74,21 +70,19 @@ def _network(record: Mapping[str, Any], checkpoint: Checkpoint, src: str) -> tup
     if theirs := _row_of_timm(name):
         size, impl, fields = theirs
         return size, {'impl': impl, **fields, **arguments}
-    if name.startswith(_FOLDER):
-        folder = name.removeprefix(_FOLDER)
-        try:
-            require_regular(Path(folder) / CONFIG)
-        except CheckpointError as e:
-            known = identify(checkpoint.tensors)
-            if known is None or known.size is None:
-                raise CheckpointError(
-                    f'{src} was trained from the folder {shown(folder)}, whose {CONFIG} describes the network, but '
-                    'there is no such file here; put the folder there again.'
-                ) from e
-            return known.size, {**known.args, 'impl': known.impl, **arguments}
-    elif not name.startswith('hf-hub:') and not is_model_in_modules(name.partition('.')[0], 'coatnet'):
-        raise CheckpointError(
-            f'{src} was trained as {shown(name)}, which is not a network of this package; see `coatnet-zoo list`.'
+    folder = name.removeprefix('local-dir:')
+    if folder != name and not Path(folder, CONFIG).is_file():
+        known = identify(checkpoint.tensors)
+        if known is None or known.size is None:
+            raise ValueError(
+                f'it was trained from the folder {shown(folder)}, whose {CONFIG} describes the network, but there is '
+                'no such file here; put the folder there again'
+            )
+        return known.size, {**known.args, 'impl': known.impl, **arguments}
+    is_elsewhere = name.startswith(('local-dir:', 'hf-hub:'))
+    if not is_elsewhere and not is_model_in_modules(name.partition('.')[0], 'coatnet'):
+        raise ValueError(
+            f'it was trained as {shown(name)}, which is not a network of this package; see `coatnet-zoo list`'
         )
     return name, arguments
 
