@@ -172,11 +172,11 @@ def test_preprocessing_follows_the_channels_that_were_asked_for(name: str, in_ch
 def test_resized_tables_follow_every_change_of_the_parameter() -> None:
     """Also changes that torch does not see, such as `p.data.copy_`, which libraries for moving averages use."""
     rel_pos = table_of(create('paper').eval())
-    before = rel_pos.table(6, 6)
+    before = rel_pos(6, 6)
     rel_pos.relative_position_bias_table.mul_(2)
-    torch.testing.assert_close(rel_pos.table(6, 6), 2 * before)
+    torch.testing.assert_close(rel_pos(6, 6), 2 * before)
     rel_pos.relative_position_bias_table.data.mul_(2)
-    torch.testing.assert_close(rel_pos.table(6, 6), 4 * before)
+    torch.testing.assert_close(rel_pos(6, 6), 4 * before)
 
 
 def test_evaluation_after_inference_mode() -> None:

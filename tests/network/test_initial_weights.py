@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import save_file
 
 from coatnet_zoo import CoAtNet, CoAtNetCfg, resolve_cfg
-from coatnet_zoo.convert import Checkpoint, read_checkpoint, translate
+from coatnet_zoo.convert import Checkpoint, read_translated, translate
 
 Tensors = dict[str, torch.Tensor]
 
@@ -236,7 +236,7 @@ def test_initial_weights_are_chinhsuanwus() -> None:
 def test_initial_weights_are_keras_cvs(tmp_path: Path) -> None:
     pytest.importorskip('h5py')
     folder = originals.keras_cv_models(tmp_path, {'0': dict(model='CoAtNet0', initial=True, input_shape=[160, 160, 3])})
-    theirs = translate(read_checkpoint(folder / '0' / 'weights.h5')).tensors
+    theirs = read_translated(folder / '0' / 'weights.h5').tensors
     torch.manual_seed(0)
     ours = timm.create_model('coatnet_0', impl='keras_cv', img_size=160).state_dict()
     assert differences([ours], [theirs]) == {}

@@ -1,17 +1,12 @@
 """ViT_REL: with tables of zeros timm's own ViT without positions, and a citizen of timm like the rest."""
 
-from pathlib import Path
-
 import pytest
 import timm
 import torch
-from peers import assert_close, assert_saved_and_resized, random_images, randomize_
+from peers import assert_close, random_images, randomize_
 from timm.models import group_parameters
 from timm.optim import param_groups_layer_decay
 from torch import nn
-from torch._dynamo.testing import CompileCounter
-
-from coatnet_zoo import optimize_for_inference
 
 SMALL = dict(stem_width=64, embed_dim=(64, 64, 64, 64), depths=(1, 2, 1, 1), dim_head=32, img_size=96, num_classes=10)
 
@@ -111,66 +106,6 @@ def test_training() -> None:
     assert len(no_decay) == 5 and all(name.endswith('rel_pos.relative_position_bias_table') for name in no_decay)
     groups = param_groups_layer_decay(model, no_weight_decay_list=no_decay)
     assert sum(len(g['params']) for g in groups) == len(names)
-
-
-@torch.no_grad()
-def test_traced_optimised_and_reduced_in_precision() -> None:
-    model = create()
-    candidates = {
-        'TorchScript': (torch.jit.script(model), 1e-5),
-        'FX': (torch.fx.symbolic_trace(model), 1e-5),
-        'optimised': (optimize_for_inference(model), 1e-5),
-        'optimised bf16': (optimize_for_inference(model, dtype=torch.bfloat16), 0.05),
-    }
-    for size in (96, (50, 120)):
-        x = random_images(3, 3, size)
-        expected = model(x)
-        for other, tolerance in candidates.values():
-            assert_close(other(x), expected, rel=tolerance)
-        for dtype, tolerance in ((torch.bfloat16, 0.05), (torch.float16, 0.01)):
-            with torch.autocast('cpu', dtype):
-                assert_close(model(x).float(), expected, rel=tolerance)
-
-
-@torch.no_grad()
-def test_large_batches_are_computed_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of as many images as fit: the largest tensor of a stage is the 256 wide one of its feed-forward network."""
-    model = create()
-    monkeypatch.setattr('coatnet_zoo.network.parts._LARGEST', 3 * 4 * 6 * 6 * 256)
-    optimized = optimize_for_inference(model)
-    seen: list[int] = []
-    optimized.stages[2].module.register_forward_hook(lambda _, args, __: seen.append(len(args[0])))
-    x = random_images(7, 3, 96)
-    torch.testing.assert_close(optimized(x), model(x), rtol=0, atol=1e-4)
-    assert seen == [3, 3, 1]
-
-
-@torch.no_grad()
-def test_compiled_and_exported(tmp_path: Path) -> None:
-    runtime = pytest.importorskip('onnxruntime')
-    pytest.importorskip('onnxscript')
-    torch._dynamo.reset()
-    model = create(embed_dim=(64,), depths=(1,), block_types='T')
-    counter = CompileCounter()
-    compiled = torch.compile(model, backend=counter)
-    for size in (64, 96, 160, (128, 192), 112):
-        x = random_images(2, 3, size)
-        assert_close(compiled(x), model(x), rel=1e-5)
-    assert counter.frame_count <= 1 + 2
-    batch = torch.export.Dim('batch', min=1, max=16)
-    exported = torch.onnx.export(
-        model, (random_images(2, 3, (64, 90)),), dynamo=True, dynamic_shapes=({0: batch},), verbose=False
-    )
-    exported.save(tmp_path / 'model.onnx')
-    session = runtime.InferenceSession(tmp_path / 'model.onnx', providers=['CPUExecutionProvider'])
-    x = random_images(5, 3, (64, 90))
-    (theirs,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
-    assert_close(torch.from_numpy(theirs), model(x), rel=1e-4)
-
-
-@pytest.mark.parametrize('options', [{}, dict(rel_attn='post'), dict(rel_attn='none', attn_type='linear')], ids=str)
-def test_saved_models_come_back_and_change_size(options: dict, tmp_path: Path) -> None:
-    assert_saved_and_resized(create(**options), tmp_path, (64, 130))
 
 
 def test_patches_for_other_layouts() -> None:

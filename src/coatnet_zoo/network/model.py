@@ -324,10 +324,12 @@ def num_params(model: nn.Module) -> int:
 def multiply_adds(model: nn.Module, img_size: tuple[int, int] | None = None) -> float:
     """Count the multiply-adds of the matrix products and convolutions of a `CoAtNet` for one image.
 
-    The image has the native size of the model, or `img_size`, (height, width). On the meta device, nothing is computed.
+    The image has the native size of the model, or `img_size`, (height, width). Nothing is computed.
     """
-    weight = next(model.parameters())
-    image = torch.empty(1, model.in_chans, *(img_size or model.img_size), device=weight.device, dtype=weight.dtype)
+    # On the meta device, because torch does not count the fused attention of CPUs.
+    tensors = {name: tensor.to('meta') for name, tensor in model.state_dict().items()}
+    dtype = next(model.parameters()).dtype
+    image = torch.empty(1, model.in_chans, *(img_size or model.img_size), device='meta', dtype=dtype)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        model(image)
+        torch.func.functional_call(model, tensors, (image,))
     return counter.get_total_flops() / 2

@@ -1,0 +1,308 @@
+"""One network: the same operators with and without gradients, in graphs and in eager mode, patched or hooked.
+
+There is one exception, which `attention.fused_attention` states: attention on large maps, on CPUs, without gradients.
+"""
+
+import copy
+from collections import Counter
+from collections.abc import Callable
+
+import pytest
+import timm
+import timm.layers
+import torch
+import torch.nn.functional as F
+from peers import assert_close, random_images, randomize_
+from torch import nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from coatnet_zoo.network import Attention, MBConv, SoftmaxAttention, Stem, TransformerBlock, attention, multiply_adds
+
+STAGES = dict(
+    stem_width=(8, 16), embed_dim=(16, 32, 32, 64), depths=(1, 2, 2, 1), dim_head=8, img_size=64, num_classes=5
+)
+IMPLS = {
+    'timm': 'coatnet_1',
+    'timm_bn': 'coatnet_0',
+    'timm_rmlp': 'coatnet_1',
+    'timm_rmlp2': 'coatnet_1',
+    'paper': 'coatnet_0',
+    'chinhsuanwu': 'coatnet_0',
+    'keras_cv': 'coatnet_0',
+}
+# Attention has 27 x 25 positions at `LARGE`.
+TWO_STAGES = dict(embed_dim=(16, 32), depths=(1, 2), block_types='CT')
+LARGE = (216, 200)
+MODES = [torch.enable_grad, torch.no_grad, torch.inference_mode]
+
+
+def create(impl: str = 'timm', **kwargs) -> nn.Module:
+    return randomize_(timm.create_model(IMPLS[impl], impl=impl, **{**STAGES, **kwargs}))
+
+
+@pytest.fixture
+def by_rows(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The positions of every map whose attention is computed row by row."""
+    seen: list[int] = []
+    function = attention.attend_by_rows
+
+    def attend(q: torch.Tensor, *args) -> torch.Tensor:
+        seen.append(q.shape[2])
+        return function(q, *args)
+
+    monkeypatch.setattr(attention, 'attend_by_rows', attend)
+    return seen
+
+
+@pytest.mark.parametrize('stages, size', [({}, 64), (TWO_STAGES, LARGE)], ids=str)
+def test_patches_are_called_as_often_without_gradients(stages: dict, size, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of classes of this package, of timm and of torch, and of functions."""
+    calls: Counter[str] = Counter()
+
+    def patch(owner: object, name: str, label: str) -> None:
+        function = getattr(owner, name)
+
+        def call(*args, **kwargs):
+            calls[label] += 1
+            return function(*args, **kwargs)
+
+        monkeypatch.setattr(owner, name, call)
+
+    ours = (Stem, MBConv, TransformerBlock, Attention, SoftmaxAttention)
+    classes = (*ours, timm.layers.Mlp, timm.layers.SqueezeExcite, timm.layers.BatchNormAct2d, nn.Conv2d, nn.Linear)
+    model, x = create('paper', **stages), random_images(2, 3, size)
+    for cls in classes:
+        patch(cls, 'forward', cls.__name__)
+    patch(F, 'gelu', 'gelu')
+    patch(F, 'layer_norm', 'layer_norm')
+    for mode in MODES:
+        calls.clear()
+        with mode():
+            model(x)
+        assert calls.pop('gelu') and calls.pop('layer_norm')
+        assert calls == {cls.__name__: sum(isinstance(m, cls) for m in model.modules()) for cls in classes}
+        assert calls['Conv2d'] > 5 and calls['Attention'] > 1
+
+
+class Functions(TorchFunctionMode):
+    """The names of the functions of torch that are called, in order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if getattr(func, '__name__', '') != '__get__':  # of `device` and the like
+            self.names.append(str(func))
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize('impl', IMPLS)
+def test_functions_and_logits_are_the_same_without_gradients(impl: str, by_rows: list[int]) -> None:
+    """Weights are frozen, because torch computes attention by another kernel if its bias needs a gradient."""
+    model = create(impl).requires_grad_(False)
+    for size in (64, (50, 97)):
+        x, seen, logits = random_images(2, 3, size), [], []
+        model(x)  # where the offsets of a new size lie is remembered
+        for mode in MODES:
+            with mode(), Functions() as functions:
+                logits.append(model(x))
+            seen.append(functions.names)
+        assert seen[0] == seen[1] == seen[2] and len(seen[0]) > 100
+        assert torch.equal(logits[0], logits[1]) and torch.equal(logits[0], logits[2])
+    assert by_rows == []
+
+
+@pytest.mark.parametrize('size', [64, LARGE], ids=str)
+def test_hooks_see_the_same(size) -> None:
+    """Hooks on all modules at once, and on attention alone, which may change what it returns."""
+    model, x = create('timm_rmlp', **TWO_STAGES), random_images(1, 3, size)
+    calls: list[str] = []
+    for name, module in model.named_modules():
+        module.register_forward_pre_hook(lambda *_, name=name: calls.append(name))
+        module.register_forward_hook(lambda *_, name=name: calls.append(name))
+    seen = []
+    for mode in MODES:
+        calls.clear()
+        with mode():
+            model(x)
+        seen.append(list(calls))
+    assert seen[0] == seen[1] == seen[2]
+    silent = {name for name, _ in model.named_modules()} - {*calls}
+    assert all(name.endswith('drop') for name in silent), silent  # inside norms, and of fused attention
+    before = model(x)
+    model.stages[1].blocks[1].attn.core.attn.register_forward_hook(lambda *args: -args[2])
+    with torch.no_grad():
+        changed = model(x)
+    torch.testing.assert_close(changed, model(x).detach(), rtol=0, atol=1e-5)
+    assert not torch.allclose(changed, before, atol=1e-3)
+
+
+class Doubled(nn.Module):
+    def forward(self, weight: torch.Tensor) -> torch.Tensor:
+        return 2 * weight
+
+
+class Counted(nn.Parameter):
+    calls = 0
+
+    @classmethod
+    def __torch_function__(cls, func, types, args=(), kwargs=None):
+        Counted.calls += 1
+        return super().__torch_function__(func, types, args, kwargs or {})
+
+
+class Negated(nn.Conv2d):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return -super().forward(x)
+
+
+CHANGES: dict[str, Callable[[nn.Module], object]] = {
+    'parametrisation': lambda m: nn.utils.parametrize.register_parametrization(
+        m.stages[0].blocks[0].conv2_kxk, 'weight', Doubled()),
+    'parametrised table': lambda m: nn.utils.parametrize.register_parametrization(
+        m.stages[2].blocks[0].attn.rel_pos, 'relative_position_bias_table', Doubled()),
+    'subclass': lambda m: setattr(m.stem.conv1, '__class__', Negated),
+    'replaced forward': lambda m: setattr(m.stem.conv2, 'forward', lambda x: -nn.Conv2d.forward(m.stem.conv2, x)),
+    'replaced module': lambda m: setattr(m.stages[1].blocks[1], 'norm1', nn.ReLU()),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize('change', CHANGES.values(), ids=CHANGES)
+def test_changed_modules(change: Callable) -> None:
+    model, x = create('paper').requires_grad_(False), random_images(2, 3, 64)
+    before = model(x)
+    change(model)
+    after = model(x)
+    assert not torch.allclose(after, before, atol=1e-3)
+    with torch.no_grad():
+        assert torch.equal(model(x), after)
+
+
+def test_tensor_subclasses() -> None:
+    model, x = create('paper'), random_images(2, 3, 64)
+    for path in ('stages.0.blocks.0.conv1_1x1', 'stages.2.blocks.0.attn.qkv', 'stages.3.blocks.0.mlp.fc1'):
+        layer = model.get_submodule(path)
+        layer.weight = Counted(layer.weight.detach())
+    counts = []
+    for mode in MODES:
+        Counted.calls = 0
+        with mode():
+            model(x)
+        counts.append(Counted.calls)
+    assert counts[0] == counts[1] == counts[2] >= 3
+
+
+@pytest.mark.parametrize('impl', IMPLS)
+@torch.no_grad()
+def test_graphs_equal_eager_mode_bit_for_bit(impl: str) -> None:
+    model = create(impl, **TWO_STAGES)
+    symbolic = torch.fx.symbolic_trace(model)
+    for size in (64, (50, 97), LARGE):
+        x = random_images(2, 3, size)
+        expected = model(x)
+        assert torch.equal(symbolic(x), expected)
+        if size != LARGE:
+            assert torch.equal(torch.jit.trace(model, x, check_trace=False)(x), expected)
+
+
+@pytest.mark.filterwarnings('ignore:There is a performance drop', 'ignore:.*Converting a tensor')
+@pytest.mark.parametrize('impl, dtype', [('timm', torch.float32), ('timm_rmlp', torch.float64)])
+def test_large_maps_row_by_row(impl: str, dtype: torch.dtype, by_rows: list[int]) -> None:
+    """Only without gradients, without windows, and outside of graphs; with the same logits."""
+    model, x = create(impl, **TWO_STAGES).to(dtype), random_images(3, 3, LARGE).to(dtype)
+    expected = model(x)
+    for images in (x, x[:1], x[:0]):
+        with torch.inference_mode():
+            torch.testing.assert_close(model(images), expected[: len(images)].detach(), rtol=0, atol=1e-5)
+    assert by_rows == [27 * 25] * 4
+    with torch.no_grad():
+        torch.vmap(lambda x: model(x[None])[0])(x)
+        assert len(by_rows) == 6
+        for graph in (
+            torch.jit.trace(model, x, check_trace=False),
+            torch.jit.script(model),
+            torch.export.export(model, (x,)).module(),
+            torch.compile(model, backend='eager'),
+        ):
+            assert_close(graph(x), expected.detach(), rel=1e-5)
+        for options in (dict(attn_window=25), dict(rel_attn='none'), dict(rel_attn='post')):
+            create('paper', img_size=LARGE, **TWO_STAGES, **options)(x.float())
+    assert len(by_rows) == 6
+
+
+class LargestTensor(TorchDispatchMode):
+    """The elements of the largest tensor that an operator of the attention allocates."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.elements = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        for tensor in out if isinstance(out, tuple) else (out,):
+            if isinstance(tensor, torch.Tensor) and not func.is_view:
+                self.elements = max(self.elements, tensor.numel())
+        return out
+
+
+def test_rows_need_little_memory() -> None:
+    """The bias of all pairs of 40 x 40 positions has 1600 x 1600 numbers a head."""
+    attn = create().stages[2].blocks[0].attn
+    qkv = torch.randn(1, 1600, attn.num_heads * 24)
+    largest = []
+    for mode in (torch.enable_grad, torch.no_grad):
+        with mode(), LargestTensor() as tensors:
+            attn.attend(qkv, 40, 40)
+        largest.append(tensors.elements)
+    assert largest[0] >= attn.num_heads * 1600**2 and largest[1] <= largest[0] / 19
+
+
+@pytest.mark.filterwarnings('ignore:There is a performance drop')
+def test_functional_calls() -> None:
+    """`functional_call`, `vmap` over models and over images, and gradients."""
+    models, x = [create('paper'), create('paper')], random_images(2, 3, (64, 40))
+    randomize_(models[1], seed=1)
+    base, expected = models[0], torch.stack([m(x) for m in models]).detach()
+    stacked, buffers = torch.func.stack_module_state(models)
+    stacked = {name: p.detach() for name, p in stacked.items()}
+
+    def call(params: dict, buffers: dict, x: torch.Tensor) -> torch.Tensor:
+        return torch.func.functional_call(base, (params, buffers), (x,))
+
+    torch.testing.assert_close(torch.vmap(call, (0, 0, None))(stacked, buffers, x), expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(torch.vmap(lambda x: base(x[None])[0])(x), expected[0], rtol=0, atol=1e-5)
+    name = 'stages.2.blocks.0.attn.rel_pos.relative_position_bias_table'
+    grad = torch.func.grad(lambda t: torch.func.functional_call(base, {name: t}, (x,)).square().sum())
+    base(x).square().sum().backward()
+    table = base.get_parameter(name)
+    torch.testing.assert_close(grad(table.detach()), table.grad, rtol=1e-4, atol=1e-5)
+
+
+UPDATES: dict[str, Callable[[nn.Module], object]] = {
+    'data.copy_': lambda m: [p.data.copy_(0.7 * p.data) for p in m.parameters()],
+    'data =': lambda m: [setattr(p, 'data', 0.7 * p.data) for p in m.parameters()],
+    'load_state_dict': lambda m: m.load_state_dict(randomize_(copy.deepcopy(m), seed=2).state_dict()),
+    'set_input_size': lambda m: m.set_input_size((96, 64)),
+}
+
+
+@pytest.mark.parametrize('update', UPDATES.values(), ids=UPDATES)
+def test_nothing_of_an_earlier_call_is_used_again(update: Callable) -> None:
+    model, images = create('paper'), [random_images(2, 3, size) for size in (64, 96)]
+    with torch.inference_mode():
+        old = [model(x) for x in images]
+    twin = copy.deepcopy(model)
+    update(model)
+    fresh = create('paper')
+    fresh.set_input_size(model.img_size)
+    fresh.load_state_dict(model.state_dict())
+    with torch.inference_mode():
+        assert all(torch.equal(model(x), fresh(x)) for x in images)
+        assert all(torch.equal(twin(x), logits) for x, logits in zip(images, old, strict=True))
+
+
+def test_multiply_adds_do_not_depend_on_the_device() -> None:
+    model = create()
+    assert multiply_adds(model, LARGE) == multiply_adds(copy.deepcopy(model).to('meta'), LARGE) > multiply_adds(model)
