@@ -1,7 +1,4 @@
-"""coatnet-zoo: the CoAtNet family as a timm plugin. Importing the package registers the models with timm.
-
-The other public names are imported when they are first used.
-"""
+"""coatnet-zoo: the CoAtNet family as a timm plugin. Importing the package registers the models with timm."""
 
 import importlib
 from typing import TYPE_CHECKING, Any
@@ -25,7 +22,7 @@ if TYPE_CHECKING:
     from .registry import list_impls as list_impls
     from .registry import resolve_cfg as resolve_cfg
 
-# The subpackage of every public name.
+# The public names are imported when they are first used, each from its subpackage.
 _PUBLIC = {
     'CheckpointError': 'errors',
     'CoAtNet': 'network',

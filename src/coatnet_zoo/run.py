@@ -14,11 +14,7 @@ from typing import Any
 
 
 def check_script(script: str | os.PathLike) -> None:
-    """Check that a script exists, before the models are imported, which takes seconds.
-
-    Raises:
-        SystemExit: With a message, if the script does not exist.
-    """
+    """End with a message if there is no such script, before the models are imported, which takes seconds."""
     if not os.path.isfile(script):
         sys.exit(
             f"There is no script '{os.fspath(script)}'; timm's scripts are in its repository, "
@@ -31,13 +27,6 @@ def run_script(script: str | os.PathLike, args: Sequence[str] = ()) -> None:
 
     The exit code and exceptions of the script pass through. Processes that the script starts by `multiprocessing` have
     the models, too. `sys.argv[0]` is the absolute path of the script.
-
-    Args:
-        script: A Python file.
-        args: Arguments of the script.
-
-    Raises:
-        SystemExit: With a message, if the script does not exist.
     """
     check_script(script)
     if not getattr(sys.flags, 'safe_path', False):  # python -P, since 3.11

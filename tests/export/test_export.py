@@ -4,6 +4,7 @@ import dataclasses
 import json
 import re
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,7 +17,6 @@ from paths import DATA
 from peers import randomize_
 from timm.models import save_for_hf
 
-import coatnet_zoo
 from coatnet_zoo import CoAtNet, ExportError, export_model, optimize_for_inference
 from coatnet_zoo.export import FORMATS
 from coatnet_zoo.export.task import Network, Task
@@ -92,9 +92,7 @@ def test_what_is_kept_beside_the_model(tmp_path: Path, fake: Callable) -> None:
     about = json.loads((tmp_path / 'out' / 'preprocessing.json').read_text(encoding='utf-8'))
     config = timm.data.resolve_model_data_config(model)
     assert about.pop('labels') == labels and about.pop('input_size') == [3, 64, 64]
-    assert (
-        about.pop('dynamic') == ['batch'] and about.pop('mode') == 'RGB' and about.pop('model') == 'coatnet_0.sw_in1k'
-    )
+    assert [about.pop(key) for key in ('dynamic', 'mode', 'model')] == [['batch'], 'RGB', 'coatnet_0.sw_in1k']
     assert about == {k: list(v) if isinstance(v, tuple) else v for k, v in config.items() if k != 'input_size'}
 
 
@@ -120,7 +118,7 @@ BAD = [
     (dict(img_size='31'), 'Images must have 32 to 4096 pixels on each side, not 31.'),
     (dict(img_size='0'), 'Images must have 32 to 4096 pixels on each side, not 0.'),
     (dict(img_size='100000'), 'Images must have 32 to 4096 pixels on each side, not 100000.'),
-    (dict(format='pt2', int8='good'), 'pt2 has no 8-bit integers here; export to onnx'),
+    (dict(format='pt2', int8='good'), 'pt2 has no 8-bit integers here; export to onnx or openvino'),
     (dict(format='pt2', dynamic_size=''), 'pt2 has one size here; export to onnx'),
     (dict(int8='nowhere'), 'nowhere cannot be read: No such file or directory.'),
     (dict(int8='empty'), 'empty has no images'),
@@ -154,9 +152,9 @@ def test_bad_input(
 
 
 def test_a_missing_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__('sys').modules, 'nncf', None)
-    monkeypatch.setitem(__import__('sys').modules, 'openvino', None)
-    with pytest.raises(ExportError, match=re.escape("openvino: pip install 'coatnet-zoo[openvino]'")):
+    monkeypatch.setitem(sys.modules, 'nncf', None)
+    monkeypatch.setitem(sys.modules, 'openvino', None)
+    with pytest.raises(ExportError, match=r"openvino: pip install 'coatnet-zoo\[openvino\]'"):
         export_model(small(), tmp_path / 'out', 'openvino')
 
 
@@ -196,7 +194,7 @@ def half(error: BaseException) -> Callable[[Task, Path], None]:
     'changes, error, said',
     [
         (dict(write=half(OSError(28, 'No space left on device'))), ExportError, 'cannot be written: No space left'),
-        (dict(write=half(RuntimeError('no such operator\nat line 3'))), ExportError, r'\(no such operator at line 3\)'),
+        (dict(write=half(RuntimeError('no such operator\nat line 3'))), ExportError, r'\(no such operator\)'),
         (dict(write=half(KeyboardInterrupt())), KeyboardInterrupt, None),
         (dict(load=lambda file: lambda images: np.ones((len(images), 7), 'float32')), ExportError, 'differ from'),
         (dict(load=lambda file: lambda images: np.full((len(images), 7), np.nan)), ExportError, 'differ from'),
@@ -215,20 +213,16 @@ def test_nothing_half_written_stays(
 def test_images_are_spread_over_the_folder(
     most: int, taken: int, tmp_path: Path, fake: Callable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Files that are no images are skipped."""
     monkeypatch.setattr('coatnet_zoo.export.calibration._MOST', most)
-    done = export_model(small(), tmp_path / 'out', 'fake', int8=DIGITS)
+    shutil.copytree(DIGITS, tmp_path / 'images' / 'digits')
+    for name in ('notes.pdf', 'labels.txt', 'digits/png', '.hidden.png'):
+        (tmp_path / 'images' / name).write_bytes(b'some text')
+    done = export_model(small(), tmp_path / 'out', 'fake', int8=tmp_path / 'images')
     assert (done.images, done.comparison.agreement) == (taken, taken)
 
 
-def test_files_that_are_no_images_are_skipped(tmp_path: Path, fake: Callable) -> None:
-    shutil.copytree(DIGITS, tmp_path / 'images' / 'digits')
-    for name in ('notes.pdf', 'labels.txt', 'digits/png'):
-        (tmp_path / 'images' / name).write_bytes(b'some text')
-    assert export_model(small(), tmp_path / 'out', 'fake', int8=tmp_path / 'images').images == 10
-
-
-def test_progress_and_names(tmp_path: Path, fake: Callable) -> None:
+def test_progress(tmp_path: Path, fake: Callable) -> None:
     steps: list[str] = []
     export_model(small(), tmp_path / 'out', 'fake', progress=steps.append)
     assert steps == ['writing model.fake', 'comparing onnxruntime with torch']
-    assert {'ExportError', 'export_model'} <= set(coatnet_zoo.__all__)

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+from hub_server import HubServer
 from paths import DATA
 from timm.models import save_for_hf
 
@@ -17,7 +18,7 @@ NAMES = ('coatnet_atto', 'coatnet_atto.digits', 'folder', 'local-dir:folder', 's
 
 @pytest.fixture
 def digits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> timm.models.PretrainedCfg:
-    """The shipped model, in all forms that MODEL may have, in the current folder."""
+    """The bundled model, in all forms that MODEL may have, in the current folder."""
     monkeypatch.chdir(tmp_path)
     model = timm.create_model('coatnet_atto.digits', pretrained=True).eval()
     save_for_hf(model, 'folder', safe_serialization=True)
@@ -37,7 +38,7 @@ def test_all_sources_are_the_same_model(digits: torch.nn.Module) -> None:
 
 
 @torch.no_grad()
-def test_a_checkpoint_of_a_foreign_code() -> None:
+def test_a_third_party_checkpoint() -> None:
     expected = torch.load(DATA / 'chinhsuanwu_digits_64_expected.pt', weights_only=True)
     model = load_model(str(DATA / 'chinhsuanwu_digits_64.pth'))
     torch.testing.assert_close(model(expected['x']), expected['logits'], rtol=0, atol=1e-4)
@@ -53,21 +54,31 @@ def test_a_checkpoint_with_other_classes_and_channels(tmp_path: Path) -> None:
     assert torch.isfinite(model(x)).all()
 
 
+ODD = ('', 'x' * 5000, 'a\nb', 'local-dir:', 'local-dir:a\0b', 'coatnet_0.\udcff', '$', '{}')
+
+
 @pytest.mark.parametrize(
     'name, said',
     [
         ('coatnet_99', "The model 'coatnet_99' cannot be loaded"),
         ('coatnet_atto.birds', "The model 'coatnet_atto.birds' cannot be loaded"),
         ('resnet18', 'resnet18 is not one of this package'),
+        ('coatnet_5', 'No weights are published for coatnet_5'),
         ('empty', "The model 'empty' cannot be loaded"),
+        ('local-dir:/no/such/folder', '/no/such/folder'),
         ('image.png', 'image.png is not a'),
         ('missing.pth', "The model 'missing.pth' cannot be loaded"),
+        ('my/folder', "Use 'hf-hub:my/folder'"),
+        *((name, 'cannot be loaded') for name in ODD),
     ],
 )
-def test_what_is_no_model(name: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_no_model(
+    name: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hub: HubServer
+) -> None:
     monkeypatch.chdir(tmp_path)
     Path('empty').mkdir()
     shutil.copy(DATA / 'digits' / '7_row1496.png', 'image.png')
     with pytest.raises(CheckpointError) as caught:
         load_model(name)
-    assert said in str(caught.value) and '\n' not in str(caught.value)
+    assert said in str(caught.value) and str(caught.value).isprintable() and len(str(caught.value)) < 3000
+    assert hub.requests == []

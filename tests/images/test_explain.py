@@ -17,6 +17,7 @@ from torch import nn
 
 from coatnet_zoo import CoAtNet, ExplainError, draw_explanation, explain_image, optimize_for_inference
 from coatnet_zoo.images import BiasTable, Explanation, open_image, picture
+from coatnet_zoo.network import expand_rel_pos_table
 
 pytest.importorskip('matplotlib', reason='needs the extra explain')
 
@@ -149,7 +150,7 @@ def test_tables_are_those_of_the_model(rel_pos_type: str) -> None:
         attn = model.stages[table.stage - 1].blocks[table.block - 1].attn
         assert table.num_heads == attn.num_heads
         with torch.inference_mode():
-            bias = attn.rel_pos(height, width)[0, table.head - 1].numpy()
+            bias = expand_rel_pos_table(attn.rel_pos(height, width), height, width)[0, table.head - 1].numpy()
         for query in range(height * width):
             for key in range(height * width):
                 dy, dx = query // width - key // width, query % width - key % width
@@ -265,10 +266,6 @@ def test_bad_places_for_the_picture(out: str, said: str, tmp_path: Path, no_mode
     assert said in explain_refusal(tmp_path, image, out)
 
 
-def test_a_name_that_is_too_long(tmp_path: Path) -> None:
-    assert 'cannot be written: File name too long' in explain_refusal(tmp_path, DIGIT, 'x' * 300 + '.png')
-
-
 def test_what_is_said_before_a_model_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_model: None) -> None:
     assert 'There is no image' in explain_refusal(tmp_path, tmp_path / 'none.png')
     monkeypatch.setitem(sys.modules, 'matplotlib.figure', None)
@@ -294,13 +291,14 @@ def test_models_that_cannot_be_explained() -> None:
             explain_image(image, model)
 
 
-def test_full_disk_leaves_the_older_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_cannot_be_written_leaves_the_older_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from matplotlib.figure import Figure
 
     def savefig(self, path: Path, **kwargs) -> None:
         Path(path).write_bytes(b'half')
         raise OSError(28, 'No space left on device')
 
+    assert 'cannot be written: File name too long' in explain_refusal(tmp_path, DIGIT, 'x' * 300 + '.png')
     monkeypatch.setattr(Figure, 'savefig', savefig)
     (tmp_path / 'o.png').write_bytes(b'older')
     assert 'o.png cannot be written: No space left on device.' in explain_refusal(tmp_path)

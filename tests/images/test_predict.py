@@ -13,7 +13,7 @@ from click.testing import Result
 from command_line import command, output_of, refusal
 from paths import DATA
 from PIL import Image
-from timm.data import ImageNetInfo, create_dataset, create_transform, resolve_model_data_config
+from timm.data import create_dataset, create_transform, resolve_model_data_config
 from torch import nn
 
 from coatnet_zoo import CoAtNet
@@ -68,9 +68,7 @@ def test_probabilities_are_those_of_timm(model: CoAtNet) -> None:
         assert [Path(answer['file']).name for answer in answers] == NAMES
         guesses = [answer['predictions'] for answer in answers]
         assert [[g['index'] for g in row] for row in guesses] == expected.indices.tolist()
-        assert [[g['label'] for g in row] for row in guesses] == [
-            [str(i) for i in row] for row in expected.indices.tolist()
-        ]
+        assert all(g['label'] == str(g['index']) for row in guesses for g in row)
         values = torch.tensor([[g['probability'] for g in row] for row in guesses])
         torch.testing.assert_close(values, expected.values, rtol=0, atol=1e-5)
 
@@ -133,47 +131,28 @@ def test_a_bad_image_costs_only_its_own_answer(tmp_path: Path) -> None:
     assert missing == f'Error: There is no image {tmp_path / "no.png"}.'
 
 
-@pytest.mark.parametrize(
-    'sources, messages',
-    [
-        (['*.gif'], ['No file matches *.gif.']),
-        (['empty'], ['The folder empty has no images.']),
-        (['none.png', 'empty'], ['The folder empty has no images.', 'There is no image none.png.']),
-    ],
-)
-def test_without_any_image(
-    sources: list[str], messages: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_any_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / 'empty').mkdir()
-    result = predict(*sources, '--out', 'o.csv')
-    assert result.exit_code == 1 and result.stdout == '' and not Path('o.csv').exists()
-    assert result.stderr.splitlines() == [f'Error: {message}' for message in messages]
+    result = predict('*.gif', 'empty', 'none.png', '--out', 'o.csv')
+    assert result.exit_code == 1 and result.stdout == '' and os.listdir() == ['empty']
+    assert result.stderr.splitlines() == [
+        'Error: No file matches *.gif.',
+        'Error: The folder empty has no images.',
+        'Error: There is no image none.png.',
+    ]
 
 
 # Models
 
 
-def saved(folder: Path, classes: int, **cfg: object) -> Path:
+def saved(folder: Path, classes: int) -> Path:
     """A folder with a small network of random weights."""
     args = dict(img_size=32, embed_dim=(8, 8, 8, 8), depths=(1, 1, 1, 1), stem_width=(8, 8), dim_head=8)
     model = timm.create_model('coatnet_nano', in_chans=1, num_classes=classes, **args)
-    model.pretrained_cfg.update(mean=(0.5,), std=(0.5,), **cfg)
+    model.pretrained_cfg.update(mean=(0.5,), std=(0.5,))
     timm.models.save_for_hf(model, folder, model_args=args, safe_serialization=True)
     return folder
-
-
-@pytest.mark.parametrize('classes, subset', [(1000, 'imagenet-1k'), (11821, 'imagenet-12k'), (21841, 'imagenet-22k')])
-def test_labels_of_imagenet(classes: int, subset: str, tmp_path: Path) -> None:
-    (answer,) = predicted(SEVEN, model=saved(tmp_path / 'm', classes))
-    names = ImageNetInfo(subset).label_descriptions()
-    assert all(guess['label'] == names[guess['index']] for guess in answer['predictions'])
-
-
-def test_own_labels_come_first(tmp_path: Path) -> None:
-    folder = saved(tmp_path / 'm', 1000, label_names=[f'thing {i}' for i in range(1000)])
-    (answer,) = predicted(SEVEN, model=folder)
-    assert all(guess['label'] == f'thing {guess["index"]}' for guess in answer['predictions'])
 
 
 def test_a_model_without_labels_says_so(tmp_path: Path) -> None:
@@ -249,18 +228,6 @@ def test_a_place_that_is_refused_before_the_work(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr('coatnet_zoo.factory.load_model', lambda _: pytest.fail('too late'))
     message = refusal('predict', SEVEN, '--model', 'coatnet_atto', '--out', tmp_path / 'o.json')
     assert 'does not end in .csv' in message
-
-
-def test_a_full_disk_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    out = tmp_path / 'o.csv'
-    out.write_text('old')
-
-    def fail(*_: object) -> None:
-        raise OSError(28, 'No space left on device')
-
-    monkeypatch.setattr(Path, 'write_bytes', fail)
-    assert 'No space left' in refusal('predict', SEVEN, '--model', 'coatnet_atto', '--out', out)
-    assert out.read_text() == 'old' and os.listdir(tmp_path) == ['o.csv']
 
 
 @pytest.mark.parametrize('size, is_terminal, bar', [('10', True, False), ('9', True, True), ('9', False, False)])

@@ -14,9 +14,10 @@ import timm
 import torch
 from paths import DATA
 from PIL import Image
+from timm.data import ImageNetInfo
 
 from coatnet_zoo import CoAtNet, ExplainError
-from coatnet_zoo.images import Guess, class_labels, data_config, open_image, prepare_image
+from coatnet_zoo.images import Guess, class_labels, data_config, known_labels, open_image, prepare_image
 
 DIGIT = DATA / 'digits' / '3_row0705.png'
 
@@ -126,14 +127,18 @@ def test_configurations_that_are_refused(
 
 def test_labels(digits: CoAtNet, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of the model, in a list or by number; none, where they do not fit the classes or are no texts."""
-    digit_names = [str(i) for i in range(10)]
-    assert class_labels(digits) == digit_names
-    for labels, expected in (
-        ({str(i): name for i, name in enumerate(digit_names)}, digit_names),
-        ({i: name for i, name in enumerate(digit_names)}, digit_names),
-        ([1] * 10, [f'class {i}' for i in range(10)]),
-        (['x'] * 7, [f'class {i}' for i in range(10)]),
-    ):
+    names, numbers = [str(i) for i in range(10)], [f'class {i}' for i in range(10)]
+    by_number = dict(enumerate(names))
+    cases = [(names, names), (by_number, names), ({str(i): name for i, name in by_number.items()}, names)]
+    for labels, expected in [*cases, ([1] * 10, numbers), (['x'] * 7, numbers)]:
         monkeypatch.setitem(digits.pretrained_cfg, 'label_names', labels)
         assert class_labels(digits) == expected
     assert Guess(7, None, 0.5).name == 'class 7' and Guess(7, 'seven', 0.5).name == 'seven'
+
+
+@pytest.mark.parametrize('classes, subset', [(1000, 'imagenet-1k'), (11821, 'imagenet-12k'), (21841, 'imagenet-22k')])
+def test_labels_of_imagenet(classes: int, subset: str) -> None:
+    model = timm.create_model('coatnet_atto', num_classes=classes)
+    assert known_labels(model) == ImageNetInfo(subset).label_descriptions()
+    model.pretrained_cfg['label_names'] = own = [f'thing {i}' for i in range(classes)]
+    assert known_labels(model) == own

@@ -26,9 +26,7 @@ def explain(image: Path, name: str, out: Path, target: int | None) -> None:
 
     require_matplotlib()
     opened = open_image(image)
-    model = load_model(name)
-    announce(f'explaining {image}')
-    explanation = explain_image(opened, model, target)
+    explanation = explain_image(opened, load_model(name), target)
     figure = draw_explanation(explanation, f'{image.name}, as seen by {name}')
     write_out(out, lambda partial: figure.savefig(partial, format='png', dpi=100))
     for guess in explanation.top:

@@ -20,13 +20,7 @@ import click
     help='Compute with 8-bit integers, calibrated with the images in FOLDER; a few dozen suffice.',
 )
 def export(
-    model: str,
-    out: Path,
-    format: str,
-    img_size: int | None,
-    dynamic_batch: bool,
-    dynamic_size: bool,
-    int8: Path | None,
+    model: str, out: Path, format: str, img_size: int | None, dynamic_batch: bool, dynamic_size: bool, int8: Path | None
 ) -> None:
     """Export MODEL for another runtime into the new folder OUT, and compare it there with the model itself.
 

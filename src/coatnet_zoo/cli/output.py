@@ -22,16 +22,7 @@ def announce(step: str) -> None:
 
 
 def check_out(out: Path, suffix: str, image: Path | None = None) -> None:
-    """Refuse a file that cannot be written, before the work.
-
-    Args:
-        out: The file of the result.
-        suffix: The ending of the format.
-        image: A file that must stay.
-
-    Raises:
-        ClickException: If `out` has another ending, is not in a folder that can be written to, or is no regular file.
-    """
+    """Before the work, refuse a file that cannot be written, has another ending, is no file, or is the image itself."""
     if out.suffix.lower() != suffix:
         problem = f'{shown(out)} does not end in {suffix}, the one format that is written here.'
     elif not os.path.isdir(out.parent):
@@ -50,11 +41,7 @@ def check_out(out: Path, suffix: str, image: Path | None = None) -> None:
 
 
 def write_out(out: Path, write: Callable[[Path], object]) -> None:
-    """Write the file of the result, which `write` does at a path that it is given.
-
-    Raises:
-        ClickException: If the file cannot be written. An older file stays.
-    """
+    """Write the file of the result, by `write` at a path beside it. An older file stays if that fails."""
     try:
         write_file(out, write)
     except OSError as e:

@@ -30,13 +30,7 @@ from .output import announce, check_out, model_option, write_out
 )
 @click.option('--optimize', is_flag=True, help='Make the model faster first, which pays from a few dozen images on.')
 def predict(
-    images: tuple[str, ...],
-    name: str,
-    topk: int,
-    as_json: bool,
-    out: Path | None,
-    batch_size: int,
-    optimize: bool,
+    images: tuple[str, ...], name: str, topk: int, as_json: bool, out: Path | None, batch_size: int, optimize: bool
 ) -> None:
     """Name the most probable classes of images.
 

@@ -1,6 +1,5 @@
 """The command that runs other people's scripts with the models registered: run."""
 
-from functools import partial
 from pathlib import Path
 
 import click
@@ -19,9 +18,9 @@ def run(script: Path, args: tuple[str, ...]) -> None:
     SCRIPT is a Python file, such as timm's validate.py; ARGS are its own arguments.
     """
     check_script(script)
-    coatnet_zoo_command.afterwards = partial(_run, script, args)
 
+    def run_it() -> None:
+        coatnet_zoo_command.import_models()
+        run_script(script, args)
 
-def _run(script: Path, args: tuple[str, ...]) -> None:
-    coatnet_zoo_command.import_models()
-    run_script(script, args)
+    coatnet_zoo_command.afterwards = run_it

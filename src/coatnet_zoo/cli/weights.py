@@ -16,9 +16,6 @@ from ..hub import Entry, entries, entries_of, full_names, local_file, pull, veri
 from ..registry import WEIGHTS, short, weights_cfg
 from .columns import table
 
-# What the README's table of sizes counts: classes, channels and pixels.
-_USUAL = (1000, 3, 224)
-
 
 def _checked(look_up: Callable[[Any], list]) -> Callable[..., list]:
     """A callback that looks up what the user typed; an unknown name ends the command with the message."""
@@ -73,8 +70,8 @@ def info(name: list[Entry]) -> None:
 
 
 def _facts(entry: Entry) -> dict[str, str]:
-    classes, channels, pixels = _USUAL
-    is_usual = (entry.num_classes, entry.in_chans, entry.img_size) == _USUAL
+    classes, channels, pixels = usual = (1000, 3, 224)  # what the README's table of sizes counts
+    is_usual = (entry.num_classes, entry.in_chans, entry.img_size) == usual
     counted = f'; the table of sizes counts {classes} classes, {channels} channels and {pixels} pixels'
     facts = {
         'name': entry.name,
@@ -90,9 +87,7 @@ def _facts(entry: Entry) -> dict[str, str]:
             'load': f'timm.create_model({entry.name!r}, impl={entry.impl!r})',
         }
     weights, cfg = WEIGHTS[entry.name], weights_cfg(entry.name)
-    accuracies = [
-        f'{what} {value:.3f} %' for what, value in (('top-1', weights.top1), ('top-5', weights.top5)) if value
-    ]
+    accuracies = [f'{k} {v:.3f} %' for k, v in (('top-1', weights.top1), ('top-5', weights.top5)) if v]
     return facts | {
         'trained on': weights.data,
         'accuracy': ', '.join(accuracies) or 'none published',
@@ -117,8 +112,6 @@ def pull_command(names: list[str], everything: bool, dest: str | None) -> None:
     """
     if bool(names) == everything:
         raise click.UsageError('Give names or --all.')
-    if dest == '':
-        raise click.UsageError('--dest is empty; name a folder.')
     names = list(WEIGHTS) if everything else names
     pulled: list[str] = []
     for name in names:

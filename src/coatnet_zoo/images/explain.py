@@ -137,8 +137,10 @@ def _tables(model: CoAtNet, sizes: list[tuple[int, int]]) -> tuple[BiasTable, ..
         tables = []
         for b, block in enumerate(stage.blocks, start=1):
             for module in block.modules():
-                if isinstance(module, (RelPosBias, RelPosMlp)):
-                    table = module(height, width).float().cpu()
+                kind = next((kind for kind in (RelPosBias, RelPosMlp) if isinstance(module, kind)), None)
+                if kind is not None:
+                    # The table, also where a model from `optimize_for_inference` keeps the bias of all pairs.
+                    table = kind.forward(module, height, width).float().cpu()
                     heads = table.T.reshape(-1, 2 * height - 1, 2 * width - 1).numpy()
                     tables += [BiasTable(s, b, h, len(heads), values) for h, values in enumerate(heads, start=1)]
         if tables:
