@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 import timm
 import torch
-import torch.nn.functional as F
 from peers import assert_close, assert_saved_and_resized, random_images, randomize_, relative_error
 from timm.models import save_for_hf
 from torch import nn
@@ -101,29 +100,6 @@ def test_table_entries_belong_to_offsets(form: str) -> None:
             torch.testing.assert_close(bias[0, :, i, j], table[(dy + h - 1) * (2 * w - 1) + dx + w - 1])
 
 
-@pytest.mark.parametrize('dtype', [torch.float32, torch.float64], ids=str)
-@torch.no_grad()
-def test_post_attention_can_be_depthwise_convolution(dtype: torch.dtype) -> None:
-    """Zero queries make the softmax 1/N everywhere; a bias of -1/N plus a kernel leaves the convolution."""
-    height, width, heads, d = 6, 9, 2, 5
-    positions = height * width
-    cfg = CoAtNetCfg(dim_head=d, embed_dim=(10, 10, 10, 10), rel_attn='post')
-    attn = Attention(cfg, 10, 10, (height, width), dtype=dtype)
-    kernels = torch.randn(heads, 3, 3, dtype=dtype)
-    table = torch.full((2 * height - 1, 2 * width - 1, heads), -1 / positions, dtype=dtype)
-    # The table's offset is the query's position minus the key's, a kernel's is the other way round.
-    table[height - 2 : height + 1, width - 2 : width + 1] += kernels.flip(1, 2).permute(1, 2, 0)
-    attn.rel_pos.relative_position_bias_table.copy_(table.flatten(0, 1))
-    v = torch.randn(2, heads, d, height, width, dtype=dtype)
-    qkv = torch.zeros(2, heads, 3 * d, height, width, dtype=dtype)
-    qkv[:, :, d:] = torch.cat([torch.randn_like(v), v], dim=2)
-    ours = attn.attend(qkv.flatten(3).permute(0, 3, 1, 2).flatten(2), height, width)
-    per_channel = kernels.repeat_interleave(d, dim=0).unsqueeze(1)
-    theirs = F.conv2d(v.flatten(1, 2), per_channel, padding=1, groups=heads * d)
-    theirs = theirs.flatten(2).transpose(1, 2)
-    assert relative_error(ours, theirs) < (1e-6 if dtype == torch.float32 else 1e-14)
-
-
 class Largest(TorchDispatchMode):
     """The elements of the largest tensor that any operator allocates."""
 
@@ -154,6 +130,16 @@ def test_what_is_materialised() -> None:
     assert largest['linear'] <= batch * n * 8  # one of q, k, v
     assert max(largest.values()) < batch * 2 * n * n  # nobody keeps weights for every image
     assert largest['post'] <= max(batch * n * 24, 2 * n * n)
+
+
+def test_large_maps_need_little_memory() -> None:
+    """Without gradients, the bias of all pairs of 40 x 40 positions is not written."""
+    attn, qkv, largest = layer('pre', (8, 8)).float(), torch.randn(1, 40 * 40, 24), []
+    for mode in (torch.enable_grad, torch.no_grad):
+        with mode(), Largest() as tensors:
+            attn.attend(qkv, 40, 40)
+        largest.append(tensors.elements)
+    assert largest[0] >= 2 * 1600**2 and largest[1] <= largest[0] / 19
 
 
 @torch.no_grad()

@@ -6,7 +6,7 @@ Where `COATNET_PYTORCH`, or `KERAS_CV_ATTENTION_MODELS` and `KERAS_CV_PYTHON`, n
 
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import save_file
 
 from coatnet_zoo import CoAtNet, CoAtNetCfg, resolve_cfg
-from coatnet_zoo.convert import Checkpoint, read_translated, translate
+from coatnet_zoo.convert import Checkpoint, read_checkpoint, translate
 
 Tensors = dict[str, torch.Tensor]
 
@@ -152,23 +152,18 @@ def test_distributions_are_the_stated_ones(case: str, make: Callable[..., CoAtNe
     assert differences(draws, [stated(draws[0], laws)]) == {}
 
 
-def new_classifiers(folder: Path, **kwargs) -> Iterator[CoAtNet]:
-    """Networks that get another number of classes: by `reset_classifier`, and by loading a file."""
-    model = as_usual(**kwargs)
-    save_file(model.state_dict(), folder / 'model.safetensors')
-    model.reset_classifier(50)
-    yield model
-    overlay = dict(file=str(folder / 'model.safetensors'), num_classes=100)
-    yield timm.create_model(
-        'coatnet_0', pretrained=True, pretrained_cfg_overlay=overlay, **{**STAGES, **kwargs, 'num_classes': 50}
-    )
-
-
 @pytest.mark.parametrize('case', CASES)
 def test_new_classifiers_start_as_the_first_one(case: str, tmp_path: Path) -> None:
+    """By `reset_classifier`, and by loading a file of another number of classes."""
     kwargs, laws = CASES[case]
     torch.manual_seed(0)
-    for model in new_classifiers(tmp_path, **kwargs):
+    reset = as_usual(**kwargs)
+    save_file(reset.state_dict(), tmp_path / 'model.safetensors')
+    reset.reset_classifier(50)
+    overlay = dict(file=str(tmp_path / 'model.safetensors'), num_classes=100)
+    args = {**STAGES, **kwargs, 'num_classes': 50}
+    loaded = timm.create_model('coatnet_0', pretrained=True, pretrained_cfg_overlay=overlay, **args)
+    for model in (reset, loaded):
         tensors = {f'head.fc.{name}': tensor for name, tensor in model.head.fc.state_dict().items()}
         assert len(tensors['head.fc.weight']) == 50
         assert differences([tensors], [stated(tensors, laws)]) == {}
@@ -236,7 +231,7 @@ def test_initial_weights_are_chinhsuanwus() -> None:
 def test_initial_weights_are_keras_cvs(tmp_path: Path) -> None:
     pytest.importorskip('h5py')
     folder = originals.keras_cv_models(tmp_path, {'0': dict(model='CoAtNet0', initial=True, input_shape=[160, 160, 3])})
-    theirs = read_translated(folder / '0' / 'weights.h5').tensors
+    theirs = translate(read_checkpoint(folder / '0' / 'weights.h5')).tensors
     torch.manual_seed(0)
     ours = timm.create_model('coatnet_0', impl='keras_cv', img_size=160).state_dict()
     assert differences([ours], [theirs]) == {}

@@ -169,13 +169,6 @@ def test_torchscript(impl: str, x: torch.Tensor) -> None:
 
 
 @pytest.mark.parametrize('impl', IMPLS)
-def test_fx(impl: str, x: torch.Tensor) -> None:
-    model = create(impl)
-    traced = torch.fx.symbolic_trace(model)
-    torch.testing.assert_close(traced(x), model(x), rtol=0, atol=1e-5)
-
-
-@pytest.mark.parametrize('impl', IMPLS)
 def test_export(impl: str, x: torch.Tensor) -> None:
     model = create(impl, depths=(1, 1, 1, 1))
     batch = torch.export.Dim('batch', min=1, max=16)

@@ -39,36 +39,22 @@ def assert_finite_gradients(model: torch.nn.Module) -> None:
     assert all(p.grad.any() for p in model.parameters())
 
 
+@pytest.mark.parametrize('autocast', [True, False])
 @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize('impl', IMPLS)
-def test_autocast(impl: str, dtype: torch.dtype, device: str) -> None:
-    model = create(impl, device)
-    x = images(device)
+def test_low_precision(impl: str, dtype: torch.dtype, autocast: bool, device: str) -> None:
+    model, x = create(impl, device), images(device)
     with torch.no_grad():
         expected = model(x)
-        with torch.autocast(device, dtype):
-            assert error(model(x), expected) < TOLERANCE[dtype]
-    model.train()
-    with torch.autocast(device, dtype):
-        loss = model(x).float().square().mean()
-    loss.backward()
-    assert_finite_gradients(model)
-
-
-@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16], ids=str)
-@pytest.mark.parametrize('impl', IMPLS)
-def test_pure_low_precision(impl: str, dtype: torch.dtype, device: str) -> None:
-    model = create(impl, device)
-    x = images(device)
-    with torch.no_grad():
-        expected = model(x)
-    model.to(dtype)
-    with torch.no_grad():
-        logits = model(x.to(dtype))
+    if not autocast:
+        model, x = model.to(dtype), x.to(dtype)
+    with torch.no_grad(), torch.autocast(device, dtype, enabled=autocast):
+        logits = model(x)
     assert logits.dtype == dtype
-    assert error(logits, expected) < 1.5 * TOLERANCE[dtype]
-    model.train()
-    model(x.to(dtype)).float().square().mean().backward()
+    assert error(logits, expected) < (1 if autocast else 1.5) * TOLERANCE[dtype]
+    with torch.autocast(device, dtype, enabled=autocast):
+        loss = model.train()(x).float().square().mean()
+    loss.backward()
     assert_finite_gradients(model)
 
 

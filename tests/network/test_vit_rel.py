@@ -5,7 +5,6 @@ import timm
 import torch
 from peers import assert_close, random_images, randomize_
 from timm.models import group_parameters
-from timm.optim import param_groups_layer_decay
 from torch import nn
 
 SMALL = dict(stem_width=64, embed_dim=(64, 64, 64, 64), depths=(1, 2, 1, 1), dim_head=32, img_size=96, num_classes=10)
@@ -94,18 +93,10 @@ def test_heads_channels_sizes_and_initialisation() -> None:
 def test_training() -> None:
     model = create(drop_path_rate=0.1)
     model.set_grad_checkpointing()
-    model.train()
-    assert any(type(m).__name__ == 'DropPath' for m in model.modules())
-    for size in (96, (64, 40)):
-        model(random_images(2, 3, size)).square().mean().backward()
-    names = {k for k, p in model.named_parameters() if p.grad.isfinite().all() and p.grad.any()}
-    assert names == {k for k, _ in model.named_parameters()}
-    groups = group_parameters(model, model.group_matcher())
-    assert sorted(n for g in groups.values() for n in g) == sorted(names) and len(groups) == 1 + 4 + 1
-    no_decay = model.no_weight_decay()
-    assert len(no_decay) == 5 and all(name.endswith('rel_pos.relative_position_bias_table') for name in no_decay)
-    groups = param_groups_layer_decay(model, no_weight_decay_list=no_decay)
-    assert sum(len(g['params']) for g in groups) == len(names)
+    model.train()(random_images(2, 3, (64, 40))).square().mean().backward()
+    assert all(p.grad.isfinite().all() and p.grad.any() for p in model.parameters())
+    assert len(group_parameters(model, model.group_matcher())) == 1 + 4 + 1
+    assert len(model.no_weight_decay()) == 5
 
 
 def test_patches_for_other_layouts() -> None:

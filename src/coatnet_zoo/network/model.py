@@ -298,9 +298,7 @@ class CoAtNet(nn.Module):
         return take_indices
 
     def forward_features(self, x: torch.Tensor) -> torch.Tensor:
-        """(B, in_chans, H, W) -> (B, num_features, ceil(H/r), ceil(W/r)).
-
-        r is 32, `cfg.output_stride` or the size of patches.
+        """(B, in_chans, H, W) -> (B, num_features, ceil(H/r), ceil(W/r)), r the last reduction in `feature_info`.
 
         Raises:
             AssertionError: If H or W is below 32, or if the images have whole numbers.
@@ -324,9 +322,9 @@ def num_params(model: nn.Module) -> int:
 def multiply_adds(model: nn.Module, img_size: tuple[int, int] | None = None) -> float:
     """Count the multiply-adds of the matrix products and convolutions of a `CoAtNet` for one image.
 
-    The image has the native size of the model, or `img_size`, (height, width). Nothing is computed.
+    The image has the native size of the model, or `img_size`, (height, width). Nothing is computed: the model runs on
+    the meta device, also because torch does not count the fused attention of CPUs.
     """
-    # On the meta device, because torch does not count the fused attention of CPUs.
     tensors = {name: tensor.to('meta') for name, tensor in model.state_dict().items()}
     dtype = next(model.parameters()).dtype
     image = torch.empty(1, model.in_chans, *(img_size or model.img_size), device='meta', dtype=dtype)
