@@ -1,0 +1,222 @@
+"""Checkpoints as people have them: other heads, prefixes, keys and wrappers; what cannot be converted is named."""
+
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+from checkpoint_bytes import FIXTURE, STATE_DICT, saved, write
+from command_line import output_of
+from command_line import refusal as refused
+from paths import DATA
+
+from coatnet_zoo import CheckpointError, convert_checkpoint
+from coatnet_zoo.convert import read_checkpoint
+from coatnet_zoo.factory import load_model
+
+Tensors = dict[str, torch.Tensor]
+X = torch.load(DATA / 'chinhsuanwu_digits_64_expected.pt', weights_only=True)['x'][:4]
+HEADLESS = {k: v for k, v in STATE_DICT.items() if k != 'fc.weight'}
+_GENERATOR = torch.Generator().manual_seed(0)
+W, B = torch.randn(7, 96, generator=_GENERATOR), torch.randn(7, generator=_GENERATOR)
+
+
+def under(prefix: str, tensors: Tensors) -> Tensors:
+    return {prefix + k: v for k, v in tensors.items()}
+
+
+def linear(name: str, bias: bool = True) -> Tensors:
+    return {f'{name}.weight': W, **({f'{name}.bias': B} if bias else {})}
+
+
+# The content, and the classifier: 'W' and 'B' of the linear layer, 'f' for that of the file, or none.
+HEADS: dict[str, tuple[Tensors, str]] = {
+    'a linear layer with bias': ({**HEADLESS, **linear('fc')}, 'WB'),
+    'a dropout and a linear layer': ({**HEADLESS, **linear('fc.1')}, 'WB'),
+    'a module with a linear layer': ({**HEADLESS, **linear('fc.head.classifier')}, 'WB'),
+    'an identity in a prefix': (under('backbone.', HEADLESS), ''),
+    'a head beside a backbone': ({**under('backbone.', HEADLESS), **linear('head')}, 'WB'),
+    'a dropout and a head beside an encoder': ({**under('net.encoder.', HEADLESS), **linear('net.classifier.1')}, 'WB'),
+    'the head of the file and a loss': ({**STATE_DICT, 'criterion.weight': torch.ones(10)}, 'f'),
+}
+
+
+@pytest.fixture(scope='module')
+def features(tmp_path_factory: pytest.TempPathFactory) -> torch.Tensor:
+    """What the network gives its classifier, (4, 96)."""
+    convert_checkpoint(FIXTURE, folder := tmp_path_factory.mktemp('digits') / 'out')
+    model = timm.create_model(f'local-dir:{folder}', pretrained=True).eval()
+    with torch.inference_mode():
+        return model.forward_head(model.forward_features(X), pre_logits=True).clone()
+
+
+@pytest.mark.parametrize('case', HEADS)
+@torch.inference_mode()
+def test_heads(case: str, tmp_path: Path, features: torch.Tensor) -> None:
+    content, classifier = HEADS[case]
+    file = write(tmp_path, saved(dict(model=content)))
+    weight = {'W': W, 'f': STATE_DICT['fc.weight']}.get(classifier[:1])
+    expected = features if weight is None else features @ weight.T + (B if 'B' in classifier else 0)
+    torch.testing.assert_close(load_model(str(file)).eval()(X), expected, rtol=0, atol=1e-4)
+    # Without its head, a folder is a start for fine-tuning.
+    assert 'no classes' in output_of('convert', file, tmp_path / 'out', '--no-head')
+    name = f'local-dir:{tmp_path / "out"}'
+    tuned = timm.create_model(name, pretrained=True, num_classes=5).eval()
+    found = tuned.forward_head(tuned.forward_features(X), pre_logits=True)
+    torch.testing.assert_close(found, features, rtol=0, atol=1e-4)
+    assert tuned(X).shape == (4, 5)
+
+
+class Attributes(dict):
+    """As the configurations of training frameworks are."""
+
+
+OPTIMIZER = dict(state={0: dict(exp_avg=torch.ones(2))}, param_groups=[dict(lr=0.1)])
+ZEROS = {k: v * 0 for k, v in STATE_DICT.items()}
+CONTENTS: dict[str, Any] = {
+    **{
+        f'the prefix {prefix}': under(prefix, STATE_DICT)
+        for prefix in ('backbone.', 'model.backbone.net.', 'module.', '_orig_mod.module.', '0.', 'a.b.c.')
+    },
+    **{
+        f'the key {key}': {'epoch': torch.tensor(3), 'optim': OPTIMIZER, key: STATE_DICT}
+        for key in ('params', 'sd', 'model_state', 'net_g', 'best_model_wts')
+    },
+    'a list': [STATE_DICT, 3],
+    'a tuple': (3, STATE_DICT),
+    'a dictionary with a default': {'model': defaultdict(list, STATE_DICT)},
+    'a configuration': {'state_dict': Attributes(STATE_DICT)},
+    'wrapped twice': {'checkpoint': {'state_dict': STATE_DICT}},
+    'a usual key and another': {'state_dict': STATE_DICT, 'best_state': ZEROS},
+    'counts of operations': {**STATE_DICT, 'total_ops': torch.ones(1), 's0.0.0.total_params': torch.ones(1)},
+    'layers that are wrapped': {
+        k.replace('s3.', 's3._orig_mod.').replace('s4.0.', 's4._fsdp_wrapped_module.0.'): v
+        for k, v in STATE_DICT.items()
+    },
+    'a loss beside the network': {**under('net.', STATE_DICT), 'criterion.weight': torch.ones(10)},
+    'a model beside its state dict': {'model': torch.nn.Linear(2, 2), 'params': STATE_DICT},
+    'a moving average beside the network': {**under('net.', STATE_DICT), **under('ema.module.', ZEROS)},
+    'a moving average under a key': {'model': STATE_DICT, 'model_ema': ZEROS},
+}
+
+
+@pytest.mark.parametrize('case', CONTENTS)
+@pytest.mark.parametrize('zipped', [True, False])
+def test_the_network_is_found(case: str, zipped: bool, tmp_path: Path) -> None:
+    file = write(tmp_path, saved(CONTENTS[case], _use_new_zipfile_serialization=zipped))
+    tensors = read_checkpoint(file).tensors
+    assert tensors.keys() == STATE_DICT.keys() and all(torch.equal(tensors[k], v) for k, v in STATE_DICT.items())
+    if 'moving average' in case:
+        assert not any(v.any() for v in read_checkpoint(file, ema=True).tensors.values())
+
+
+def test_what_lightning_keeps_beside_the_network_is_named(tmp_path: Path) -> None:
+    tensors = {**under('model.', STATE_DICT), 'criterion.weight': torch.ones(10), 'train_acc.tp': torch.ones(10).long()}
+    content = dict(state_dict=tensors, hyper_parameters=Attributes(out=Path('runs')), callbacks={'best': Path('x')})
+    text = output_of('convert', write(tmp_path, saved(content)), tmp_path / 'out')
+    assert 'left out, as no part of the network: criterion.weight, train_acc.tp' in text
+
+
+TWO = {**under('student.', STATE_DICT), **under('teacher.', HEADLESS)}
+
+
+@pytest.mark.parametrize(
+    'content, words, options',
+    [
+        (TWO, "under the prefixes 'student.' and 'teacher.'; choose one by prefix (--prefix)", ('--prefix', 'teacher')),
+        ({'a': STATE_DICT, 'b': HEADLESS}, 'under a and b; choose one by key (--key)', ('--key', 'b')),
+        ({**STATE_DICT, **under('momentum.', HEADLESS)}, "'' and 'momentum.'", ('--prefix', 'momentum.')),
+    ],
+)
+def test_of_two_networks_one_is_chosen(content: dict, words: str, options: tuple[str, str], tmp_path: Path) -> None:
+    file = write(tmp_path, saved(content))
+    assert words in refused('convert', file, tmp_path / 'out')
+    assert 'no classes' in output_of('convert', file, tmp_path / 'out', *options)
+
+
+def without(start: str) -> Tensors:
+    return {k: v for k, v in STATE_DICT.items() if not k.startswith(start)}
+
+
+def nested(depth: int) -> dict:
+    return {'state_dict': nested(depth - 1)} if depth else STATE_DICT
+
+
+def itself() -> dict:
+    content: dict = {}
+    content['state_dict'] = content
+    return content
+
+
+TWO_LAYERS = {'fc.0.weight': torch.ones(32, 96), 'fc.0.bias': torch.ones(32), 'fc.2.weight': torch.ones(7, 32)}
+NORM = {'norm.weight': torch.ones(96), 'norm.bias': torch.ones(96)}
+ATTN = 's3.1.attn.1.fn.relative_'
+# The content, options, and words of the message.
+REFUSED: dict[str, tuple[Any, tuple[str, ...], tuple[str, ...]]] = {
+    'a list': ([1, 2], (), ('a list, not a state dict',)),
+    'a number': (5, (), ('a int, not a state dict',)),
+    'no tensors': ({'epoch': 3, 'lr': 0.1}, (), ('no state dict', 'epoch, lr')),
+    'nothing': ({}, (), ('no state dict', 'keys are none')),
+    'names of every kind': ({(1, 2): 1, 10**5000: 2, None: 3, 'x' * 10_000: 4, 'a\nb\x1b[31m': 5}, (), (r'a\nb\x1b',)),
+    'numbers for names': ({1: torch.ones(2)}, (), ('no state dict', 'keys are 1')),
+    'many names for one dictionary': (dict.fromkeys(map(str, range(9999)), dict.fromkeys(range(9999))), (), ('no',)),
+    'a dictionary in itself': (itself(), (), ('no state dict',)),
+    '100 wrappers': (nested(100), (), ('no state dict',)),
+    'another network': ({'conv1.weight': torch.ones(2), 'fc.weight': torch.ones(2)}, (), ('conv1.weight',)),
+    'twice': ({**STATE_DICT, **under('module.', STATE_DICT)}, (), ('more than once',)),
+    'a wrapped layer twice': ({**STATE_DICT, 's3._orig_mod.0.proj.weight': W}, (), ('s3.0.proj.weight more',)),
+    'no moving average': (STATE_DICT, ('--ema',), ('no moving average',)),
+    'a missing key': ({'model': STATE_DICT}, ('--key', 'nets'), ('no state dict under nets', 'model')),
+    'a key of no dictionary': ({'model': STATE_DICT, 'lr': 1}, ('--key', 'lr'), ('no state dict under lr',)),
+    'a missing prefix': (under('a.', STATE_DICT), ('--prefix', 'b'), ('under the prefix b.', 'begin with a')),
+    'a prefix inside': (STATE_DICT, ('--prefix', 's0'), ('is not a checkpoint of',)),
+    'two layers': ({**HEADLESS, **TWO_LAYERS}, (), ('fc.0.weight', 'fc.2.weight', '--no-head')),
+    'a norm and a layer': ({**under('b.', HEADLESS), **NORM, **linear('head')}, (), ('norm.weight', 'head.weight')),
+    'two heads': ({**under('b.', HEADLESS), **linear('age'), **linear('sex')}, (), ('age.weight', 'sex.weight')),
+    'a layer after the classifier': ({**under('0.', STATE_DICT), '1.weight': torch.ones(3, 10)}, (), ('1.weight',)),
+    'a norm before the classifier': ({**STATE_DICT, 'norm.weight': torch.ones(96)}, (), ('norm.weight', 'not belong')),
+    'an unknown layer': ({**STATE_DICT, 'aux.fc.bias': torch.ones(3)}, (), ('aux.fc.bias', 'do not belong')),
+    'a missing tensor': (without('s2.1.conv.fn.4.running_mean'), (), ('s2.1.conv.fn.4.running_mean',)),
+    'a missing index': (without('s4.0.attn.1.fn.relative_index'), (), ('s4.0.attn.1.fn.relative_index',)),
+    'a missing block': (without('s3.1.'), (), ('s3.1.',)),
+    'a missing stage': (without('s2.'), (), ('no blocks', 's2')),
+    'a wrong shape': ({**STATE_DICT, 's2.1.conv.fn.3.weight': W}, (), ('s2.1.conv.fn.3.weight',)),
+    'a wrong se': ({**STATE_DICT, 's1.0.conv.fn.6.fc.0.weight': W}, (), ('s1.0.conv.fn.6.fc.0',)),
+    'a flat convolution': ({**STATE_DICT, 's0.0.0.weight': B}, (), ('s0.0.0.weight', 'dimensions')),
+    'a wrong table': ({**STATE_DICT, f'{ATTN}bias_table': torch.ones(50, 8)}, (), ('50 rows',)),
+    'two kinds of heads': ({**STATE_DICT, f'{ATTN}bias_table': torch.ones(49, 4)}, (), ('heads',)),
+    'an empty index': ({**STATE_DICT, f'{ATTN}index': torch.ones(0)}, (), ('s3.1.',)),
+    'three means for one channel': (STATE_DICT, ('--mean', '0.5,0.5,0.5'), ('mean has 3 values', '1 channel')),
+    'another size': (STATE_DICT, ('--img-size', '224'), ('trained at (64, 64)',)),
+}
+
+
+@pytest.mark.parametrize('case', REFUSED)
+def test_what_cannot_be_converted_is_named(case: str, tmp_path: Path) -> None:
+    content, options, words = REFUSED[case]
+    message = refused('convert', write(tmp_path, saved(content)), tmp_path / 'out', *options)
+    assert all(word in message for word in words), message
+    assert [path.name for path in tmp_path.iterdir()] == ['a.pth']
+
+
+# Loading into a model.
+
+
+@pytest.mark.parametrize('name, word', [('digits', "impl='chinhsuanwu'"), ('coatnet_nano', "nano', impl='timm'")])
+def test_another_network_is_named_with_the_call_that_loads_it(name: str, word: str) -> None:
+    state_dict = STATE_DICT if name == 'digits' else timm.create_model(name).state_dict()
+    with pytest.raises(CheckpointError, match=r'does not fit this model .* by timm\.create_model\(.*\)\.$') as caught:
+        timm.create_model('coatnet_atto', device='meta').load_state_dict(state_dict)
+    assert word in str(caught.value)
+
+
+def test_other_classes_and_missing_tensors_are_reported_as_torch_does() -> None:
+    model = timm.create_model('coatnet_atto', num_classes=3)
+    with pytest.raises(RuntimeError, match=r'size mismatch for head\.fc\.weight'):
+        model.load_state_dict(timm.create_model('coatnet_atto').state_dict())
+    state_dict = {k: v for k, v in model.state_dict().items() if k != 'stem.conv2.weight'}
+    with pytest.raises(RuntimeError, match=r'Missing key\(s\).*stem\.conv2\.weight'):
+        model.load_state_dict(state_dict)
+    assert model.load_state_dict(state_dict, strict=False).missing_keys == ['stem.conv2.weight']
