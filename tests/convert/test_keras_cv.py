@@ -252,7 +252,7 @@ CASES: dict[str, dict] = {
     ),
 }
 REFUSED: dict[str, tuple[dict, str]] = {
-    'oblong': (dict(SMALL, input_shape=[192, 160, 3]), 'built for 192x160 images'),
+    'oblong': (dict(SMALL, input_shape=[192, 160, 3]), 'images of 192x160 pixels'),
     'other strides': (dict(SMALL, input_shape=[64, 64, 3], strides=[2, 2, 1, 2]), '225 offsets in stage 3'),
     'no dw strides': (
         dict(SMALL, input_shape=[64, 64, 3], use_dw_strides=False),

@@ -98,14 +98,11 @@ def recognised(names: Collection[str]) -> bool:
 
 
 def translate(checkpoint: Checkpoint, head: bool = True) -> Translation | None:
-    """Translate a third-party checkpoint into the names and layouts of this package.
+    """Translate a checkpoint of a third-party code; None if no such code wrote the checkpoint.
 
     Args:
         checkpoint: The checkpoint, from `read_checkpoint`.
         head: Keep the classifier.
-
-    Returns:
-        The translation; None if no third-party code wrote the checkpoint.
 
     Raises:
         CheckpointError: If a tensor is missing, does not belong to such a network or has an impossible shape.

@@ -19,7 +19,7 @@ def plain_head(checkpoint: Checkpoint, own: str, parts: Collection[str], width: 
     """Bring the classifier to the names that it has in the network's code, or leave it out.
 
     The classifier may be inside of a `Sequential`, such as `fc.1.weight` after a dropout, or beside the network, such
-    as `head.weight` after a `backbone` without a classifier.
+    as `head.weight` after a `backbone` without a classifier. What is left out moves to `beside`.
 
     Args:
         checkpoint: The checkpoint.
@@ -27,10 +27,6 @@ def plain_head(checkpoint: Checkpoint, own: str, parts: Collection[str], width: 
         parts: The names of all parts of the network in that code.
         width: The number of values that the classifier takes.
         head: Keep the classifier.
-
-    Returns:
-        A checkpoint without classifier, or with one linear layer of the name `own`. Tensors of losses and metrics, and
-        a classifier that is left out, have moved to `beside`.
 
     Raises:
         CheckpointError: If the network is followed by anything else than one linear layer.

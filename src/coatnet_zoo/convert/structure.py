@@ -56,9 +56,9 @@ class Structure:
         """The closest registered size of an implementation, and the arguments that make it exactly this structure."""
         differences = {s: self.differences(resolve_cfg(s, impl)) for s in SIZES if impl in list_impls(s)}
         size = min(differences, key=lambda s: len(differences[s]))
-        ends = dict(in_chans=(self.in_chans, 3), num_classes=(self.num_classes, 1000))
-        ends |= dict(img_size=(self.img_size or (224, 224), (224, 224)))
-        return size, differences[size] | {name: value for name, (value, usual) in ends.items() if value != usual}
+        usual = dict(in_chans=3, num_classes=1000, img_size=(224, 224))
+        ends = {name: getattr(self, name) for name in usual}
+        return size, differences[size] | {k: v for k, v in ends.items() if v not in (None, usual[k])}
 
 
 def count_numbered(names: Collection[str], before: str, after: str) -> int:
@@ -68,16 +68,10 @@ def count_numbered(names: Collection[str], before: str, after: str) -> int:
 
 
 def shape_of(tensors: Mapping[str, torch.Tensor], key: str, ndim: int, impl: str) -> torch.Size:
-    """The shape of a tensor.
-
-    Args:
-        tensors: Tensors by name.
-        key: Name of the tensor.
-        ndim: Number of dimensions that the tensor must have.
-        impl: The implementation of the code that wrote the checkpoint, for errors.
+    """The shape of a tensor of a checkpoint, which the code of the implementation `impl` wrote.
 
     Raises:
-        CheckpointError: If the tensor is missing, is empty, or has another number of dimensions.
+        CheckpointError: If the tensor is missing, is empty, or does not have `ndim` dimensions.
     """
     if key not in tensors:
         raise CheckpointError(f'The {impl} checkpoint lacks the tensor {key}.')

@@ -75,7 +75,7 @@ def infer_structure(checkpoint: Checkpoint) -> Structure:
         return shape_of(tensors, key, ndim, _IMPL)
 
     depths = [count_numbered(tensors, f's{stage}.', '.') for stage in range(5)]
-    types, widths, heads, sizes = '', [], {}, {}
+    types, widths, heads, sizes = '', [], set(), set()
     for stage in range(1, 5):
         if not depths[stage]:
             raise CheckpointError(f'The {_IMPL} checkpoint has no blocks in its stage s{stage}.')
@@ -88,11 +88,11 @@ def infer_structure(checkpoint: Checkpoint) -> Structure:
         for block in range(depths[stage]):
             prefix = f's{stage}.{block}.'
             num_heads = shape(prefix + _TABLE, 2)[1]
-            heads[num_heads, shape(prefix + 'attn.1.fn.to_qkv.weight', 2)[0] // (3 * num_heads)] = prefix
-            sizes[tuple(side * 2 ** (stage + 1) for side in _grid(tensors, prefix))] = prefix
+            heads.add((num_heads, shape(prefix + 'attn.1.fn.to_qkv.weight', 2)[0] // (3 * num_heads)))
+            sizes.add(tuple(side * 2 ** (stage + 1) for side in _grid(tensors, prefix)))
     for what, values in (('heads of one kind', heads), ('one input size', sizes)):
         if len(values) > 1:
-            raise CheckpointError(f'The blocks of the {_IMPL} checkpoint do not have {what}, but {list(values)[:4]}.')
+            raise CheckpointError(f'The blocks of the {_IMPL} checkpoint do not have {what}, but {sorted(values)[:4]}.')
     num_heads, dim_head = next(iter(heads), (8, 32))
     has_head = 'fc.weight' in tensors
     return Structure(

@@ -245,49 +245,41 @@ def infer_structure(checkpoint: Checkpoint) -> Structure:
         dim_head=int(next(iter(heads), 32)),
         in_chans=kernel[2],
         num_classes=shape('predictions/kernel', 2)[1] if 'predictions/kernel' in tensors else 0,
-        img_size=_img_size(_stated_size(checkpoint.layers, kernel[2]), offsets),
+        img_size=_img_size(checkpoint.layers, kernel[2], offsets),
         expand_ratio=next(iter(ratios)),
     )
     _check_layers(checkpoint.layers, _network(structure))
     return structure
 
 
-def _stated_size(layers: Layers, in_chans: int) -> tuple[int, int] | None:
-    """(height, width) of the images that the network was built for, or None if the file does not describe layers."""
+def _img_size(layers: Layers, in_chans: int, offsets: list[tuple[int, int]]) -> tuple[int, int] | None:
+    """(height, width) of the images, from the input layer or else from the position tables.
+
+    Args:
+        layers: The layers, if the file describes them.
+        in_chans: Channels of the images.
+        offsets: For every position table, the stage (from 1) and the number of offsets, (2h-1)(2w-1).
+    """
     inputs = {name: layer['settings'] for name, layer in layers.items() if layer.get('class_name') == 'InputLayer'}
     if len(inputs) != any(layers.values()):
         raise CheckpointError(f'The {_IMPL} checkpoint has {len(inputs)} inputs, not one.')
+    size = None
     for name, settings in inputs.items():
         match shape := settings.get('batch_input_shape', settings.get('batch_shape')):
             case [_, int(height), int(width), channels] if height > 0 and width > 0 and channels == in_chans:
-                return height, width
-        raise _refusal(name, f'the shape {shape!r}', f'[null, height, width, {in_chans}]')
-    return None
-
-
-def _img_size(stated: tuple[int, int] | None, offsets: list[tuple[int, int]]) -> tuple[int, int] | None:
-    """(height, width) of the images, from the file or else from the position tables.
-
-    Args:
-        stated: The size that the file states, or None.
-        offsets: For every position table, the stage (from 1) and the number of offsets, (2h-1)(2w-1).
-    """
-    if stated and offsets and stated[0] != stated[1]:
-        raise CheckpointError(
-            f'The {_IMPL} checkpoint was built for {stated[0]}x{stated[1]} images. That code mixes up rows and columns '
-            'in the position tables of images that are not square, so that no other network equals it; convert one '
-            'that was built for square images, which then takes any size here.'
-        )
-    size = stated
+                size = height, width
+            case _:
+                raise _refusal(name, f'the shape {shape!r}', f'[null, height, width, {in_chans}]')
     if size is None and offsets:
         # The largest size with these tables. All sizes with these tables give the same network.
         stage, count = offsets[0]
         size = ((math.isqrt(count) + 1) // 2 * 2 ** (stage + 1),) * 2
     for stage, count in offsets:
-        if num_offsets(feature_sizes(size, 4)[stage - 1]) != count:
+        if size[0] != size[1] or num_offsets(feature_sizes(size, 4)[stage - 1]) != count:
             raise CheckpointError(
-                f'The {_IMPL} checkpoint has a position table of {count} offsets in stage {stage}, which does not '
-                f'belong to images of {size[0]}x{size[1]} pixels; only networks built for square images are converted.'
+                f'The {_IMPL} checkpoint has a position table of {count} offsets in stage {stage}, for images of '
+                f'{size[0]}x{size[1]} pixels; only networks of the usual strides for square images can be converted, '
+                'as that code mixes up rows and columns of other images.'
             )
     return size
 
