@@ -3,7 +3,6 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import timm
@@ -12,8 +11,6 @@ from command_line import output_of, refusal
 from paths import DATA
 from peers import random_images, randomize_
 from torch import nn
-
-from coatnet_zoo.factory import load_model
 
 FIXTURE = DATA / 'chinhsuanwu_digits_64.pth'
 
@@ -46,16 +43,11 @@ def test_grey_images_give_the_same_logits(case: str, tmp_path: Path) -> None:
 
 def test_the_assumed_mean_is_that_of_grey_images(tmp_path: Path) -> None:
     output_of('convert', FIXTURE, tmp_path / 'out', '--in-chans', '3')
-    cfg: dict[str, Any] = json.loads((tmp_path / 'out' / 'config.json').read_text())['pretrained_cfg']
+    cfg = json.loads((tmp_path / 'out' / 'config.json').read_text())['pretrained_cfg']
     assert (cfg['mean'], cfg['std']) == ([0.449] * 3, [0.226] * 3)
 
 
-def test_the_same_number_of_channels_is_no_change(tmp_path: Path) -> None:
-    output_of('convert', FIXTURE, tmp_path / 'out', '--in-chans', '1')
-    assert load_model(str(tmp_path / 'out')).in_chans == 1
-
-
-@pytest.mark.parametrize('has, wanted', [(1, '2'), (1, '0'), (1, '-3'), (3, '1'), (3, '4'), (2, '3')])
+@pytest.mark.parametrize('has, wanted', [(1, '2'), (1, '-3'), (3, '1'), (2, '3')])
 def test_other_changes_are_refused(has: int, wanted: str, tmp_path: Path) -> None:
     file = save(timm.create_model('coatnet_atto', in_chans=has), tmp_path / 'a.pth')
     message = refusal('convert', file, tmp_path / 'out', '--in-chans', wanted)

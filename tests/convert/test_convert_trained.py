@@ -170,7 +170,6 @@ def test_a_folder_that_is_gone_is_needed_only_for_networks_without_a_name(tmp_pa
 
 BAD: dict[str, tuple[dict[str, Any], str]] = {
     'another network': (dict(model='resnet18'), 'trained as resnet18, which is not a network of this package'),
-    'no network': (dict(model='x\n' * 200), 'which is not a network'),
     'other classes': (dict(num_classes=7), 'head.fc.weight'),
     'other channels': (dict(in_chans=3), 'stem.conv1.weight'),
     'another size': (dict(model_kwargs=dict(img_size=96)), 'relative_position_bias_table'),
@@ -182,9 +181,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     'a huge number': (dict(in_chans=10**12), 'in_chans'),
     'an unknown impl': (dict(model_kwargs=dict(impl='none')), "impl='none'"),
     'a list of arguments': (dict(model_kwargs=[1]), 'model_kwargs'),
-    'a mean of text': (dict(mean='abc'), 'mean'),
     'a size of text': (dict(input_size='abc'), 'input_size'),
-    'a size of two': (dict(in_chans=1, input_size=[1, 64]), 'input_size'),
     'an interpolation': (dict(interpolation='none'), 'interpolation'),
 }  # fmt: skip
 
@@ -230,14 +227,13 @@ def test_options_that_contradict_the_record(tmp_path: Path, good: dict[str, Any]
 # State dicts of this package without a record.
 
 
-@pytest.mark.parametrize('impl, chans, classes', [('timm_rmlp', 1, 10)])
-def test_a_state_dict_of_a_registered_network(impl: str, chans: int, classes: int, tmp_path: Path) -> None:
-    model = randomize_(timm.create_model('coatnet_nano', impl=impl, in_chans=chans, num_classes=classes))
+def test_a_state_dict_of_a_registered_network(tmp_path: Path) -> None:
+    model = randomize_(timm.create_model('coatnet_nano', impl='timm_rmlp', in_chans=1, num_classes=10))
     torch.save({'model': {f'net.{k}': v for k, v in model.state_dict().items()}}, 'best.pth')
     text = output_of('convert', 'best.pth', 'out')
     assert 'assumed, as the file does not say it' in text and 'crop_pct=0.9' in text
     loaded = timm.create_model('local-dir:out', pretrained=True)
-    assert loaded.cfg == model.cfg and loaded.num_classes == classes
+    assert loaded.cfg == model.cfg and loaded.num_classes == 10
     assert all(torch.equal(v, loaded.state_dict()[k]) for k, v in model.state_dict().items())
     assert 'license' not in json.loads((tmp_path / 'out' / 'config.json').read_text())['pretrained_cfg']
 
