@@ -79,7 +79,7 @@ def test_trainer_resumes_and_goes_back_to_timm(whose: str, tmp_path: Path) -> No
 
 
 def test_auto_classes_load_what_train_py_saved_once_it_is_converted(tmp_path: Path) -> None:
-    model, x = small('ours'), images()
+    model, x = small('ours', img_size=224), images()  # train.py builds networks for their native size
     args = argparse.Namespace(model='coatnet_0', model_kwargs=arguments('ours'), num_classes=3, img_size=64, mean=[0.4])
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     saver = CheckpointSaver(model, optimizer, args=args, checkpoint_dir=tmp_path, recovery_dir=tmp_path)
