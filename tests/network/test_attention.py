@@ -35,7 +35,7 @@ def create(form: str, **kwargs) -> nn.Module:
 
 
 def layer(form: str, feat_size: tuple[int, int]) -> Attention:
-    """Two heads of size 4, in float64."""
+    """Two heads of dimension 4, in float64."""
     cfg = CoAtNetCfg(dim_head=4, embed_dim=(8, 8, 8, 8), **FORMS[form])
     return randomize_(Attention(cfg, 8, 8, feat_size, dtype=torch.float64))
 

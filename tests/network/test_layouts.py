@@ -1,4 +1,4 @@
-"""The layouts of the article's table, C-C-C-C to C-T-T-T, for every size and implementation."""
+"""The layouts of the paper's table, C-C-C-C to C-T-T-T, for every size and implementation."""
 
 import pytest
 import timm
