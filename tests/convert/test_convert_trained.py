@@ -10,7 +10,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import timm
 import torch
@@ -26,6 +25,7 @@ from coatnet_zoo import convert_checkpoint
 from coatnet_zoo.factory import load_model
 
 TINY = dict(stem_width=(8, 16), embed_dim=(32, 32, 64, 64), depths=(1, 1, 2, 1))
+TINY_OPTIONS = [f'{name}={value}'.replace(' ', '') for name, value in TINY.items()]
 FIXTURE = DATA / 'chinhsuanwu_digits_64.pth'
 # The arguments of train.py that matter, with its defaults.
 DEFAULTS = dict(
@@ -260,44 +260,29 @@ def test_a_state_dict_of_another_structure_needs_its_arguments(tmp_path: Path) -
 
 # The script itself.
 
-REPO = os.environ.get('TIMM_REPO')
-SCRIPT_RUNS: dict[str, list[str]] = {
-    'name': ['--model', 'coatnet_atto', '--in-chans', '1', '--img-size', '96', '--mean', '0.4', '--std', '0.3'],
-    'impl': [
-        *('--model', 'coatnet_0', '--img-size', '64', '--model-ema', '--model-kwargs', 'impl=timm'),
-        *(f'{name}={value}'.replace(' ', '') for name, value in TINY.items()),
-    ],
-    'folder': ['--model', 'local-dir:start', '--pretrained', '--in-chans', '1', '--model-ema'],
-}
 
-
-@pytest.mark.skipif(not REPO, reason='TIMM_REPO names no checkout of huggingface/pytorch-image-models')
-@pytest.mark.parametrize('case', SCRIPT_RUNS)
-def test_what_the_unmodified_script_writes(case: str, tmp_path: Path) -> None:
-    noise = np.random.default_rng(0)
-    for split in ('train', 'validation'):
-        for label in 'abc':
-            (tmp_path / 'data' / split / label).mkdir(parents=True)
-            for i in range(4):
-                pixels = noise.integers(0, 255, (64, 64), np.uint8)
-                Image.fromarray(pixels).save(tmp_path / 'data' / split / label / f'{i}.png')
-    shutil.copy(Path(REPO) / 'train.py', tmp_path)  # the checkout would be imported as timm
-    command = [sys.executable, '-m', 'coatnet_zoo.run', 'train.py', '--data-dir', 'data', '--num-classes', '3']
-    command += ['--device', 'cpu', '-j', '0', '-b', '6', '--epochs', '1', '--warmup-epochs', '0', '--opt', 'adamw']
-    command += ['--lr', '1e-3', '--output', 'runs', '--experiment', 'it', *SCRIPT_RUNS[case]]
+@pytest.mark.parametrize('model', [['coatnet_0', '--model-kwargs', 'impl=timm', *TINY_OPTIONS], ['local-dir:start']])
+@pytest.mark.skipif('TIMM_REPO' not in os.environ, reason='TIMM_REPO names no checkout of pytorch-image-models')
+@torch.inference_mode()
+def test_what_the_unmodified_script_writes(model: list[str], tmp_path: Path) -> None:
+    for i, folder in enumerate(tmp_path / 'data' / s / c for s in ('train', 'validation') for c in 'abc'):
+        folder.mkdir(parents=True)
+        for seed in range(4):
+            Image.effect_noise((64, 64), 20 * i + seed).save(folder / f'{seed}.png')
+    shutil.copy(Path(os.environ['TIMM_REPO']) / 'train.py', tmp_path)  # the checkout would be imported as timm
+    options = '--data-dir data --num-classes 3 --in-chans 1 --img-size 64 --device cpu -j 0 -b 6 --epochs 1 --opt adamw'
+    options += ' --warmup-epochs 0 --lr 1e-3 --model-ema --output runs --experiment it --model'
+    command = [sys.executable, '-m', 'coatnet_zoo.run', 'train.py', *options.split(), *model]
     result = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stderr[-3000:]
     file = Path('runs/it/model_best.pth.tar')
     raw = torch.load(file, weights_only=False)
     tuned = create(raw['args']).eval()
-    for average in (False, True)[: 1 + ('state_dict_ema' in raw)]:
-        tuned.load_state_dict(raw['state_dict_ema' if average else 'state_dict'])
-        out = f'out {average}'
-        output_of('convert', file, out, *(['--ema'] if average else []))
-        loaded = timm.create_model(f'local-dir:{out}', pretrained=True).eval()
-        config = resolve_model_data_config(loaded)
-        expected = resolve_data_config(vars(raw['args']), model=tuned)
-        assert tuple(config['input_size']) == tuple(expected['input_size'])
-        with torch.inference_mode():
-            x = random_images(2, *config['input_size'][:1], config['input_size'][1:])
-            torch.testing.assert_close(loaded(x), tuned(x), rtol=0, atol=1e-5)
+    x = random_images(2, 1, 64)
+    for key, options in (('state_dict', []), ('state_dict_ema', ['--ema'])):
+        tuned.load_state_dict(raw[key])
+        output_of('convert', file, key, *options)
+        loaded = timm.create_model(f'local-dir:{key}', pretrained=True).eval()
+        torch.testing.assert_close(loaded(x), tuned(x), rtol=0, atol=1e-5)
+    config, expected = resolve_model_data_config(loaded), resolve_data_config(vars(raw['args']), model=tuned)
+    assert tuple(config['input_size']) == tuple(expected['input_size'])

@@ -1,4 +1,4 @@
-"""What a person says of a checkpoint on the command line or in Python: refused in one sentence, or read right."""
+"""What a person says of a checkpoint on the command line or in Python: refused with a one-line error, or read right."""
 
 import json
 import math
@@ -40,17 +40,6 @@ def test_arguments_that_are_refused(name: str, tmp_path: Path) -> None:
             convert_checkpoint(FIXTURE, tmp_path / 'out', **{name: value})
         message = str(caught.value)
         assert '\n' not in message and message.endswith('.') and message.isprintable() and len(message) < 500, value
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize(
-    'option, value',
-    [('--mean', v) for v in ('nan', '1e999', ',', 'NaN,NaN,NaN')]
-    + [('--std', '0'), ('--crop-pct', 'inf'), ('--img-size', '0'), ('--name', 'not\udcffutf8')],
-)
-def test_options_that_are_refused(option: str, value: str, tmp_path: Path) -> None:
-    message = refusal('convert', FIXTURE, tmp_path / 'out', option, value)
-    assert option[2:].replace('-', '_') in message
     assert list(tmp_path.iterdir()) == []
 
 
@@ -103,18 +92,13 @@ def sparse(file: Path) -> None:
 
 BAD_LABELS: dict[str, tuple[Callable[[Path], object], str]] = {
     'missing': (lambda f: None, 'cannot be read: No such file'),
-    'a folder': (lambda f: f.mkdir(), 'not a regular file'),
     'a pipe': (lambda f: os.mkfifo(f), 'not a regular file'),
     'endless': (lambda f: f.symlink_to('/dev/zero'), 'not a regular file'),
     'one gigabyte': (sparse, 'more than 10 MB'),
     'of Latin-1': (lambda f: f.write_bytes(b'caf\xe9\n' * 10), 'is not UTF-8 (byte 3)'),
-    'of UTF-16': (lambda f: f.write_bytes('\n'.join(TEN).encode('utf-16')), 'is not UTF-8 (byte 0)'),
-    'empty': (lambda f: f.write_bytes(b''), "Label 1 is ''"),
     'an empty line': (lambda f: f.write_text('\n'.join([*TEN[:4], '', *TEN[5:]])), "Label 5 is ''"),
     'of old Macs': (lambda f: f.write_bytes('\r'.join(TEN).encode()), r"the character '\r'"),
-    'zeros': (lambda f: f.write_bytes(b'\0' * 10), r"the character '\x00'"),
     'too few': (lambda f: f.write_text('cat\ndog'), '2 labels were given, but the checkpoint has 10'),
-    'a loop': (lambda f: f.symlink_to(f), 'cannot be read'),
 }
 
 

@@ -53,40 +53,22 @@ def test_fixture_gives_the_logits_of_the_original_code(fixture: Path, tmp_path: 
     assert (s.in_chans, s.num_classes, s.img_size) == (3, 10, (64, 64))
     # 245,023 are that code's, of which 1,760 are moving statistics.
     assert result.num_params == 245_023 - 1_760
-
-
-def test_preprocessing_is_that_of_its_evaluation(tmp_path: Path) -> None:
-    convert_checkpoint(FIXTURES[0], tmp_path / 'out')
     cfg = json.loads((tmp_path / 'out' / 'config.json').read_text())['pretrained_cfg']
-    assert (cfg['interpolation'], cfg['crop_pct']) == ('bicubic', 0.95)
-    assert (cfg['mean'], cfg['std']) == ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+    assert (cfg['interpolation'], cfg['crop_pct'], cfg['mean']) == ('bicubic', 0.95, [0.485, 0.456, 0.406])
 
 
 @torch.inference_mode()
-def test_the_command_and_raw_tensors_do_the_same(tmp_path: Path) -> None:
-    result = CliRunner().invoke(main, ['convert', str(FIXTURES[1]), str(tmp_path / 'out'), '--crop-pct', '0.9'])
-    assert result.exit_code == 0, result.output
+def test_raw_tensors_and_files_load_without_a_folder(tmp_path: Path) -> None:
+    convert_checkpoint(FIXTURES[1], tmp_path / 'out')
     x, _ = images_and_logits(DATA / 'keras_cv_small_expected.npz')
     converted = load(tmp_path / 'out')
-    assert converted.pretrained_cfg['crop_pct'] == 0.9
-    raw = timm.create_model('coatnet_0', impl='keras_cv', **STAGES, num_classes=10, img_size=64).eval()
+    arguments = dict(impl='keras_cv', **STAGES, num_classes=10, img_size=64)
+    raw = timm.create_model('coatnet_0', **arguments).eval()
     raw.load_state_dict(read_checkpoint(FIXTURES[1]).tensors)
-    torch.testing.assert_close(raw(x), converted(x), rtol=0, atol=0)
     overlay = dict(file=str(FIXTURES[0]), num_classes=10)
-    handed_over = timm.create_model(
-        'coatnet_0', impl='keras_cv', **STAGES, img_size=64, pretrained=True, pretrained_cfg_overlay=overlay
-    )
-    torch.testing.assert_close(handed_over.eval()(x), converted(x), rtol=0, atol=0)
-
-
-@torch.inference_mode()
-def test_converted_models_take_any_size(tmp_path: Path) -> None:
-    """Resized when loaded, or on the fly: the same logits, also at odd and oblong sizes."""
-    convert_checkpoint(FIXTURES[0], tmp_path / 'out')
-    native = load(tmp_path / 'out')
-    for size in ((96, 96), (50, 97), (64, 160)):
-        x = torch.randn(2, 3, *size) * torch.tensor([0.5, 2.0]).view(2, 1, 1, 1)
-        assert_close(load(tmp_path / 'out', img_size=size)(x), native(x), rel=1e-5)
+    file = timm.create_model('coatnet_0', **arguments, pretrained=True, pretrained_cfg_overlay=overlay).eval()
+    for model in (raw, file):
+        torch.testing.assert_close(model(x), converted(x), rtol=0, atol=0)
 
 
 def test_a_file_that_does_not_fit_a_model_says_what_would() -> None:
@@ -130,7 +112,7 @@ def test_a_file_without_classifier(fixture: Path, way: str, tmp_path: Path) -> N
 
 
 def assert_refused(src: Path, *words: str) -> None:
-    """One sentence that has these words, and no folder."""
+    """A one-line error that has these words, and no folder."""
     with pytest.raises(CheckpointError) as e:
         convert_checkpoint(src, src.parent / 'out')
     assert '\n' not in str(e.value)
@@ -160,13 +142,6 @@ def replace(file, name: str, **kwargs) -> None:
     file.create_dataset(name, **{'data': value, **kwargs})
 
 
-def edit_config(file, change: Callable[[dict], None]) -> None:
-    config = json.loads(file.attrs['model_config'])
-    for layer in config['config']['layers']:
-        change(layer['config'])
-    file.attrs['model_config'] = json.dumps(config)
-
-
 W = 'model_weights/'
 CONV = W + 'stack_1_block_1_expand_conv/stack_1_block_1_expand_conv/kernel:0'
 TABLE = W + 'stack_3_block_1_mhsa_pos_emb/stack_3_block_1_mhsa_pos_emb/positional_embedding:0'
@@ -183,7 +158,6 @@ CHANGES: dict[str, tuple[Callable, tuple[str, ...]]] = {
         ('has 3 stacks',),
     ),
     'a missing tensor': (lambda f: f.__delitem__(SE + 'bias:0'), ('lacks tensors: stack_2_block_2_se_1_conv/bias',)),
-    'a surplus tensor': (lambda f: f.create_dataset(SE + 'x', data=np.ones(2)), ('stack_2_block_2_se_1_conv/x',)),
     'two of a name': (lambda f: f.create_dataset(SE + 'a/bias:0', data=np.ones(2)), ('two weights',)),
     'a wrong shape': (lambda f: replace(f, SE + 'bias:0', data=np.ones(8)), ('stack_2_block_2_se_1_conv/bias', '16')),
     'a flat convolution': (lambda f: replace(f, CONV, data=np.ones(64)), ('expand_conv/kernel', '4 dimensions')),
@@ -200,13 +174,7 @@ CHANGES: dict[str, tuple[Callable, tuple[str, ...]]] = {
         lambda f: (f.__delitem__(CONV), f.__setitem__(CONV, h5py.ExternalLink(str(FIXTURES[0]), CONV))),
         ('lacks the tensor stack_1_block_1_expand_conv/kernel',),
     ),
-    'numbers of another type': (lambda f: replace(f, CONV, data=np.ones((1, 1, 16, 64), int)), ('lacks the tensor',)),
-    'a broken description': (lambda f: f.attrs.__setitem__('model_config', '{"config": 3'), ('corrupt or truncated HDF5',)),
-    'another activation': (
-        lambda f: edit_config(f, lambda c: c.update(activation='relu') if c['name'] == 'stem_1_gelu' else None),
-        ("'relu' in stem_1_gelu",),
-    ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize('case', CHANGES)
