@@ -18,7 +18,7 @@ class ThirdPartyCode:
     Attributes:
         title: The usual name of the code.
         mapping: The module that reads a structure from the tensors of that code and maps the tensors; see
-            `convert.codes.CodeMapping`.
+            `convert.adapter.Adapter`.
         suffixes: Endings of files that only the `read` of that module can read.
         interpolation: The interpolation by which the evaluation of that code resizes images.
         crop_pct: Share of the resized image that the evaluation of that code crops.
