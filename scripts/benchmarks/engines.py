@@ -12,13 +12,13 @@ from tqdm import tqdm
 
 from .core import Row, difference, in_child, summary
 
-# By candidate: the module that it needs.
+# By candidate: the modules that it needs.
 CANDIDATES = {
-    'timm': 'timm',
-    'as created': 'coatnet_zoo',
-    'optimised': 'coatnet_zoo',
-    'ONNX Runtime': 'onnxruntime',
-    'OpenVINO': 'openvino',
+    'timm': (),
+    'as created': (),
+    'optimised': (),
+    'ONNX Runtime': ('onnxscript', 'onnxruntime'),
+    'OpenVINO': ('openvino', 'nncf'),
 }
 FORMATS = {'ONNX Runtime': 'onnx', 'OpenVINO': 'openvino'}
 Call = Callable[[torch.Tensor], torch.Tensor]
@@ -85,9 +85,9 @@ def run(candidate: str, folder: str, batches: list[int], threads: int) -> dict:
 
 def engines(batches: list[int], threads: int) -> list[Row]:
     """Start every engine that is installed in turn, twice, and time the batches in each."""
-    names = [name for name, module in CANDIDATES.items() if importlib.util.find_spec(module)]
+    names = [name for name, modules in CANDIDATES.items() if all(map(importlib.util.find_spec, modules))]
     if missing := [name for name in CANDIDATES if name not in names]:
-        print(f"{', '.join(missing)}: not installed and not measured; pip install '.[openvino,onnx]'")
+        print(f"{', '.join(missing)}: not installed and not measured; pip install '.[engines]'")
     runs: dict[str, list[dict]] = {name: [] for name in names}
     with tempfile.TemporaryDirectory() as folder:
         in_child(export, folder=folder, formats=[FORMATS[name] for name in names if name in FORMATS])

@@ -70,12 +70,13 @@ def test_a_part_that_is_measured_again_is_replaced(tmp_path: Path, monkeypatch: 
         benchmark.main()
 
 
-def test_the_page_has_a_table_for_every_part() -> None:
+def test_the_page_has_the_tables_of_the_rows() -> None:
     text = (ROOT / 'docs' / 'performance.md').read_text()
     rows = core.read(ROOT / 'docs' / 'performance.csv')
-    assert {row.part for row in rows} == set(benchmark.PARTS)
     for part in benchmark.PARTS:
-        assert f'<!-- figures: {part} -->\n\n{figures.table([r for r in rows if r.part == part])}\n' in text
+        own = [row for row in rows if row.part == part]
+        table = f'\n{figures.table(own)}\n\n' if own else ''
+        assert f'<!-- figures: {part} -->\n{table}<!-- end of figures -->' in text
 
 
 @pytest.fixture
@@ -104,7 +105,7 @@ def test_engines_are_compared_by_processes_of_their_own(monkeypatch: pytest.Monk
 
     called: list[str | None] = []
     monkeypatch.setattr(engines, 'in_child', in_child)
-    monkeypatch.setitem(engines.CANDIDATES, 'OpenVINO', 'no_such_module')
+    monkeypatch.setitem(engines.CANDIDATES, 'OpenVINO', ('json', 'no_such_module'))
     rows = engines.engines([1, 2], threads=1)
     installed = [name for name in engines.CANDIDATES if name in called]
     assert called == [None, *installed, *installed]
