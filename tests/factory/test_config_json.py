@@ -62,17 +62,8 @@ def outcome(folder: Path, logits: torch.Tensor) -> str:
 
 VALUES = [None, True, -1, 10**30, float('nan'), 'C', [[1]], {'a': 1}, [1_000_000, 2, 2, 2]]
 ADDED = {
-    'model_args': ['mlp_ratio', 'attn_window', 'patch_size', 'drop_path_rate', 'device', 'pruned', 'pretrained', 'cfg'],
-    'pretrained_cfg': [
-        'state_dict',
-        'file',
-        'source',
-        'label_offset',
-        'test_input_size',
-        'hf_hub_id',
-        'url',
-        'unknown',
-    ],
+    'model_args': ['mlp_ratio', 'attn_window', 'patch_size', 'drop_path_rate', 'device', 'pruned', 'features_only'],
+    'pretrained_cfg': ['state_dict', 'file', 'source', 'label_offset', 'test_input_size', 'url', 'unknown'],
 }
 
 

@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from ..registry import Channels, Classes, Share, Side, check, field_types, short
 
-# The model arguments whose values a Python type hint cannot limit, and the arguments of timm's builder.
+# The arguments of a model beside its structure, with limits that a Python type hint cannot state.
 _ARGUMENTS = {
     'impl': str,
     'img_size': Side | tuple[Side, Side],
@@ -13,8 +13,6 @@ _ARGUMENTS = {
     'num_classes': Classes,
     'global_pool': Literal['', 'avg', 'max', 'avgmax', 'catavgmax', 'fast', 'fastavg', 'fastmax', 'fastavgmax'],
     **dict.fromkeys(('drop_rate', 'drop_path_rate', 'attn_drop_rate', 'proj_drop_rate'), Share),
-    'features_only': bool,
-    'out_indices': tuple[int, ...],
 }
 
 

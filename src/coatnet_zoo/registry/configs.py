@@ -144,12 +144,12 @@ class CoAtNetCfg:
                 base, before = before if self.attn_base == 'in' else width, width
                 if kind == 'T' and width % self.dim_head and not self.heads_round_down:
                     raise ValueError(
-                        f'Stage {stage} has width {width}, which heads of size dim_head={self.dim_head} do not divide.'
+                        f'Stage {stage} has width {width}, not a multiple of the head dimension {self.dim_head}.'
                     )
                 if kind == 'T' and base < self.dim_head:
                     raise ValueError(
-                        f'Stage {stage} takes its heads from width {base}, which is too narrow for one of size '
-                        f'dim_head={self.dim_head}.'
+                        f'Stage {stage} takes its heads from width {base}, which is too narrow for one head of '
+                        f'dimension dim_head={self.dim_head}.'
                     )
 
     def _check_details(self) -> None:

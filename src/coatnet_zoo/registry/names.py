@@ -52,8 +52,7 @@ def choose(
     tag_impl = tags.get(tag)
     if (tag_is_explicit or pretrained) and impl and tag_impl not in (None, impl):
         raise ValueError(
-            f'The weights {size}.{tag} need impl={tag_impl!r}, but impl={impl!r} was asked for; leave out one of the '
-            'two.'
+            f'The weights {size}.{tag} need impl={tag_impl!r}, but impl={impl!r} was asked for; leave out one of them.'
         )
     impl = impl or tag_impl or default
     own_tags = [tag for tag, i in tags.items() if i == impl]
