@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+from long_tests import slow
 from peers import assert_close, assert_saved_and_resized, random_images, randomize_, timm_peer
 from safetensors.torch import save_file
 from timm.data.model_config import resolve_input_data_config
@@ -14,7 +15,7 @@ from timm.layers import resize_rel_pos_bias_table
 from timm.models import get_model_args, save_for_hf
 from torch._dynamo.testing import CompileCounter
 
-from coatnet_zoo.network import rel_pos
+from coatnet_zoo.network import RelPosBias, expand_rel_pos_table, rel_pos
 
 IMPLS = ['timm', 'timm_rmlp', 'paper', 'chinhsuanwu', 'keras_cv']
 STAGES = dict(stem_width=(16, 24), embed_dim=(32, 32, 64, 96), depths=(1, 2, 2, 1), num_classes=10)
@@ -154,26 +155,15 @@ def test_saved_weights_of_one_shape_load_into_another_with_tables_of_the_same_le
     assert_close(turned(x), model(x), rel=1e-5)
 
 
-def test_preprocessing_follows_the_size_that_was_asked_for() -> None:
+def test_preprocessing_follows_the_size_and_the_channels_that_were_asked_for(tmp_path: Path) -> None:
     """In what timm's scripts ask; `resolve_model_data_config` knows the weights' size only, for any model of timm."""
-    model = timm.create_model('coatnet_1', img_size=160, device='meta')
-    assert resolve_input_data_config(model)['input_size'] == (3, 160, 160)
     model = timm.create_model('coatnet_2.rmlp_sw_in12k_ft_in1k_384', device='meta')
     assert resolve_input_data_config(model)['input_size'] == (3, 384, 384)
     assert resolve_input_data_config(model, dict(img_size=224))['input_size'] == (3, 224, 224)
-    assert model.img_size == (384, 384)
-
-
-@pytest.mark.parametrize('name, in_chans', [('coatnet_atto', 3), ('coatnet_1', 1)])
-def test_preprocessing_follows_the_channels_that_were_asked_for(name: str, in_chans: int, tmp_path: Path) -> None:
-    model = timm.create_model(name, in_chans=in_chans, img_size=64, depths=(1, 1, 1, 1))
-    assert resolve_input_data_config(model)['input_size'] == (in_chans, 64, 64)
-    save_for_hf(model, tmp_path, safe_serialization=True)
-    reloaded = timm.create_model(f'local-dir:{tmp_path}', pretrained=True)
-    assert reloaded(torch.randn(resolve_input_data_config(reloaded)['input_size'])[None]).shape == (
-        1,
-        model.num_classes,
-    )
+    saved = timm.create_model('coatnet_1', in_chans=1, img_size=64, depths=(1, 1, 1, 1))
+    save_for_hf(saved, tmp_path, safe_serialization=True)
+    for model in (saved, timm.create_model(f'local-dir:{tmp_path}', pretrained=True)):
+        assert resolve_input_data_config(model)['input_size'] == (1, 64, 64)
 
 
 def test_evaluation_after_inference_mode() -> None:
@@ -210,26 +200,52 @@ def test_sizes_of_images_that_no_network_takes(img_size: int | tuple[int, int]) 
     assert model.img_size == (64, 64)
 
 
-WHOLE_NUMBERS = {
-    'eager': lambda model: model,
-    'features': lambda model: model.forward_features,
-    'scripted': torch.jit.script,
-    'traced by fx': torch.fx.symbolic_trace,
-}
-
-
-@pytest.mark.parametrize('how', WHOLE_NUMBERS)
-def test_images_of_whole_numbers_are_refused(how: str) -> None:
-    """And images in floating point give the same logits as ever."""
-    model = timm.create_model('coatnet_atto', pretrained=True).eval()
-    called, images = WHOLE_NUMBERS[how](model), torch.rand(1, 1, 64, 64)
-    expected = model.forward_features(images) if how == 'features' else model(images)
-    torch.testing.assert_close(called(images), expected)
+@pytest.mark.parametrize('make', [lambda model: model, torch.jit.script, torch.fx.symbolic_trace])
+@pytest.mark.parametrize('name', ['coatnet_atto', 'vit_rel_tiny'])
+def test_images_of_whole_numbers_are_refused(name: str, make: Callable) -> None:
+    model = make(timm.create_model(name, img_size=64, in_chans=1).eval())
+    assert model(torch.rand(1, 1, 64, 64)).isfinite().all()
     for dtype in (torch.uint8, torch.int64):
         with pytest.raises(Exception, match=r'CoAtNet needs images in floating point; .*timm\.data\.create_transform'):
-            called(torch.zeros(1, 1, 64, 64, dtype=dtype))
+            model(torch.zeros(1, 1, 64, 64, dtype=dtype))
 
 
-def test_patches_of_whole_numbers_are_refused() -> None:
-    with pytest.raises(AssertionError, match='CoAtNet needs images in floating point'):
-        timm.create_model('vit_rel_tiny', img_size=32)(torch.zeros(1, 3, 32, 32, dtype=torch.uint8))
+class Positions(torch.nn.Module):
+    """Graphs of this for any height and width have the eager values at every size, whatever size the example has."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bias = RelPosBias((4, 5), 3)
+        torch.nn.init.normal_(self.bias.relative_position_bias_table)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, C, height, width) -> (1, heads, N, N)."""
+        height, width = x.shape[2:]
+        return expand_rel_pos_table(self.bias(height, width), height, width)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize('example', [(4, 5), (4, 4), (6, 7)])
+def test_any_example_makes_a_graph_for_any_size(example: tuple[int, int]) -> None:
+    model = Positions()
+    dynamic = {2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC}
+    graph = torch.export.export(model, (torch.zeros(1, 1, *example),), dynamic_shapes=(dynamic,)).module()
+    for size in ((4, 5), (5, 4), (4, 6), (3, 5), (2, 2), (9, 7)):
+        assert torch.equal(graph(torch.zeros(1, 1, *size)), expand_rel_pos_table(model.bias(*size), *size)), size
+
+
+@pytest.mark.parametrize('impl', ['paper', pytest.param('timm', marks=slow)])
+def test_onnx_of_any_size_with_gradients_on(impl: str, tmp_path: Path) -> None:
+    """The example has the native size. 2x2 pooling averages (timm) or takes the maximum (paper) at odd edges, too."""
+    pytest.importorskip('onnxscript')
+    runtime = pytest.importorskip('onnxruntime')
+    stages = dict(stem_width=(8, 16), embed_dim=(32, 64), depths=(1, 1), block_types='CT', num_classes=3)
+    model = randomize_(timm.create_model('coatnet_1', impl=impl, img_size=64, **stages))
+    dynamic = {0: torch.export.Dim.DYNAMIC, 2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC}
+    file, example = tmp_path / 'model.onnx', random_images(2, 3, 64)
+    torch.onnx.export(model, (example,), file, dynamo=True, dynamic_shapes=(dynamic,), verbose=False)
+    session = runtime.InferenceSession(file, providers=['CPUExecutionProvider'])
+    for size in (64, 96, (70, 101), (64, 35), (160, 48)):
+        x = random_images(1, 3, size)
+        (theirs,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
+        torch.testing.assert_close(torch.from_numpy(theirs), model(x).detach(), rtol=0, atol=1e-4)

@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from coatnet_zoo import CheckpointError, CoAtNetCfg, optimize_for_inference
 from coatnet_zoo.network import Attention
-from coatnet_zoo.network.attention import linear_attention, weighted_sum
+from coatnet_zoo.network.attention import linear_attention
 from coatnet_zoo.network.rel_pos import NoRelPos, expand_rel_pos_table
 
 STAGES = dict(impl='paper', stem_width=(8, 8), embed_dim=(16, 16, 32, 32), depths=(1, 1, 2, 1), dim_head=16)
@@ -140,13 +140,6 @@ def test_large_maps_need_little_memory() -> None:
             attn.attend(qkv, 40, 40)
         largest.append(tensors.elements)
     assert largest[0] >= 2 * 1600**2 and largest[1] <= largest[0] / 19
-
-
-@torch.no_grad()
-def test_the_sum_of_values_is_shared_by_images_and_windows() -> None:
-    table, v = torch.randn(3 * 5, 2), torch.randn(3, 8, 6, 5)
-    expected = expand_rel_pos_table(table, 2, 3).repeat(3, 4, 1, 1) @ v
-    torch.testing.assert_close(weighted_sum(table, (2, 3), v), expected)
 
 
 @pytest.mark.parametrize('form', NAMES)

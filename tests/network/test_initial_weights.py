@@ -41,10 +41,8 @@ def difference(ours: torch.Tensor, theirs: torch.Tensor) -> str | None:
     spreads = ours.std().item(), theirs.std().item()
     means = ours.mean().item(), theirs.mean().item()
     # The sampling error of a standard deviation is largest for the normal distribution.
-    if abs(spreads[0] / spreads[1] - 1) > 5 * 0.5**0.5 * error:
-        return 'standard deviations {:.3g} and {:.3g}'.format(*spreads)
-    if abs(means[0] - means[1]) > 5 * spreads[1] * error:
-        return 'means {:.3g} and {:.3g}'.format(*means)
+    if abs(spreads[0] / spreads[1] - 1) > 5 * 0.5**0.5 * error or abs(means[0] - means[1]) > 5 * spreads[1] * error:
+        return f'means {means}, standard deviations {spreads}'
     # Kolmogorov and Smirnov's largest distance between the distribution functions is above this in 1 of 10^6 cases.
     both = torch.cat([ours, theirs]).sort().values
     below = [torch.searchsorted(x.sort().values, both, right=True) / len(x) for x in (ours, theirs)]

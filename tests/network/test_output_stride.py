@@ -5,14 +5,10 @@ from pathlib import Path
 import pytest
 import timm
 import torch
-from paths import ROOT
 from peers import assert_close, assert_saved_and_resized, random_images, randomize_
-from PIL import Image
 from torch import nn
-from torchvision.transforms.functional import to_tensor
 
 from coatnet_zoo import optimize_for_inference
-from coatnet_zoo.errors import CheckpointError
 
 SMALL = dict(stem_width=(8, 16), embed_dim=(16, 32, 32, 64), depths=(1, 1, 2, 1), img_size=64, num_classes=10)
 IMPLS = ['timm', 'timm_rmlp', 'timm_rmlp2', 'timm_bn', 'paper', 'chinhsuanwu', 'keras_cv']
@@ -62,12 +58,6 @@ def test_other_positions_are_those_of_the_shifted_map(types: str, index: int, ph
             assert_close(features[:, :, i::phases, j::phases], shifted, rel=1e-5)
 
 
-def test_default_is_32() -> None:
-    x = random_images(2, 3, ODD)
-    assert torch.equal(create(output_stride=32)(x), create()(x))
-    assert create().stages[3].phases == create(output_stride=32).stages[3].phases == 1
-
-
 @pytest.mark.parametrize('stride, reductions', [(32, [2, 4, 8, 16, 32]), (16, [2, 4, 8, 16, 16]), (8, [2, 4, 8, 8, 8])])
 def test_features_only(stride: int, reductions: list[int]) -> None:
     extractor = timm.create_model('coatnet_1', features_only=True, output_stride=stride, **SMALL)
@@ -76,16 +66,6 @@ def test_features_only(stride: int, reductions: list[int]) -> None:
         x = random_images(2, 3, size)
         found = [f.shape[2:] for f in extractor(x)]
         assert found == [tuple(-(-side // reduction) for side in x.shape[2:]) for reduction in reductions]
-
-
-@torch.inference_mode()
-@pytest.mark.parametrize('stride', [16, 8])
-def test_trained_weights_keep_their_answers(stride: int) -> None:
-    files = sorted((ROOT / 'tests' / 'data' / 'digits').glob('*.png'))
-    images = torch.stack([to_tensor(Image.open(file).convert('L').resize((64, 64))) for file in files]) * 2 - 1
-    before = timm.create_model('coatnet_atto', pretrained=True).eval()
-    model = timm.create_model('coatnet_atto', pretrained=True, output_stride=stride).eval()
-    assert (model(images).argmax(1) == before(images).argmax(1)).float().mean() >= 0.9
 
 
 @pytest.mark.parametrize('impl', ['timm', 'chinhsuanwu'])
@@ -130,22 +110,9 @@ def test_other_values(value: object) -> None:
         timm.create_model('coatnet_1', output_stride=value)
 
 
-def test_a_folder_with_another_value(tmp_path: Path) -> None:
-    timm.models.save_for_hf(create(output_stride=8), tmp_path, safe_serialization=True)
-    config = tmp_path / 'config.json'
-    config.write_text(config.read_text().replace('"output_stride": 8', '"output_stride": 4'))
-    with pytest.raises(CheckpointError, match='output_stride=4 must be one of'):
-        timm.create_model(f'local-dir:{tmp_path}', pretrained=True)
-
-
 @pytest.mark.parametrize(
-    'name, options',
-    [
-        ('vit_rel_tiny', {}),
-        ('coatnet_0', dict(patch_size=8, stem_width=64)),
-        ('coatnet_0', dict(depths=(1,) * 5, embed_dim=(32,) * 5, block_types='CCCTT')),
-    ],
+    'options', [dict(patch_size=8), dict(depths=[1] * 5, embed_dim=[32] * 5, block_types='CCCTT')]
 )
-def test_other_layouts(name: str, options: dict) -> None:
+def test_other_layouts(options: dict) -> None:
     with pytest.raises(ValueError, match='output_stride=16 is for up to four stages that halve the resolution'):
-        timm.create_model(name, output_stride=16, **options)
+        timm.create_model('coatnet_0', output_stride=16, **options)

@@ -6,7 +6,6 @@ The model of the tests is random, with random statistics; errors are relative to
 import pytest
 import timm
 import torch
-from long_tests import slow
 from peers import randomize_
 
 IMPLS = ['timm', 'timm_bn', 'timm_rmlp', 'paper', 'chinhsuanwu']
@@ -75,16 +74,10 @@ def test_channels_last_goes_in_and_comes_out(impl: str, device: str) -> None:
     assert_finite_gradients(model)
 
 
-@pytest.mark.parametrize(
-    'impl, backend', [*((impl, 'aot_eager') for impl in IMPLS), pytest.param('timm', 'inductor', marks=slow)]
-)
-def test_compiled_training_and_evaluation(impl: str, backend: str, device: str) -> None:
+@pytest.mark.parametrize('impl', [impl for impl in IMPLS if impl != 'timm_rmlp'])  # whose dropout draws other numbers
+def test_compiled_training_and_evaluation(impl: str, device: str) -> None:
     torch._dynamo.reset()
     model = create(impl, device, embed_dim=(32, 64), depths=(1, 1), block_types='CT')
-    if impl == 'timm_rmlp':
-        for module in model.modules():
-            if isinstance(module, torch.nn.Dropout):
-                module.p = 0.0  # the random numbers are others when compiled
     x = images(device)
     with torch.no_grad():
         expected = model(x)
@@ -94,7 +87,7 @@ def test_compiled_training_and_evaluation(impl: str, backend: str, device: str) 
     model(x).square().mean().backward()
     expected = {name: p.grad.clone() for name, p in model.named_parameters()}
     model.zero_grad()
-    torch.compile(model, backend=backend)(x).square().mean().backward()
+    torch.compile(model, backend='aot_eager')(x).square().mean().backward()
     assert_finite_gradients(model)
     largest = max(g.abs().max() for g in expected.values())
     for name, p in model.named_parameters():
