@@ -52,9 +52,6 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     return add
 
 
-# What the runtimes compute
-
-
 @pytest.mark.parametrize('format', INSTALLED)
 def test_any_size_and_any_number(format: str, tmp_path: Path) -> None:
     pytest.importorskip(INSTALLED[format], reason='needs the extra of this format')
@@ -107,8 +104,6 @@ def test_another_size_and_the_model_stays_as_it_is(size: int | tuple[int, int], 
     np.testing.assert_allclose(FORMATS['fake'].load(done.file)(x.numpy()), expected, rtol=0, atol=1e-4)
     assert done.file.read_text() == str(tuple(x.shape))
 
-
-# What is refused: one sentence, nothing written
 
 BAD = [
     (dict(format='coreml'), "There is no format 'coreml'; there are onnx, openvino, pt2, fake."),

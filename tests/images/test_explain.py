@@ -1,4 +1,4 @@
-"""`coatnet-zoo explain`: evidence of known sum and place, tables beside the model's own, errors in a sentence."""
+"""`coatnet-zoo explain`: evidence of known sum and place, tables beside the model's own, one-line errors."""
 
 import os
 import struct
@@ -44,9 +44,6 @@ def digits() -> CoAtNet:
     return timm.create_model('coatnet_atto.digits', pretrained=True).eval()
 
 
-# The command
-
-
 def test_command_writes_a_picture(tmp_path: Path) -> None:
     out = tmp_path / 'picture.png'
     out.write_bytes(b'an older one')
@@ -69,9 +66,6 @@ def test_command_takes_folders_and_a_class(tmp_path: Path) -> None:
     text = output_of('explain', DIGIT, '--model', f'local-dir:{folder}', '--out', tmp_path / 'a.PNG', '--target', '817')
     assert 'sports car' in text and picture.NO_TABLES in text
     assert (tmp_path / 'a.PNG').stat().st_size > 10_000
-
-
-# Evidence
 
 
 @pytest.mark.parametrize('impl', ['timm', 'timm_bn', 'paper', 'chinhsuanwu', 'keras_cv'])
@@ -129,9 +123,6 @@ def test_model_is_left_as_it_was(digits: CoAtNet) -> None:
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in digits.modules())
 
 
-# Tables
-
-
 @pytest.mark.parametrize('rel_pos_type', ['bias', 'mlp'])
 def test_tables_are_those_of_the_model(rel_pos_type: str) -> None:
     """Pair by pair what attention adds to its logits, and of the head that was made to stand out."""
@@ -160,9 +151,6 @@ def test_tables_are_those_of_the_model(rel_pos_type: str) -> None:
 @pytest.mark.parametrize('block_types, stages', [('CTTT', [2, 3, 4]), ('CCCT', [4]), ('CCCC', [])])
 def test_one_table_a_stage(block_types: str, stages: list[int]) -> None:
     assert [t.stage for t in explain_image(noise(96, 64), small(block_types=block_types)).tables] == stages
-
-
-# The picture
 
 
 def test_picture_shows_what_was_found() -> None:
@@ -216,17 +204,6 @@ def test_odd_names_and_labels_are_drawn(digits: CoAtNet, tmp_path: Path, monkeyp
     draw_explanation(explain_image(open_image(DIGIT), digits), odd).draw_without_rendering()
 
 
-def test_names_of_classes(digits: CoAtNet) -> None:
-    assert explain_image(open_image(DIGIT), digits).top[0].label == digits.pretrained_cfg['label_names'][3]
-    replaced = timm.create_model('coatnet_atto.digits', pretrained=True, num_classes=6)
-    assert {g.label for g in explain_image(open_image(DIGIT), replaced).top} < {f'class {i}' for i in range(6)}
-    imagenet = small(num_classes=1000)
-    assert explain_image(noise(96, 64), imagenet, 1).target.label == 'goldfish, Carassius auratus'
-
-
-# Errors
-
-
 @pytest.fixture
 def no_model(monkeypatch: pytest.MonkeyPatch) -> None:
     """What can be said without a model is said before one is loaded."""
@@ -244,9 +221,7 @@ def explain_refusal(tmp_path: Path, image: Path = DIGIT, out: str = 'o.png', *ar
     'out, said',
     [
         ('picture.pdf', 'does not end in .png'),
-        ('picture', 'does not end in .png'),
         ('.png/', 'does not end in .png'),
-        ('nowhere/picture.png', 'There is no folder'),
         ('file/o.png', 'There is no folder'),
         ('folder.png', 'is a folder'),
         ('link.png', 'is a link, a pipe or a device'),

@@ -53,9 +53,6 @@ def predicted(*args: str | Path, **options: str | Path) -> list[dict]:
     return json.loads(result.stdout)
 
 
-# Answers
-
-
 @torch.no_grad()
 def test_probabilities_are_those_of_timm(model: CoAtNet) -> None:
     """Of timm's own data set, as its scripts make it for one channel; at every size of batch, and optimised."""
@@ -90,9 +87,6 @@ def test_there_is_never_more_than_one_batch_in_memory(model: CoAtNet, monkeypatc
     assert batches == [4, 4, 2]
 
 
-# Files, folders, patterns
-
-
 @pytest.mark.parametrize(
     'sources, expected',
     [
@@ -114,9 +108,6 @@ def test_a_name_that_looks_like_a_pattern(photos: Path) -> None:
     file = photos / '[7].png'
     shutil.copy(SEVEN, file)
     assert find_images([str(file)]) == ([file], [])
-
-
-# Bad images
 
 
 def test_a_bad_image_costs_only_its_own_answer(tmp_path: Path) -> None:
@@ -141,9 +132,6 @@ def test_without_any_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         'Error: The folder empty has no images.',
         'Error: There is no image none.png.',
     ]
-
-
-# Models
 
 
 def saved(folder: Path, classes: int) -> Path:
@@ -174,9 +162,6 @@ def test_models_that_cannot_answer(tmp_path: Path, model: CoAtNet, monkeypatch: 
     nn.init.constant_(broken.head.fc.bias, torch.nan)
     monkeypatch.setattr('coatnet_zoo.factory.load_model', lambda _: broken)
     assert f'{SEVEN} are not finite' in refusal('predict', SEVEN, '--model', 'broken')
-
-
-# What is written
 
 
 def test_one_image_for_reading() -> None:
