@@ -78,14 +78,18 @@ def check_structure(translation: Translation, cfg: CoAtNetCfg) -> None:
     This function accepts other numbers of classes and channels, because torch reports them and timm adapts them.
 
     Raises:
-        CheckpointError: If the structures differ. The message has the call that loads the checkpoint.
+        CheckpointError: If the structures differ. The message says how the checkpoint can be loaded.
     """
     impl, structure = translation.impl, translation.structure
     if cfg.impl != impl or structure.differences(cfg):
         size, args = structure.as_registered(impl)
+        way = f'load it by {create_call(size, impl, args)}'
+        if translation.code.suffixes:  # for checkpoint_path, timm reads torch's files only
+            way = way.replace('checkpoint_path=...', 'pretrained=True, pretrained_cfg_overlay=dict(file=...)')
+            way = f'{way}, or convert it by `coatnet-zoo convert`'
         raise CheckpointError(
             f'The checkpoint was saved by {translation.code.title} and does not fit this model of impl={cfg.impl!r}; '
-            f'load it by {create_call(size, impl, args)}.'
+            f'{way}.'
         )
 
 
