@@ -19,7 +19,7 @@ def find_images(sources: Sequence[str]) -> tuple[list[Path], list[str]]:
             'photos/*.jpg', which stand for files and folders. Hidden files are left out, except if they are named.
 
     Returns:
-        The files, each of them once, and a sentence for every source without a file. Folders and patterns are sorted
+        The files, each of them once, and a message for every source without a file. Folders and patterns are sorted
         by name, numbers by value. A source that does not exist and is no pattern is a file.
     """
     files: dict[Path, None] = {}
