@@ -17,11 +17,7 @@ def _cell(row: Row) -> str:
 
 
 def table(rows: list[Row]) -> str:
-    """A Markdown table with a line for every candidate and a column for every setting.
-
-    Args:
-        rows: The rows of one part.
-    """
+    """A Markdown table of one part, with a line for every candidate and a column for every setting."""
     cells = {(row.candidate, row.setting): _cell(row) for row in rows}
     candidates, settings = (list(dict.fromkeys(names)) for names in zip(*cells, strict=True))
     lines = [f'| | {" | ".join(settings)} |', '|---|' + '---:|' * len(settings)]

@@ -78,6 +78,7 @@ SPECIAL: dict[str, Callable[[nn.Module], object]] = {
     'wrapped stage': lambda m: m.set_submodule('stages.1', Wrapper(m.stages[1])),
     'no statistics': lambda m: m.set_submodule('stages.1.blocks.1.norm2', nn.BatchNorm2d(16, 1e-5, None, True, False)),
     'no scale': lambda m: m.set_submodule('stages.0.blocks.0.norm1', nn.BatchNorm2d(32, affine=False)),
+    'scale of zero after squeeze-excite': lambda m: m.stages[0].blocks[0].norm2.weight[0].zero_(),
     'spectral norm': lambda m: parametrizations.spectral_norm(m.stages[1].blocks[0].mlp.fc1),
     'weight norm': lambda m: parametrizations.weight_norm(m.stages[0].blocks[0].conv1_1x1),
     'pool that counts padding': lambda m: m.set_submodule('stages.0.blocks.0.down', nn.AvgPool2d(3, 2, padding=1)),

@@ -74,15 +74,6 @@ def test_norms_are_folded_across_pooling_only_where_that_is_exact(pool_type: str
     assert_same(optimized, model, 96)
 
 
-@torch.no_grad()
-def test_norms_without_a_scale_stay_where_squeeze_excite_would_divide_by_it() -> None:
-    model = create()
-    model.stages[0].blocks[0].norm2.weight[0] = 0
-    optimized = optimize_for_inference(model)
-    assert optimized.stages[0].blocks[0].norm2.weight[0] == 0
-    assert_same(optimized, model, 64)
-
-
 @pytest.mark.parametrize('impl', ['paper', 'timm_rmlp'])
 @torch.no_grad()
 def test_positions_of_the_native_size_are_kept_if_they_are_few(impl: str) -> None:
