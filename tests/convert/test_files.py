@@ -3,11 +3,8 @@
 import io
 import os
 import pickle
-import socket
 import struct
-import sys
 import tarfile
-import warnings
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +13,7 @@ from typing import Any
 import pytest
 import timm
 import torch
-from checkpoint_bytes import FIXTURE, STATE_DICT, refusal, saved, write
+from checkpoint_bytes import FIXTURE, STATE_DICT, archive, records, refusal, saved, write
 from command_line import refusal as refused
 from safetensors.torch import save_file
 from safetensors_bytes import image_of, tensor
@@ -24,33 +21,23 @@ from safetensors_bytes import image_of, tensor
 from coatnet_zoo import CheckpointError
 from coatnet_zoo.convert import read_checkpoint
 
-# Archives of torch.save.
-
-
-def zipped(parts: list[tuple[str, bytes]], compression: int = zipfile.ZIP_STORED) -> bytes:
-    file = io.BytesIO()
-    with warnings.catch_warnings(), zipfile.ZipFile(file, 'w', compression) as archive:
-        warnings.simplefilter('ignore')  # two records of one name
-        for name, data in parts:
-            archive.writestr(name, data)
-    return file.getvalue()
+# Files of torch.save.
 
 
 SMALL = {'a.weight': torch.arange(64.0), 'b.weight': torch.arange(64.0) + 100}
-with zipfile.ZipFile(io.BytesIO(saved(SMALL))) as _archive:
-    PARTS = {name: _archive.read(name) for name in _archive.namelist()}
+PARTS = records(SMALL)
 FIRST = next(name for name in PARTS if name.endswith('/data/0'))
 PICKLE = next(name for name in PARTS if name.endswith('/data.pkl'))
 BYTE_ORDER = PICKLE.replace('data.pkl', 'byteorder')
 
 
 def with_part(name: str, data: bytes) -> bytes:
-    return zipped([(n, data if n == name else d) for n, d in PARTS.items()])
+    return archive({**PARTS, name: data}.items())
 
 
 def damaged(offset: int, change: bytes) -> bytes:
     """Bytes of the first tensor, changed without a new checksum."""
-    image = bytearray(zipped(list(PARTS.items())))
+    image = bytearray(archive(PARTS.items()))
     at = image.index(PARTS[FIRST]) + offset
     image[at : at + len(change)] = change
     return bytes(image)
@@ -61,40 +48,57 @@ def with_count(count: bytes) -> bytes:
     return with_part(PICKLE, PARTS[PICKLE].replace(b'K@', count))
 
 
-ARCHIVES: dict[str, Callable[[], bytes]] = {
+def tar_file() -> bytes:
+    """A file in the format of torch 0.1, which torch would extract."""
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode='w') as opened:
+        for name in ('storages', 'tensors', 'pickle'):
+            member = tarfile.TarInfo(name)
+            member.type, member.linkname = tarfile.SYMTYPE, str(FIXTURE)
+            opened.addfile(member)
+    return file.getvalue()
+
+
+def legacy(count: bytes) -> bytes:
+    return saved(dict(a=torch.zeros(77)), _use_new_zipfile_serialization=False).replace(b'KM', count)
+
+
+TORCH_FILES: dict[str, Callable[[], bytes]] = {
     'a record that is short': lambda: with_part(FIRST, PARTS[FIRST][:-4]),
     'a record that is long': lambda: with_part(FIRST, PARTS[FIRST] + b'1234'),
     'an empty record': lambda: with_part(FIRST, b''),
     'a flipped bit': lambda: damaged(9, b'\x41'),
     'a zeroed range': lambda: damaged(128, bytes(64)),
-    'two records of one name': lambda: zipped([*PARTS.items(), (FIRST, bytes(256))]),
-    'a missing record': lambda: zipped([(n, d) for n, d in PARTS.items() if n != FIRST]),
-    'no pickle': lambda: zipped([(n, d) for n, d in PARTS.items() if n != PICKLE]),
-    'no records': lambda: zipped([]),
-    'compressed': lambda: zipped(list(PARTS.items()), zipfile.ZIP_DEFLATED),
-    'a compressed pickle of 100 MB': lambda: zipped([(PICKLE, bytes(10**8))], zipfile.ZIP_DEFLATED),
+    'two records of one name': lambda: archive([*PARTS.items(), (FIRST, bytes(256))]),
+    'a missing record': lambda: archive([(n, d) for n, d in PARTS.items() if n != FIRST]),
+    'no pickle': lambda: archive([(n, d) for n, d in PARTS.items() if n != PICKLE]),
+    'no records': lambda: archive([]),
+    'compressed': lambda: archive(PARTS.items(), zipfile.ZIP_DEFLATED),
+    'a compressed pickle of 100 MB': lambda: archive([(PICKLE, bytes(10**8))], zipfile.ZIP_DEFLATED),
     'an unknown byte order': lambda: with_part(BYTE_ORDER, b'middle'),
     'a tensor beyond the record': lambda: with_count(b'K\x7f'),
     'a storage of a negative length': lambda: with_count(b'J' + struct.pack('<i', -64)),
     'a pickle without an end': lambda: with_part(PICKLE, b'\x80\x02}'),
     'nothing but a signature': lambda: b'PK\x03\x04',
+    'a legacy file that claims 8 GB': lambda: legacy(b'J' + struct.pack('<i', 2**31 - 1)),
+    'a legacy file that claims 40 TB': lambda: legacy(b'\x8a\x06' + (10**13).to_bytes(6, 'little')),
+    'a pickle': lambda: pickle.dumps({'a': 1}),
+    'a pickle of text': lambda: pickle.dumps({'a': 1}, protocol=0),
+    'a tar archive': tar_file,
+    'a page': lambda: b'<!DOCTYPE html><html>404</html>',
+    'half an opcode': lambda: b'\x80\x02',
+    'nothing': lambda: b'',
 }
 
 
-@pytest.mark.parametrize('case', ARCHIVES)
-def test_archives(case: str, tmp_path: Path) -> None:
-    assert 'corrupt or truncated torch checkpoint' in refusal(write(tmp_path, ARCHIVES[case]()))
+@pytest.mark.parametrize('case', TORCH_FILES)
+def test_torch_files(case: str, tmp_path: Path) -> None:
+    assert 'corrupt or truncated torch checkpoint' in refusal(write(tmp_path, TORCH_FILES[case]()))
 
 
-def test_a_sound_archive_is_read_in_either_byte_order(tmp_path: Path) -> None:
-    other = {'little': b'big', 'big': b'little'}[sys.byteorder]
-    swapped = {name: data for name, data in PARTS.items() if name != BYTE_ORDER}
-    for name in swapped:
-        if '/data/' in name:
-            swapped[name] = b''.join(swapped[name][i : i + 4][::-1] for i in range(0, len(swapped[name]), 4))
-    for parts in (PARTS, {**swapped, BYTE_ORDER: other}):
-        read = read_checkpoint(write(tmp_path, zipped(list(parts.items())))).tensors
-        assert all(torch.equal(read[k], v) for k, v in SMALL.items())
+def test_a_sound_archive_is_read(tmp_path: Path) -> None:
+    read = read_checkpoint(write(tmp_path, archive(PARTS.items()))).tensors
+    assert all(torch.equal(read[k], v) for k, v in SMALL.items())
 
 
 @pytest.mark.parametrize('part', [0.0005, 0.01, 0.3, 0.9, 0.99999])
@@ -109,13 +113,6 @@ def test_truncated_files(kind: str, part: float, tmp_path: Path) -> None:
     assert 'a corrupt or truncated ' in refusal(file)
 
 
-@pytest.mark.parametrize('claim', [b'J' + struct.pack('<i', 2**31 - 1), b'\x8a\x06' + (10**13).to_bytes(6, 'little')])
-def test_a_legacy_file_that_claims_more_than_it_has(claim: bytes, tmp_path: Path) -> None:
-    content = saved(dict(a=torch.zeros(77)), _use_new_zipfile_serialization=False)
-    assert content.count(b'KM') >= 1
-    assert 'corrupt or truncated torch checkpoint' in refusal(write(tmp_path, content.replace(b'KM', claim)))
-
-
 def test_damage_is_seen_by_every_way_that_this_package_opens(tmp_path: Path) -> None:
     image = bytearray(FIXTURE.read_bytes())
     image[len(image) // 2] ^= 1
@@ -125,49 +122,19 @@ def test_damage_is_seen_by_every_way_that_this_package_opens(tmp_path: Path) -> 
         timm.create_model('coatnet_0', impl='paper', pretrained=True, pretrained_cfg_overlay=dict(file=str(file)))
 
 
-# Files of another kind.
-
-
-def tar_file() -> bytes:
-    """A file in the format of torch 0.1, which torch would extract."""
-    file = io.BytesIO()
-    with tarfile.open(fileobj=file, mode='w') as archive:
-        for name in ('storages', 'tensors', 'pickle'):
-            member = tarfile.TarInfo(name)
-            member.type, member.linkname = tarfile.SYMTYPE, str(FIXTURE)
-            archive.addfile(member)
-    return file.getvalue()
-
-
-OTHER_FILES = {
-    **{f'a pickle of protocol {protocol}': pickle.dumps({'a': 1}, protocol=protocol) for protocol in (0, 2, 5)},
-    **{'a tar archive': tar_file(), 'a page': b'<!DOCTYPE html>', 'half an opcode': b'\x80\x02', 'nothing': b''},
-}
-
-
-@pytest.mark.parametrize('case', OTHER_FILES)
-def test_files_of_another_kind(case: str, tmp_path: Path) -> None:
-    assert 'corrupt or truncated torch checkpoint' in refusal(write(tmp_path, OTHER_FILES[case]))
-
-
 # Headers of safetensors.
 
 SAFETENSORS = {
     'empty': b'',
-    'seven bytes': b'\0' * 7,
-    'header of 1 GB': image_of({'w': tensor()}, claim=1 << 30),
     'header of 2^64 - 1': image_of({'w': tensor()}, claim=2**64 - 1),
     'header that is no JSON': image_of(b'not json'),
     'nested header': image_of(b'{"a":' * 10_000 + b'1' + b'}' * 10_000),
     'unknown dtype': image_of({'w': tensor('F33')}),
-    'negative shape': image_of({'w': tensor(shape=[-4])}),
     'shape that overflows': image_of({'w': tensor(shape=[2**32, 2**32])}),
-    'offsets beyond the end': image_of({'w': tensor(offsets=[0, 1600])}),
     'offsets that overlap': image_of({'v': tensor(), 'w': tensor()}),
     'data left over': image_of({'w': tensor()}, data=b'\0' * 32),
     'data cut short': image_of({'w': tensor()}, data=b'\0' * 15),
     'a torch file': FIXTURE.read_bytes(),
-    'a page': b'<!DOCTYPE html><html>404</html>',
 }
 
 
@@ -179,12 +146,19 @@ def test_safetensors(case: str, tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ['a.safetensors']
 
 
+def test_a_folder_is_not_loaded_from_a_pickle(tmp_path: Path) -> None:
+    timm.models.save_for_hf(timm.create_model('coatnet_atto', num_classes=3), tmp_path, safe_serialization=True)
+    weights, name = tmp_path / 'model.safetensors', f'local-dir:{tmp_path}'
+    weights.write_bytes(saved({'stem.conv1.weight': torch.ones(1)}))
+    with pytest.raises(CheckpointError, match='a corrupt or truncated safetensors file'):
+        timm.create_model(name, pretrained=True)
+    for pickled in ('pytorch_model.bin', 'model.pth', 'a.pth.tar'):
+        weights = weights.rename(tmp_path / pickled)
+        with pytest.raises(CheckpointError, match='safetensors'):
+            timm.create_model(name, pretrained=True)
+
+
 # Paths that are no regular files.
-
-
-def make_socket(path: Path) -> None:
-    with socket.socket(socket.AF_UNIX) as s:
-        s.bind(str(path))
 
 
 IRREGULAR: dict[str, Callable[[Path], Any]] = {
@@ -192,20 +166,17 @@ IRREGULAR: dict[str, Callable[[Path], Any]] = {
     'pipe': os.mkfifo,
     'endless': lambda path: path.symlink_to('/dev/zero'),
     'link to nothing': lambda path: path.symlink_to('nowhere'),
-    'link to itself': lambda path: path.symlink_to(path),
-    'socket': make_socket,
     'nothing': lambda path: None,
 }
 
 
 @pytest.mark.parametrize('ending', ['pth', 'safetensors', 'h5'])
 @pytest.mark.parametrize('case', IRREGULAR)
-def test_only_regular_files_are_opened(case: str, ending: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)  # sockets have short names only
-    path = Path(f'a.{ending}')
+def test_only_regular_files_are_opened(case: str, ending: str, tmp_path: Path) -> None:
+    path = tmp_path / f'a.{ending}'
     IRREGULAR[case](path)
     assert 'There is no file' in refusal(path)
-    with pytest.raises(CheckpointError, match='There is no file a'):
+    with pytest.raises(CheckpointError, match='There is no file '):
         timm.create_model('coatnet_0', impl='paper', pretrained=True, pretrained_cfg_overlay=dict(file=str(path)))
 
 

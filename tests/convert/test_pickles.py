@@ -13,15 +13,14 @@ import random
 import struct
 import sys
 import time
-import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from checkpoint_bytes import STATE_DICT, saved, write
+from checkpoint_bytes import STATE_DICT, archive, records, saved, write
 from command_line import refusal as refused
 
 from coatnet_zoo import CheckpointError
@@ -33,17 +32,17 @@ TENSORS = dict(list(STATE_DICT.items())[:20])
 LEGACY = dict(_use_new_zipfile_serialization=False)
 FORMATS = pytest.mark.parametrize('options', [{}, dict(pickle_protocol=4), LEGACY], ids=['zip', 'protocol 4', 'legacy'])
 ZIPPED = pytest.mark.parametrize('zipped', [True, False])
+Read = Callable[[bytes], dict[str, torch.Tensor]]
 
 
-def read(content: bytes, folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, torch.Tensor]:
-    """The tensors of a file, read in an empty folder within seconds, without a trace of anything executed."""
-    monkeypatch.chdir(folder)
+@pytest.fixture
+def read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Read]:
+    """Reads the tensors of a file in an empty folder, within seconds, without a trace of anything executed."""
+    monkeypatch.chdir(tmp_path)
     start = time.monotonic()
-    try:
-        return read_checkpoint(write(folder, content)).tensors
-    finally:
-        assert time.monotonic() - start < 20
-        assert [path.name for path in folder.iterdir()] == ['a.pth']
+    yield lambda content: read_checkpoint(write(tmp_path, content)).tensors
+    assert time.monotonic() - start < 20
+    assert [path.name for path in tmp_path.iterdir()] == ['a.pth']
 
 
 def is_state_dict(tensors: dict[str, torch.Tensor]) -> bool:
@@ -101,11 +100,9 @@ OBJECTS: dict[str, Callable[[], Any]] = {
 
 @pytest.mark.parametrize('case', OBJECTS)
 @FORMATS
-def test_objects_beside_the_weights_are_read_past(
-    case: str, options: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_objects_beside_the_weights_are_read_past(case: str, options: dict, read: Read) -> None:
     content = {'first': OBJECTS[case](), 'state_dict': TENSORS, 'last': [OBJECTS[case]()]}
-    assert is_state_dict(read(saved(content, **options), tmp_path, monkeypatch))
+    assert is_state_dict(read(saved(content, **options)))
 
 
 def test_stubs_keep_their_state() -> None:
@@ -141,12 +138,10 @@ WHOLE: dict[str, tuple[Any, str]] = {
 
 @pytest.mark.parametrize('case', WHOLE)
 @ZIPPED
-def test_whole_models_are_refused_with_a_way_out(
-    case: str, zipped: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_whole_models_are_refused_with_a_way_out(case: str, zipped: bool, read: Read) -> None:
     content, word = WHOLE[case]
     with pytest.raises(CheckpointError) as caught:
-        read(saved(content, _use_new_zipfile_serialization=zipped), tmp_path, monkeypatch)
+        read(saved(content, _use_new_zipfile_serialization=zipped))
     message = str(caught.value)
     assert word in message and 'executed' in message and 'torch.save(model.state_dict()' in message
 
@@ -176,27 +171,19 @@ def named(module: str, name: str) -> bytes:
 
 def with_value(value: bytes, zipped: bool) -> bytes:
     """The file of a small network, whose first key has the value that these opcodes leave on the stack."""
-    content = saved(TENSORS, _use_new_zipfile_serialization=zipped)
-    parts = {'data.pkl': content}
-    if zipped:
-        with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            parts = {name: archive.read(name) for name in archive.namelist()}
-    name = next(name for name in parts if name.endswith('data.pkl'))
-    at = parts[name].index(text(next(iter(TENSORS))))
-    parts[name] = parts[name][:at] + text('first') + value + parts[name][at:]
+    first = text(next(iter(TENSORS)))
     if not zipped:
-        return parts[name]
-    file = io.BytesIO()
-    with zipfile.ZipFile(file, 'w') as archive:
-        for part, data in parts.items():
-            archive.writestr(part, data)
-    return file.getvalue()
+        return saved(TENSORS, **LEGACY).replace(first, text('first') + value + first, 1)
+    parts = records(TENSORS)
+    name = next(name for name in parts if name.endswith('data.pkl'))
+    return archive({**parts, name: parts[name].replace(first, text('first') + value + first, 1)}.items())
 
 
 HUGE = b'\x8a\x06' + (10**13).to_bytes(6, 'little')
 DOUBLE = b'2\x86'  # a pair of the last object and itself
 MKDIR = text('executed') + b'\x85'
-REBUILD = named('torch._utils', '_rebuild_tensor_v2')
+MKDIR_NAME = named('os', 'mkdir')
+REBUILD, FROM_TYPE = named('torch._utils', '_rebuild_tensor_v2'), named('torch._tensor', '_rebuild_from_type_v2')
 
 # Values that are read past.
 HARMLESS: dict[str, bytes] = {
@@ -226,12 +213,7 @@ MADE: dict[str, bytes] = {
 # Values after which a file is not read.
 REFUSED: dict[str, bytes] = {
     'a storage of 10 TB': named('torch.storage', 'UntypedStorage') + HUGE + b'\x85R',
-    'a tensor by a function of the file': named('torch._tensor', '_rebuild_from_type_v2')
-    + b'('
-    + named('os', 'mkdir')
-    + named('torch', 'Tensor')
-    + MKDIR
-    + b'}tR',
+    'a tensor by a function of the file': FROM_TYPE + b'(' + MKDIR_NAME + named('torch', 'Tensor') + MKDIR + b'}tR',
     'an attribute of a class': named('collections', 'OrderedDict') + b'N}' + text('pop') + b'K\x01s\x86b',
     'a call of a number': b'K\x01)R',
     'a call of a dictionary': b'})R',
@@ -266,24 +248,22 @@ REFUSED: dict[str, bytes] = {
 
 @pytest.mark.parametrize('case', HARMLESS)
 @ZIPPED
-def test_nothing_is_executed(case: str, zipped: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert is_state_dict(read(with_value(HARMLESS[case], zipped), tmp_path, monkeypatch))
+def test_nothing_is_executed(case: str, zipped: bool, read: Read) -> None:
+    assert is_state_dict(read(with_value(HARMLESS[case], zipped)))
     assert 'this' not in sys.modules and torch._utils._rebuild_tensor_v2.__defaults__ == (None,)
 
 
 @pytest.mark.parametrize('case', MADE)
-def test_what_torch_would_allocate(case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert is_state_dict(read(with_value(MADE[case], zipped=False), tmp_path, monkeypatch))
+def test_what_torch_would_allocate(case: str, read: Read) -> None:
+    assert is_state_dict(read(with_value(MADE[case], zipped=False)))
     with pytest.raises(CheckpointError, match='corrupt'):
-        read(with_value(MADE[case], zipped=True), tmp_path, monkeypatch)
+        read(with_value(MADE[case], zipped=True))
 
 
 @pytest.mark.parametrize('case', REFUSED)
 @ZIPPED
-def test_what_no_script_writes_is_refused(
-    case: str, zipped: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_no_script_writes_is_refused(case: str, zipped: bool, read: Read) -> None:
     with pytest.raises(CheckpointError) as caught:
-        read(with_value(REFUSED[case], zipped), tmp_path, monkeypatch)
+        read(with_value(REFUSED[case], zipped))
     message = str(caught.value)
     assert 'a.pth' in message and message.isprintable() and message.endswith('.') and len(message) < 700

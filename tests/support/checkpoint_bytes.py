@@ -1,6 +1,9 @@
 """A real checkpoint as a state dict, as bytes and as files, and its refusal."""
 
 import io
+import warnings
+import zipfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +23,22 @@ def saved(content: Any, **kwargs: Any) -> bytes:
     """The bytes that torch.save writes; the arguments are those of torch.save."""
     file = io.BytesIO()
     torch.save(content, file, **kwargs)
+    return file.getvalue()
+
+
+def records(content: Any) -> dict[str, bytes]:
+    """The records of the archive that torch.save writes, by name."""
+    with zipfile.ZipFile(io.BytesIO(saved(content))) as opened:
+        return {name: opened.read(name) for name in opened.namelist()}
+
+
+def archive(parts: Iterable[tuple[str, bytes]], compression: int = zipfile.ZIP_STORED) -> bytes:
+    """An archive of these records, with checksums; two may have one name."""
+    file = io.BytesIO()
+    with warnings.catch_warnings(), zipfile.ZipFile(file, 'w', compression) as opened:
+        warnings.simplefilter('ignore')
+        for name, data in parts:
+            opened.writestr(name, data)
     return file.getvalue()
 
 
