@@ -178,8 +178,8 @@ def _resize_tables(
         whole = feature_sizes(size, stage + 1, cfg.patch_size)[stage]
         return whole, tuple(min(side, cfg.attn_window or side) for side in whole)
 
-    for key in own.keys() & tensors.keys():
-        if not key.endswith(f'.rel_pos.{TABLE}'):
+    for key in own:
+        if key not in tensors or not key.endswith(f'.rel_pos.{TABLE}'):
             continue
         table, shape, stage = tensors[key], own[key].shape, int(key.split('.')[1])
         whole, trained = grids(img_size or model.img_size, stage)
