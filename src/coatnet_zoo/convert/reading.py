@@ -134,6 +134,5 @@ def _read_legacy(path: Path) -> Any:
 def _record(content: Any) -> Mapping[str, Any]:
     """The arguments of timm's train.py, which saves them as an `argparse.Namespace`, and the model's name as `arch`."""
     args = content.get('args') if isinstance(content, Mapping) else None
-    if not isinstance(args, unpickling.Stub) or not isinstance(content.get('arch'), str):
-        return {}
-    return args.attributes if content['arch'] == args.attributes.get('model') else {}
+    is_train_py = isinstance(args, unpickling.Stub) and isinstance(content.get('arch'), str)
+    return args.attributes if is_train_py and content['arch'] == args.attributes.get('model') else {}

@@ -16,8 +16,7 @@ from .values import not_plain
 _KEYS = ('state_dict', 'model_state_dict', 'model', 'net', 'network', 'weights')
 # A key or prefix of a moving average, such as `model_ema` or `ema.module.`
 _EMA = re.compile(r'(?:^|[._])ema(?:[._]|$)', re.IGNORECASE)
-# The largest depth of nested dictionaries, e.g. {'ema': {'state_dict': ...}}, and of prefixes.
-_MAX_DEPTH = 8
+_MAX_DEPTH = 8  # of nested dictionaries, e.g. {'ema': {'state_dict': ...}}, and of prefixes
 # What tools store next to weights: the number of averaged models, and thop's counts for every module.
 _COUNTERS = ('n_averaged', 'total_ops', 'total_params')
 # What compiling, sharding and recomputing put into the names of the layers that they wrap.

@@ -73,9 +73,11 @@ class Unpickler(pickle.Unpickler):
             return StorageType('ByteStorage')
         if module == 'torch' and isinstance(dtype := vars(torch).get(name), torch.dtype):
             return dtype
-        if len(self._stubs) > 1000:
-            raise pickle.UnpicklingError('too many classes')
-        return self._stubs.setdefault(path, type(path, (Stub,), dict(name=path, __slots__=())))
+        if path not in self._stubs:
+            if len(self._stubs) == 1000:
+                raise pickle.UnpicklingError('too many classes')
+            self._stubs[path] = type(path, (Stub,), dict(name=path, __slots__=()))
+        return self._stubs[path]
 
 
 def load(file: IO[bytes], **options: Any) -> Any:
