@@ -19,7 +19,7 @@ from huggingface_hub import constants
 from paths import DATA
 from peers import assert_close, random_images, timm_peer
 
-from coatnet_zoo.hub import local_file, releases
+from coatnet_zoo.hub import fetch, local_file
 from coatnet_zoo.registry import WEIGHTS
 
 SAFE = 'model.safetensors'
@@ -33,7 +33,7 @@ def served(hub: HubServer, fresh_cache: Path, monkeypatch: pytest.MonkeyPatch) -
     """The Hub with something under every name, the release host with a small network; and an empty cache."""
     monkeypatch.setattr(constants, 'HF_HUB_CACHE', str(fresh_cache))
     monkeypatch.setattr(constants, 'HF_HOME', str(fresh_cache))
-    monkeypatch.setattr(releases, 'RELEASE_HOST', hub.url)
+    monkeypatch.setattr(fetch, 'RELEASE_HOST', hub.url)
     for name, weights in WEIGHTS.items():
         if weights.hf_hub_id:
             hub.add_repo(weights.hf_hub_id, {SAFE: name.encode() * 1000})
