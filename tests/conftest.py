@@ -14,16 +14,8 @@ from hub_server import HubServer
 assert 'huggingface_hub' not in sys.modules, 'huggingface_hub was imported before the tests could redirect it'
 _hub = HubServer().start()
 _hf_home = tempfile.TemporaryDirectory(prefix='hf-home-')
-for _name in (
-    'HF_HUB_OFFLINE',
-    'TRANSFORMERS_OFFLINE',
-    'HF_HUB_CACHE',
-    'HUGGINGFACE_HUB_CACHE',
-    'HF_TOKEN',
-    'HUGGING_FACE_HUB_TOKEN',
-    'HF_HUB_ETAG_TIMEOUT',
-):
-    os.environ.pop(_name, None)
+for _name in [name for name in os.environ if name.startswith(('HF_', 'HUGGING', 'TRANSFORMERS_OFFLINE'))]:
+    del os.environ[_name]
 os.environ.update(
     HF_ENDPOINT=_hub.url,
     HF_HOME=_hf_home.name,

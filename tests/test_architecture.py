@@ -24,8 +24,8 @@ IMPORTS = {
     'cli': _MODEL | {'factory', 'inference', 'images', 'export', 'run'},
     '__init__': _MODEL | {'factory', 'inference', 'images', 'export'},
 }
-# `coatnet-zoo list` needs `hub` without torch; these modules load torch and are imported by their files.
-FILES = {'hub.folder', 'hub.publish'}
+# `coatnet-zoo list` needs `hub` without torch; this module loads torch and is imported by its file.
+FILES = {'hub.publish'}
 
 
 def imports(file: Path, package: Path) -> Iterator[str]:
@@ -37,7 +37,7 @@ def imports(file: Path, package: Path) -> Iterator[str]:
         elif isinstance(node, ast.ImportFrom):
             above = ['coatnet_zoo', *parts[:-1]][: len(parts) + 1 - node.level] if node.level else []
             base = [*above, *(node.module or '').split('.')] if node.module else above
-            # `from ..hub import folder` names a module, `from ..hub import pull` a public name.
+            # `from ..hub import publish` names a module, `from ..hub import pull` a public name.
             for alias in node.names:
                 path = package.parent / Path(*base, alias.name)
                 yield '.'.join([*base, alias.name] if path.with_suffix('.py').is_file() or path.is_dir() else base)
@@ -93,12 +93,9 @@ def test_every_package_is_listed() -> None:
     [
         ('registry', 'from ..network import CoAtNet', 'registry must not import network'),
         ('convert', 'def f():\n    from ..network import CoAtNet', 'convert must not import network'),
-        ('network', 'from ..factory.build import build', 'network must not import factory'),
-        ('hub', 'import coatnet_zoo', 'hub must not import __init__'),
         ('hub', 'from coatnet_zoo.network import CoAtNet', 'hub must not import network'),
         ('factory', 'from .. import cli', 'factory must not import cli'),
         ('factory', 'from ..convert.adapters import keras_cv', 'instead of the public API of convert'),
-        ('network', 'from timm.models._manipulate import checkpoint', 'only _timm.py may'),
         ('network', 'import timm.models._builder', 'only _timm.py may'),
     ],
 )
