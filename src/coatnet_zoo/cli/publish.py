@@ -17,7 +17,7 @@ from .output import announce
 @click.option('--dry-run', is_flag=True, help='Check the folder and show the files; publish nothing.')
 @click.option('--license', help='Identifier of the licence, e.g. apache-2.0. Default: the licence in config.json.')
 @click.option('--data', help='For the card: the training data.')
-@click.option('--accuracy', type=float, help='For the card: top-1 in percent.')
+@click.option('--accuracy', type=click.FloatRange(0, 100), help='For the card: top-1 in percent.')
 @click.option('--source', help='For the card: where the weights come from.')
 def push(folder: Path, repo_id: str, private: bool, dry_run: bool, **facts) -> None:
     """Publish a folder, converted or fine-tuned, on the Hugging Face Hub.

@@ -122,7 +122,7 @@ def pull_command(names: list[str], everything: bool, dest: str | None) -> None:
             click.echo(f'Error: {name}: {e}', err=True)
     if dest is not None:
         coatnet_zoo_command.import_models()
-        from ..hub.folder import make_folder
+        from ..hub.publish import make_folder
 
         for name in pulled:
             folder = Path(dest) if len(names) == 1 else Path(dest, name)

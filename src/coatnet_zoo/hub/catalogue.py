@@ -1,7 +1,9 @@
-"""The catalogue: every name, implementation and set of weights."""
+"""The catalogue: every name, implementation and set of weights; and the file of each set on this machine."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from ..registry import (
     COSTS,
@@ -9,6 +11,7 @@ from ..registry import (
     RELEASE_HOST,
     SIZES,
     WEIGHTS,
+    bundled_file,
     list_impls,
     no_such,
     our_name,
@@ -17,30 +20,28 @@ from ..registry import (
     untrained_cfg,
     weights_cfg,
 )
-from .weights import local_file
-
-_BYTES = 4  # for each parameter
+from .fetch import cached_weights, damage_of, declared_digest, fetch_release, fetch_weights, release_file
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Entry:
-    """One set of weights; or one network without published weights, which leaves None where a comment says weights."""
+    """One set of weights; or one network without published weights, which has None where there is a default."""
 
     name: str  # for `timm.create_model`; a network without weights also needs `impl`
-    tag: str | None  # of the weights
+    tag: str | None
     impl: str
     params: int  # with the classifier
     gmacs: float  # multiply-adds in billions, for one image of `img_size`
     img_size: int  # native height and width in pixels
     num_classes: int
-    top1: float | None  # of the weights, in percent; None also if no accuracy is published
-    license: str | None  # of the weights, as on the Hub
-    source: str | None  # of the weights: repository on the Hub, URL, or 'bundled'
-    cached: bool | None  # whether the file of the weights is on this machine
+    top1: float | None = None  # in percent; None also if no accuracy is published
+    license: str | None = None  # as on the Hub
+    source: str | None = None  # repository on the Hub, URL, or 'bundled'
+    cached: bool | None = None  # whether the file is on this machine
     default: bool  # whether `timm.create_model` with the size alone means this entry
-    download: int | None  # of the weights, in bytes, within about 1 %; 0 if they are bundled
+    download: int | None = None  # in bytes, 4 for each parameter, within about 1 %; 0 if bundled
     in_chans: int  # channels of the images
-    trained_on: str | None  # training data of the weights
+    trained_on: str | None = None
 
 
 def entries(pretrained: bool = False, impl: str | None = None) -> list[Entry]:
@@ -48,7 +49,10 @@ def entries(pretrained: bool = False, impl: str | None = None) -> list[Entry]:
 
     Args:
         pretrained: Leave out networks that have no weights.
-        impl: Leave out the other implementations, in any case of letters. Raises a ValueError if there is no such.
+        impl: Leave out the other implementations, in any case of letters.
+
+    Raises:
+        ValueError: If there is no such implementation.
     """
     known = impl and impl.lower()
     if known is not None and known not in IMPLS:
@@ -64,28 +68,24 @@ def entries(pretrained: bool = False, impl: str | None = None) -> list[Entry]:
 
 def _entry(size: str, tag: str | None, impl: str) -> Entry:
     name = f'{size}.{tag}' if tag else size
-    weights, cfg = WEIGHTS.get(name), weights_cfg(name) if tag else untrained_cfg(size)
     params, gmacs = COSTS[name, impl]
-    source = download = None
-    if weights:
-        source = weights.hf_hub_id or (f'{RELEASE_HOST}/{weights.release}' if weights.release else 'bundled')
-        download = 0 if source == 'bundled' else _BYTES * params
+    cfg = weights_cfg(name) if tag else untrained_cfg(size)
+    in_chans, _, img_size = cfg['input_size']
+    default = (tag or impl) == next(iter(tags_of(size) or list_impls(size)))
+    network = dict(name=name, tag=tag, impl=impl, params=params, gmacs=gmacs, default=default)
+    network |= dict(img_size=img_size, in_chans=in_chans, num_classes=cfg['num_classes'])
+    if tag is None:
+        return Entry(**network)
+    weights = WEIGHTS[name]
+    source = f'{RELEASE_HOST}/{weights.release}' if weights.release else weights.hf_hub_id
     return Entry(
-        name=name,
-        tag=tag,
-        impl=impl,
-        params=params,
-        gmacs=gmacs,
-        img_size=cfg['input_size'][-1],
-        num_classes=cfg['num_classes'],
-        top1=weights and weights.top1,
-        license=cfg['license'] if weights else None,
-        source=source,
-        cached=local_file(name) is not None if weights else None,
-        default=(tag or impl) == next(iter(tags_of(size) or list_impls(size))),
-        download=download,
-        in_chans=cfg['input_size'][0],
-        trained_on=weights and weights.data,
+        **network,
+        top1=weights.top1,
+        license=cfg['license'],
+        source=source or 'bundled',
+        cached=local_file(name) is not None,
+        download=4 * params if source else 0,
+        trained_on=weights.data,
     )
 
 
@@ -116,3 +116,43 @@ def full_names(names: Sequence[str]) -> list[str]:
             raise ValueError(f'No weights are published for {name}; there are weights for {", ".join(sizes)}.')
         full.append(tagged[0])
     return list(dict.fromkeys(full))
+
+
+def local_file(name: str) -> Path | None:
+    """The file of weights on this machine, or None. The name has a tag."""
+    weights = WEIGHTS[name]
+    if weights.release:
+        file = release_file(weights.release, weights.md5)
+        return file if os.path.isfile(file) else None
+    return cached_weights(weights.hf_hub_id) if weights.hf_hub_id else bundled_file(name)
+
+
+def pull(name: str) -> Path:
+    """The file of weights, downloaded if it is missing or damaged. The name has a tag.
+
+    Raises:
+        HubError: If the file cannot be fetched.
+    """
+    weights = WEIGHTS[name]
+    if weights.release:
+        return fetch_release(weights.release, weights.md5, mend=True)
+    return fetch_weights(weights.hf_hub_id, mend=True) if weights.hf_hub_id else bundled_file(name)
+
+
+def verify(name: str) -> tuple[bool, str]:
+    """Compare the file of weights with the hash that its source declared, without a network. The name has a tag.
+
+    Returns:
+        Whether the file is on this machine and has that hash, and a line about it.
+    """
+    weights, file = WEIGHTS[name], local_file(name)
+    if file is None:
+        return False, f'not in the cache; `coatnet-zoo pull {name}` gets it'
+    if not weights.hf_hub_id and not weights.release:
+        return True, 'bundled in the package, like its code'
+    declared = weights.md5 or declared_digest(file)
+    if declared is None:
+        return False, f'{file} cannot be verified: no hash of it is kept'
+    if damage := damage_of(file, declared):
+        return False, f'{file} is damaged: {damage}; mend it by `coatnet-zoo pull {name}`'
+    return True, f'{file} is sound ({declared})'

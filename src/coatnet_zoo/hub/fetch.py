@@ -1,30 +1,26 @@
-"""Fetching weights from the Hugging Face Hub by huggingface_hub, with a check of every file and one line per error."""
+"""Files of weights from the Hugging Face Hub, by huggingface_hub, and from a GitHub release page.
 
+Every file is compared with the hash that its source declared, and every error is one line.
+"""
+
+import hashlib
 import os
 import re
-import threading
-from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from urllib.request import Request, urlopen
 
 from huggingface_hub import constants, get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache
 from huggingface_hub.errors import HfHubHTTPError
 
 from ..errors import HubError
-from ..files import SAFETENSORS
-from ..registry import short
-from .digests import damage_of
+from ..files import SAFETENSORS, write_file
+from ..registry import RELEASE_HOST, short
 from .messages import one_line_error, sentence, without_secrets
 
-_COMMIT = re.compile('[0-9a-f]{40}')
-_DIGEST = re.compile('[0-9a-f]{64}|[0-9a-f]{40}')  # SHA-256 for large files, the hash of the git object for small ones
-_TIME_LIMIT = 5.0  # seconds, unless HF_HUB_ETAG_TIMEOUT is set
-_Answer = TypeVar('_Answer')
+_Folder = str | os.PathLike | None
 
 
-def cached_weights(
-    hf_hub_id: str, filename: str = SAFETENSORS, cache_dir: str | os.PathLike | None = None
-) -> Path | None:
+def cached_weights(hf_hub_id: str, filename: str = SAFETENSORS, cache_dir: _Folder = None) -> Path | None:
     """The local path of a weights file that is in the cache, or None. The Hub is not asked; see `fetch_weights`."""
     repo_id, _, revision = hf_hub_id.partition('@')
     try:
@@ -34,12 +30,7 @@ def cached_weights(
     return Path(file) if isinstance(file, str) else None
 
 
-def fetch_weights(
-    hf_hub_id: str,
-    filename: str = SAFETENSORS,
-    cache_dir: str | os.PathLike | None = None,
-    mend: bool = False,
-) -> Path:
+def fetch_weights(hf_hub_id: str, filename: str = SAFETENSORS, cache_dir: _Folder = None, mend: bool = False) -> Path:
     """The local path of a weights file on the Hub, downloaded if it is not cached.
 
     The content is compared with the hash that the Hub declared, after a download and at every use of a cached file.
@@ -51,85 +42,122 @@ def fetch_weights(
         mend: Download a damaged file again instead of raising.
 
     Raises:
-        HubError: If the file is damaged or cannot be fetched. Without a network, the error (or the cached file) comes
-            within 6 seconds, or `HF_HUB_ETAG_TIMEOUT`.
+        HubError: If the file is damaged or cannot be fetched. If the Hub does not answer, the error (or the cached
+            file) comes after `time_limit`.
     """
     if filename != 'config.json' and not filename.endswith('.safetensors'):
         raise HubError(f'{short(filename)} of {short(hf_hub_id)}: only .safetensors files are fetched.')
     cache = cache_dir or constants.HF_HUB_CACHE
-    what = (
-        f'{short(filename)} of {short(hf_hub_id)} cannot be fetched from the Hub at {constants.ENDPOINT} into {cache}'
-    )
-    with one_line_error(HubError, what):
-        return _fetch(hf_hub_id, filename, cache, mend)
-
-
-def _fetch(hf_hub_id: str, filename: str, cache: str | os.PathLike, mend: bool) -> Path:
-    repo_id, _, revision = hf_hub_id.partition('@')
-    cached = cached_weights(hf_hub_id, filename, cache)
-    damage = cached and damage_of(cached, declared_digest(cached))
-    if damage and not mend:
-        raise HubError(
-            f'The cached {filename} of {hf_hub_id} is damaged: {damage}; delete it by `rm {os.path.realpath(cached)}`, '
-            'and it is downloaded again when it is next used.'
-        )
-    usable = None if damage else cached
-    if usable and (constants.HF_HUB_OFFLINE or _COMMIT.fullmatch(revision)):  # a commit never changes
-        return usable
-    missing = f'{repo_id} is {"damaged" if damage else "not"} in the cache {cache}'
-    if constants.HF_HUB_OFFLINE:
-        raise HubError(
-            f'{missing}, and HF_HUB_OFFLINE is set: unset it once, or set HF_HUB_CACHE to a cache that has the file.'
-        )
-    url = hf_hub_url(repo_id, filename, revision=revision or None)
-    answer = answer_or_error(lambda limit: get_hf_file_metadata(url, timeout=limit))
-    if usable and (isinstance(answer, Exception) or answer.commit_hash in usable.parts):
-        return usable
-    # An error of the Hub or of the token comes again from hf_hub_download, which retries where that may help.
-    if isinstance(answer, Exception) and not isinstance(answer, (HfHubHTTPError, UnicodeEncodeError)):
-        hub = without_secrets(constants.ENDPOINT)
-        raise HubError(
-            f'{missing} and the Hub at {hub} cannot be reached ({sentence(answer)}); connect to a network, set '
-            'HF_ENDPOINT to a mirror, or HF_HUB_ETAG_TIMEOUT to more seconds.'
-        ) from answer
-    for force in (bool(damage), True):
-        options = dict(revision=revision or None, cache_dir=cache, force_download=force)
+    what = f'{short(filename)} of {short(hf_hub_id)} cannot be fetched from the Hub at {constants.ENDPOINT}'
+    with one_line_error(HubError, f'{what} into {cache}'):
+        repo_id, _, revision = hf_hub_id.partition('@')
+        cached = cached_weights(hf_hub_id, filename, cache)
+        damage = cached and damage_of(cached, declared_digest(cached))
+        if damage and not mend:
+            raise HubError(
+                f'The cached {filename} of {hf_hub_id} is damaged: {damage}; delete it by '
+                f'`rm {os.path.realpath(cached)}`, and it is downloaded again when it is next used.'
+            )
+        usable = None if damage else cached
+        if usable and (constants.HF_HUB_OFFLINE or re.fullmatch('[0-9a-f]{40}', revision)):  # a commit never changes
+            return usable
+        missing = f'{repo_id} is {"damaged" if damage else "not"} in the cache {cache}'
+        if constants.HF_HUB_OFFLINE:
+            raise HubError(
+                f'{missing}, and HF_HUB_OFFLINE is set: unset it once, or set HF_HUB_CACHE to a cache with the file.'
+            )
+        url = hf_hub_url(repo_id, filename, revision=revision or None)
+        try:
+            commit = get_hf_file_metadata(url, timeout=time_limit()).commit_hash
+            if usable and commit in usable.parts:
+                return usable
+        except Exception as e:
+            if usable:
+                return usable
+            # An error of the Hub or of the token comes again from hf_hub_download, which retries where that may help.
+            if not isinstance(e, (HfHubHTTPError, UnicodeEncodeError)):
+                hub = without_secrets(constants.ENDPOINT)
+                raise HubError(
+                    f'{missing} and the Hub at {hub} cannot be reached ({sentence(e)}); connect to a network, '
+                    'set HF_ENDPOINT to a mirror, or HF_HUB_ETAG_TIMEOUT to more seconds.'
+                ) from e
+        options = dict(revision=revision or None, cache_dir=cache, force_download=bool(damage))
         file = Path(hf_hub_download(repo_id, filename, **options))
-        damage = damage_of(file, declared_digest(file) or getattr(answer, 'etag', None))
-        if not damage:
+        if damage := damage_of(file, declared_digest(file)):
+            os.unlink(os.path.realpath(file))
+            raise HubError(f'{filename} of {hf_hub_id} arrived damaged and was thrown away: {damage}; try again.')
+        return file
+
+
+def release_file(release: str, md5: str, cache_dir: _Folder = None) -> Path:
+    """The path of the `.h5` file of a release on this machine, whether or not it exists; see `fetch_release`."""
+    # The checksum is part of the name, because a later upload may replace the file.
+    return Path(cache_dir or constants.HF_HOME) / 'coatnet-zoo' / f'{Path(release).stem}-{md5[:8]}.h5'
+
+
+def fetch_release(release: str, md5: str, cache_dir: _Folder = None, mend: bool = False) -> Path:
+    """The local path of the `.h5` file of a release, downloaded if missing, and compared with its checksum.
+
+    Args:
+        release: Path of the file on the release host, as the table of weights has it.
+        md5: Checksum of the file.
+        cache_dir: Folder to keep the file in. Default: `HF_HOME`, outside huggingface_hub's cache, so that no
+            repository can write there.
+        mend: Download a damaged file again instead of raising.
+
+    Raises:
+        HubError: If the file is damaged or cannot be fetched. If the host does not answer, the error comes after
+            `time_limit`.
+    """
+    file, url = release_file(release, md5, cache_dir), f'{RELEASE_HOST}/{release}'
+
+    def download(new: Path) -> None:
+        from torch.hub import download_url_to_file  # slow to import, and `coatnet-zoo list` does not need it
+
+        download_url_to_file(url, str(new), progress=not constants.HF_HUB_DISABLE_PROGRESS_BARS)
+        if damage := damage_of(new, md5):
+            raise HubError(f'{url} arrived damaged and was thrown away: {damage}; try again.')
+
+    with one_line_error(HubError, f'{url} cannot be fetched into {file.parent}'):
+        damage = damage_of(file, md5) if file.is_file() else 'missing'
+        if damage is None:
             return file
-    os.unlink(file.parent / os.readlink(file) if file.is_symlink() else file)
-    raise HubError(f'{filename} of {hf_hub_id} arrived damaged twice and was thrown away: {damage}; try again.')
+        if file.is_file() and not mend:
+            raise HubError(f'{file} is damaged: {damage}; delete it, and it is downloaded again when it is next used.')
+        if constants.HF_HUB_OFFLINE:
+            raise HubError(f'{file} is missing or damaged, and HF_HUB_OFFLINE is set: unset it once to fetch {url}.')
+        urlopen(Request(url, method='HEAD'), timeout=time_limit()).close()  # torch would wait without limit
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_file(file, download)
+    return file
+
+
+def time_limit() -> float:
+    """Seconds that a server has for its first answer: `HF_HUB_ETAG_TIMEOUT`, or 5 if that is not set."""
+    return constants.HF_HUB_ETAG_TIMEOUT if 'HF_HUB_ETAG_TIMEOUT' in os.environ else 5.0
 
 
 def declared_digest(file: Path) -> str | None:
-    """The hash that the Hub declared for a cached file: the name of the blob that the file is a link to.
+    """The SHA-256 that the Hub declared for a cached file: the name of the blob that the file is a link to.
 
-    None on a file system without symbolic links, where the cache keeps no hashes.
+    None on a file system without symbolic links, where the cache keeps no hashes, and for files that git keeps.
     """
     blob = Path(os.readlink(file)).name if file.is_symlink() else ''
-    return blob if _DIGEST.fullmatch(blob) else None
+    return blob if re.fullmatch('[0-9a-f]{64}', blob) else None
 
 
-def answer_or_error(request: Callable[[float], _Answer]) -> _Answer | Exception:
-    """The result of a request, or its exception, within `HF_HUB_ETAG_TIMEOUT` or else 5 seconds.
-
-    HTTP clients limit the time for each address of a host, and no name look-up. So the request runs in a thread, which
-    ends when the client gives up.
+def damage_of(file: Path, declared: str | None) -> str | None:
+    """What is wrong with the content of a file, at about 1 GB/s; None if it is sound or no hash was declared.
 
     Args:
-        request: Called with the time limit for the client, in seconds.
+        file: A file.
+        declared: SHA-256 or MD5 in hexadecimal digits.
     """
-    limit = constants.HF_HUB_ETAG_TIMEOUT if 'HF_HUB_ETAG_TIMEOUT' in os.environ else _TIME_LIMIT
-    answers: list[_Answer | Exception] = []
-
-    def run() -> None:
-        try:
-            answers.append(request(limit + 1.0))
-        except Exception as e:
-            answers.append(e)
-
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    thread.join(limit)
-    return answers[0] if answers else TimeoutError(f'no answer within {limit:g} s')
+    if declared is None:
+        return None
+    digest = hashlib.sha256() if len(declared) == 64 else hashlib.md5(usedforsecurity=False)
+    with file.open('rb') as f:
+        while chunk := f.read(1 << 20):
+            digest.update(chunk)
+    actual = digest.hexdigest()
+    return None if actual == declared else f'its hash is {actual}, but {declared} was declared'

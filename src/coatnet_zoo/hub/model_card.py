@@ -1,17 +1,14 @@
-"""The model card: how to load the network, what a reader needs to know, and metadata for the Hub.
+"""The model card: the text in `model_card.md`, with the facts of a model and metadata for the Hub filled in."""
 
-The text is in `model_card.md`.
-"""
-
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from string import Template
 from typing import Any
 
 from ..registry import IMPLS, PAPER_URL
 
-_TEMPLATE = Path(__file__).with_suffix('.md')
-_FOLDER_CARD = '\n<!-- `coatnet-zoo push` writes the card for the Hub instead of this card. -->\n'
+# The end of a card that `push` replaces.
+FOLDER_CARD = '\n<!-- `coatnet-zoo push` writes the card for the Hub instead of this card. -->\n'
 
 
 @dataclass(frozen=True)
@@ -34,19 +31,14 @@ def make_card(name: str, config: dict[str, Any], params: int, facts: Facts, sche
         facts: What the files do not hold.
         scheme: What timm's name of the model begins with, `hf-hub` or `local-dir`.
     """
-    from huggingface_hub import ModelCard, ModelCardData  # a slow import, which the command `list` does not need
+    from huggingface_hub import ModelCardData  # a slow import, which the command `list` does not need
 
-    metadata = ModelCardData(
-        license=facts.license,
-        library_name='timm',
-        pipeline_tag='image-classification',
-        tags=['image-classification', 'timm', 'coatnet', 'coatnet-zoo'],
-    )
+    stated = {name: value or 'not stated' for name, value in asdict(facts).items()}
     cfg, impl = config['pretrained_cfg'], config['model_args']['impl']
     chans, height, width = cfg['input_size']
-    text = Template(_TEMPLATE.read_text(encoding='utf-8')).substitute(
-        config | cfg,
-        metadata=metadata.to_yaml(),
+    return Template(Path(__file__).with_suffix('.md').read_text(encoding='utf-8')).substitute(
+        config | cfg | stated,
+        license_metadata=ModelCardData(license=facts.license).to_yaml() if facts.license else '',
         title=name.rpartition('/')[2],
         path=repr(name),
         timm_name=repr(f'{scheme}:{name}'),
@@ -55,21 +47,12 @@ def make_card(name: str, config: dict[str, Any], params: int, facts: Facts, sche
         impl_url=IMPLS[impl].url,
         size=f'{height}x{width}',
         channels='1 channel' if chans == 1 else f'{chans} channels',
-        license=facts.license or 'not stated',
-        source=facts.source or 'not stated',
-        data=facts.data or 'not stated',
         accuracy='not stated' if facts.accuracy is None else f'{facts.accuracy:g} % top-1',
         paper_url=PAPER_URL,
     )
-    return ModelCard(text).content
 
 
 def make_folder_card(name: str, config: dict[str, Any], params: int) -> str:
     """The text of README.md for a folder that is not published yet; see `make_card`."""
     facts = Facts(license=config['pretrained_cfg'].get('license'))
-    return make_card(name, config, params, facts, 'local-dir') + _FOLDER_CARD
-
-
-def is_folder_card(text: str) -> bool:
-    """Whether a card is from `make_folder_card`, so that the card for the Hub may replace the card."""
-    return text.endswith(_FOLDER_CARD)
+    return make_card(name, config, params, facts, 'local-dir') + FOLDER_CARD

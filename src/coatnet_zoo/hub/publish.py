@@ -1,4 +1,4 @@
-"""Publishing a folder, converted or fine-tuned, as a repository on the Hugging Face Hub."""
+"""Folders of a model: publishing one as a repository on the Hugging Face Hub, and making one from published weights."""
 
 import json
 import os
@@ -9,17 +9,15 @@ from typing import Any
 import timm
 from huggingface_hub import CommitOperationAdd, HfApi, ModelCard
 from huggingface_hub.utils import validate_repo_id
-from torch import nn
 
 from ..errors import CheckpointError, HubError
-from ..files import CARD, CONFIG, SAFETENSORS
+from ..files import CARD, CONFIG, SAFETENSORS, write_folder
 from ..registry import SIZES, short
 from .messages import one_line_error, without_secrets
-from .model_card import Facts, is_folder_card, make_card
+from .model_card import FOLDER_CARD, Facts, make_card
 
-_PICKLES = ('.bin', '.pth', '.pt', '.ckpt', '.pkl', '.pickle', '.h5', '.npz', '.tar')
+# timm would put values of its own in the place of missing ones.
 _NEEDED = {'input_size', 'mean', 'std', 'interpolation', 'crop_pct'}
-_LONGEST_CARD = 10_000_000  # bytes of a text in a commit that the Hub accepts
 
 
 def prepare(folder: Path, repo_id: str, **facts: Any) -> dict[str, Path | bytes]:
@@ -35,35 +33,36 @@ def prepare(folder: Path, repo_id: str, **facts: Any) -> dict[str, Path | bytes]
 
     Raises:
         CheckpointError: If the folder lacks a file, has a file that must not be published, or has no valid CoAtNet; if
-            the licence is unknown or an argument is invalid.
+            the licence is unknown or the name is invalid.
     """
     known = Facts(**facts)
     if repo_id.count('/') != 1:
         raise CheckpointError(f'{short(repo_id)} does not name a repository; write ORG/NAME.')
-    if known.accuracy is not None and not 0 <= known.accuracy <= 100:
-        raise CheckpointError(f'The accuracy must be in percent, between 0 and 100, got {known.accuracy:g}.')
-    files = {name: _regular_file(folder, name) for name in (SAFETENSORS, CONFIG)}
-    if pickles := sorted(p.name for p in folder.iterdir() if p.name.lower().endswith(_PICKLES)):
-        raise CheckpointError(
-            f'{folder} has {", ".join(map(short, pickles[:5]))}, which others would have to trust; only {SAFETENSORS} '
-            'is published, so move them away.'
-        )
+    files = {name: folder / name for name in (SAFETENSORS, CONFIG)}
+    for file in (*files.values(), folder / CARD):
+        if file.is_symlink():
+            raise CheckpointError(f'{file} is a link, perhaps to a private file; put the file itself there.')
     with one_line_error(CheckpointError, f'{folder} cannot be published as {short(repo_id)}'):
         validate_repo_id(repo_id)
         model = timm.create_model(f'local-dir:{folder}', pretrained=True)  # as it loads after a download
         config = json.loads(files[CONFIG].read_bytes())
     cfg, args = config.get('pretrained_cfg') or {}, config.get('model_args') or {}
-    if model.pretrained_cfg['architecture'] not in SIZES or _NEEDED - cfg.keys() or 'impl' not in args:
-        raise CheckpointError(
-            f'{files[CONFIG]} does not have what timm.models.save_for_hf writes for a model of coatnet-zoo.'
-        )
-    for labels in (config.get('label_names'), cfg.get('label_names')):
-        if labels is not None and len(labels) != model.num_classes:
-            raise CheckpointError(
-                f'{files[CONFIG]} has {len(labels)} labels, but the network has {model.num_classes} classes.'
-            )
+    if config['architecture'] not in SIZES or _NEEDED - cfg.keys() or 'impl' not in args:
+        raise CheckpointError(f'{files[CONFIG]} is not what timm.models.save_for_hf writes for a coatnet-zoo model.')
+    labels = model.pretrained_cfg.get('label_names')
+    if labels is not None and len(labels) != model.num_classes:
+        raise CheckpointError(f'{folder} has {len(labels)} labels, but the network has {model.num_classes} classes.')
+    # The Hub would refuse a bad card only after the repository was created.
     with one_line_error(CheckpointError, f'The model card of {folder} is not one that the Hub takes'):
-        return {**files, CARD: _card(folder, repo_id, model, known)}
+        card = (folder / CARD).read_text(encoding='utf-8') if (folder / CARD).exists() else FOLDER_CARD
+        if card.endswith(FOLDER_CARD):
+            license = known.license or cfg.get('license') or ''
+            if not license.strip():
+                raise CheckpointError(f'{folder} has no licence; give one by --license, e.g. --license apache-2.0.')
+            params = sum(p.numel() for p in model.parameters())
+            card = make_card(repo_id, config, params, replace(known, license=license))
+        ModelCard(card)
+        return {**files, CARD: card.encode()}
 
 
 def publish(repo_id: str, content: dict[str, Path | bytes], private: bool = False) -> str:
@@ -87,30 +86,22 @@ def publish(repo_id: str, content: dict[str, Path | bytes], private: bool = Fals
     return without_secrets(str(url))
 
 
-def _regular_file(folder: Path, name: str) -> Path:
-    file = folder / name
-    if file.is_symlink() or not file.is_file():
-        raise CheckpointError(
-            f'{folder} has no {name} that is a file and no link; `coatnet-zoo convert` and '
-            'timm.models.save_for_hf(..., safe_serialization=True) make such folders.'
-        )
-    return file
+def make_folder(name: str, folder: Path) -> None:
+    """Make a folder that `timm.create_model('local-dir:FOLDER', pretrained=True)` loads, on any machine.
 
+    Args:
+        name: Name of the weights, with tag.
+        folder: The destination: a new folder, or an empty one.
 
-def _card(folder: Path, repo_id: str, model: nn.Module, facts: Facts) -> bytes:
-    """The card of the folder, or a new card. The Hub would refuse a bad card only after the repository was created."""
-    has_card = os.path.lexists(folder / CARD)
-    card = _regular_file(folder, CARD).read_text(encoding='utf-8') if has_card else None
-    if card is None or is_folder_card(card):
-        cfg = model.pretrained_cfg
-        license = cfg.get('license') if facts.license is None else facts.license
-        if not isinstance(license, str) or not license.strip():
-            raise CheckpointError(f'{folder} has no licence; give one by --license, e.g. --license apache-2.0.')
-        config = dict(cfg, pretrained_cfg=cfg, model_args=dict(impl=model.cfg.impl), num_classes=model.num_classes)
-        params = sum(p.numel() for p in model.parameters())
-        card = make_card(repo_id, config, params, replace(facts, license=license))
-    ModelCard(card)
-    content = card.encode()
-    if len(content) > _LONGEST_CARD:
-        raise CheckpointError(f'The model card has {len(content):,} bytes; only {_LONGEST_CARD:,} can be published.')
-    return content
+    Raises:
+        HubError: If the weights cannot be fetched, or if the folder is not empty or cannot be written.
+    """
+
+    def check_empty(old: Path) -> None:
+        if not old.is_dir() or os.listdir(old):
+            raise HubError(f'{old} exists already and is not an empty folder; choose another.')
+
+    with one_line_error(HubError, f'{folder} cannot be written'):
+        folder = folder.resolve()
+        model = timm.create_model(name, pretrained=True)
+        write_folder(folder, lambda new: timm.models.save_for_hf(model, new, safe_serialization=True), check_empty)
