@@ -1,30 +1,20 @@
 """Checkpoint files: reading a file without executing anything, recognising its code, mapping third-party tensors."""
 
 from .adapter import Target as Target
-from .adapter import Translation as Translation
-from .adapter import find_reader as find_reader
-from .adapter import recognised as recognised
-from .adapter import third_party_codes as third_party_codes
 from .adapter import translate as translate
 from .arguments import check_arguments as check_arguments
 from .arguments import check_fields as check_fields
 from .checkpoint import Checkpoint as Checkpoint
 from .convert import Conversion as Conversion
 from .convert import convert_checkpoint as convert_checkpoint
-from .heads import plain_head as plain_head
 from .loading import Adapted as Adapted
 from .loading import adapt_state_dict as adapt_state_dict
-from .loading import check_structure as check_structure
 from .preprocessing import read_labels as read_labels
 from .reading import corrupt as corrupt
 from .reading import read_checkpoint as read_checkpoint
 from .reading import require_regular as require_regular
-from .recognition import create_call as create_call
 from .recognition import fingerprint as fingerprint
 from .recognition import identify as identify
 from .recognition import is_timms as is_timms
-from .state_dicts import find_network as find_network
 from .structure import Structure as Structure
 from .structure import shape_of as shape_of
-from .values import check_dense as check_dense
-from .values import check_values as check_values

@@ -72,7 +72,7 @@ def as_linear(tensor: torch.Tensor, own: torch.Tensor | None) -> torch.Tensor:
     return tensor
 
 
-def check_structure(translation: Translation, cfg: CoAtNetCfg) -> None:
+def _check_structure(translation: Translation, cfg: CoAtNetCfg) -> None:
     """Refuse the checkpoint of a third-party code if its structure is not that of the configuration.
 
     This function accepts other numbers of classes and channels, because torch reports them and timm adapts them.
@@ -110,7 +110,7 @@ def _adapt(
     check_dense(checkpoint.tensors, 'The checkpoint')
     translation = translate(checkpoint)
     if translation is not None:
-        check_structure(translation, model.cfg)
+        _check_structure(translation, model.cfg)
         tensors, img_size = translation.tensors, translation.structure.img_size
     else:
         _check_same_network(checkpoint.tensors, own, model.cfg)
