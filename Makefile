@@ -16,7 +16,7 @@ slow: export COATNET_SLOW := 1
 slow: test
 
 soak: $(VENV)/.installed
-	COATNET_SOAK=100000 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 tests/convert tests/factory -k fuzz
+	COATNET_SOAK=100000 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 tests/convert/test_fuzz.py
 
 clients: $(VENV)/.installed
 	$(BIN)/python -m pip install --editable '.[test,clients]'
