@@ -46,6 +46,7 @@ def test_attention_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     assert all(row.seconds > 0 and row.memory == 2 for row in rows)
 
 
-def test_memory_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(attention, 'THREADS', 1)
-    assert 50 < attention.memory('linear', 224)['memory'] < 1000
+def test_memory_is_that_of_an_image_through_the_candidate(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attention, 'forward_memory', lambda build, threads: build())
+    model, images = attention.memory('linear', 64)
+    assert model.cfg.attn_type == 'linear' and model(images).shape == (1, 1000)
