@@ -1,8 +1,8 @@
 """Checkpoints of the CoAtNet of keras_cv_attention_models: reading their structure, and where each tensor goes.
 
-A Keras file of a whole model describes its network: class, settings and inputs of every layer. The same weights fit
-many networks, so every layer is compared with the layer of the network that this package builds. A file of weights only
-has the names of its layers, and these names contain the activations.
+A Keras file of a whole model has the class and the settings of every layer. The same weights fit many networks, so
+every named layer is compared with that of the network that this package builds; how the layers are connected is not. A
+file of weights only has the names of its layers, and these names contain the activations.
 
 That code is MIT-licensed; this module uses only its tensor names, shapes, layouts and the settings of its layers.
 """
@@ -11,16 +11,13 @@ import json
 import math
 import re
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
-from itertools import zip_longest
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from ...errors import CheckpointError, shown
 from ...registry import feature_sizes, num_offsets
-from ..adapter import Target
-from ..checkpoint import Checkpoint
+from ..adapter import Checkpoint, Target
 from ..structure import Structure, count_numbered, shape_of
 from .keras_h5 import read_h5 as read
 
@@ -31,34 +28,23 @@ _IMPL = 'keras_cv'
 Settings = dict[str, Any]
 Layers = Mapping[str, Mapping[str, Any]]
 
-# The layers of that code. `a > b` gives the output of a to b, and `a + b > c` gives two inputs to c. `a=b` has the
-# weights of our module b. A name with `*` is an operation, which Keras numbers; `:1` is its second output. `before` is
-# the last layer of the block before, and `shortcut` the projection of the shortcut or, without a projection, `before`.
-_STEM = """\
-    input > stem_1_pad > stem_1_conv=stem.conv1 > stem_1_bn=stem.norm1 > stem_1_gelu
-    stem_1_gelu > stem_2_pad > stem_2_conv=stem.conv2"""
-_SHORTCUT = """\
-    before > shortcut_pool > shortcut_conv=shortcut.expand
-"""
+# The named layers of that code. `a=b` has the weights of our module b.
+_STEM = 'stem_1_pad stem_1_conv=stem.conv1 stem_1_bn=stem.norm1 stem_1_gelu stem_2_pad stem_2_conv=stem.conv2'
 _BLOCKS = {
-    'C': """\
-    before > preact_bn=pre_norm > expand_conv=conv1_1x1 > expand_bn=norm1 > expand_gelu
-    expand_gelu > MB_pad > MB_dw_conv=conv2_kxk > MB_dw_bn=norm2 > MB_dw_gelu
-    MB_dw_gelu > *mean > se_1_conv=se.fc1 > se_gelu > se_2_conv=se.fc2 > se_sigmoid
-    MB_dw_gelu + se_sigmoid > se_out > MB_pw_conv=conv3_1x1
-    shortcut + MB_pw_conv > output""",
-    'T': """\
-    before > preact_ln=norm1 > pool > mhsa_qkv_conv=attn.qkv > *qkv
-    *qkv:0 > *q_heads > *queries
-    *qkv:1 > *k_heads > *keys
-    *qkv:2 > *v_heads > *values
-    *queries + *keys > *products > *scaled > mhsa_pos_emb=attn.rel_pos > mhsa_attention_scores
-    mhsa_attention_scores + *values > *attended > *positions > *map > mhsa_output=attn.proj
-    shortcut + mhsa_output > output
-    output > ffn_preact_ln=norm2 > ffn_1_conv=mlp.fc1 > ffn_gelu > ffn_2_conv=mlp.fc2
-    output + ffn_2_conv > ffn_output""",
+    'C': """
+        shortcut_pool shortcut_conv=shortcut.expand preact_bn=pre_norm
+        expand_conv=conv1_1x1 expand_bn=norm1 expand_gelu
+        MB_pad MB_dw_conv=conv2_kxk MB_dw_bn=norm2 MB_dw_gelu
+        se_1_conv=se.fc1 se_gelu se_2_conv=se.fc2 se_sigmoid se_out
+        MB_pw_conv=conv3_1x1 output
+    """,
+    'T': """
+        shortcut_pool shortcut_conv=shortcut.expand preact_ln=norm1 pool
+        mhsa_qkv_conv=attn.qkv mhsa_pos_emb=attn.rel_pos mhsa_attention_scores mhsa_output=attn.proj output
+        ffn_preact_ln=norm2 ffn_1_conv=mlp.fc1 ffn_gelu ffn_2_conv=mlp.fc2 ffn_output
+    """,
 }
-_HEAD = 'before > avg_pool > predictions=head.fc'
+_HEAD = 'avg_pool predictions=head.fc'
 
 _LAST = dict(data_format='channels_last')
 _CONV = dict(_LAST, strides=[1, 1], padding='valid', dilation_rate=[1, 1], groups=1, activation='linear')
@@ -77,14 +63,8 @@ _KINDS: dict[str, tuple[str, Settings]] = {
     'pad': ('ZeroPadding2D', dict(_LAST, padding=[[1, 1], [1, 1]])),
     'avg_pool': ('GlobalAveragePooling2D', dict(_LAST, keepdims=False)),
     'pool': ('MaxPooling2D', dict(_LAST, pool_size=[2, 2], strides=[2, 2], padding='same')),
-    '*mean': ('math.reduce_mean', dict(axis=[1, 2], keepdims=True)),
     'se_out': ('Multiply', {}),
-    '*keys': ('compat.v1.transpose', dict(perm=[0, 2, 3, 1])),
-    '*queries': ('compat.v1.transpose', dict(perm=[0, 2, 1, 3])),
-    '*values': ('compat.v1.transpose', dict(perm=[0, 2, 1, 3])),
-    '*positions': ('compat.v1.transpose', dict(perm=[0, 2, 1, 3])),
-    '*products': ('linalg.matmul', {}),
-    '*attended': ('linalg.matmul', {}),
+    'pos_emb': ('MultiHeadRelativePositionalEmbedding', dict(with_cls_token=False)),
     'scores': ('Softmax', dict(axis=-1)),
     'mhsa_output': ('Dense', dict(activation='linear', use_bias=False)),
     'output': ('Add', {}),
@@ -107,23 +87,21 @@ _WEIGHTS: dict[str, dict[str, tuple[str, str | None]]] = {
 }
 
 
-@dataclass(frozen=True)
-class _Layer:
-    """A layer of that code: class, settings, inputs with the number of their output, and our module, if any."""
+class _Layer(NamedTuple):
+    """A layer of that code: class, settings, and our module, if any."""
 
     kind: str
     settings: Settings
-    inputs: list[tuple[str, int]]
-    ours: str | None
+    ours: str | None = None
 
 
 def _network(s: Structure) -> dict[str, _Layer]:
-    """Every layer of that code's network for a structure, by name.
+    """Every named layer of that code's network for a structure.
 
     That code numbers stacks of blocks of one kind. A stage of convolutions and attention, as in CoAtNet-6 and -7, is
     two stacks, of which the second has no stride.
     """
-    network = _parse(_STEM, '', '', {'input': 'input'}, _KINDS)
+    network = _layers(_STEM)
     stack, number, width = 0, 0, s.stem_width[-1]
     grids = feature_sizes(s.img_size or (1, 1), 4)  # only Transformer blocks depend on the size
     for stage, (types, widths, depth) in enumerate(zip(s.block_types, s.embed_dim, s.depths, strict=True)):
@@ -132,45 +110,30 @@ def _network(s: Structure) -> dict[str, _Layer]:
         for block, kind in enumerate(types):
             is_first = block == 0 or kind != types[block - 1]
             stack, number = (stack + 1, 1) if is_first else (stack, number + 1)
-            graph, kinds = _BLOCKS[kind], {**_attention(width // s.dim_head, s.dim_head, grids[stage]), **_KINDS}
-            before, prefix = list(network)[-1], f'stack_{stack}_block_{number}_'
-            names = {'before': before, 'shortcut': f'{prefix}shortcut_conv' if is_first else before}
-            if is_first:
-                graph = _SHORTCUT + graph
+            names = _BLOCKS[kind]
             if block == 0:
-                graph = graph.replace('preact_ln=norm1', 'preact_ln=norm1.norm')  # the pooling is norm1.down
-                kinds['dw_conv'] = (kinds['dw_conv'][0], dict(kinds['dw_conv'][1], strides=[2, 2]))
+                names = names.replace('preact_ln=norm1', 'preact_ln=norm1.norm')  # the pooling is norm1.down
             else:
-                graph = graph.replace(' > shortcut_pool', '').replace(' > pool', '')
-            network |= _parse(graph, prefix, f'stages.{stage}.blocks.{block}.', names, kinds)
+                names = names.replace(' shortcut_pool', '').replace(' pool', '')
+            if not is_first:
+                names = names.replace(' shortcut_conv=shortcut.expand', '')
+            heads = width // s.dim_head
+            settings = {
+                'MB_dw_conv': dict(strides=[2, 2] if block == 0 else [1, 1]),
+                'mhsa_pos_emb': dict(attn_height=grids[stage][0], num_heads=(-1, heads)),
+            }
+            network |= _layers(names, f'stack_{stack}_block_{number}_', f'stages.{stage}.blocks.{block}.', settings)
             width = widths[block]
-    return network | (_parse(_HEAD, '', '', {'before': list(network)[-1]}, _KINDS) if s.num_classes else {})
+    return network | (_layers(_HEAD) if s.num_classes else {})
 
 
-def _attention(heads: int, dim_head: int, grid: tuple[int, int]) -> dict[str, tuple[str, Settings]]:
-    """Class and settings of the layers of attention that depend on the block, by the end of the name."""
-    table = dict(with_cls_token=False, attn_height=grid[0], num_heads=(-1, heads))
-    return {
-        '*qkv': ('split', dict(num_or_size_splits=[heads * dim_head] * 3, axis=-1)),
-        '_heads': ('Reshape', dict(target_shape=[-1, heads, dim_head])),
-        '*scaled': ('math.multiply', dict(y=1 / math.sqrt(dim_head))),
-        'pos_emb': ('MultiHeadRelativePositionalEmbedding', table),
-        '*map': ('reshape', dict(shape=[-1, *grid, heads * dim_head])),
-    }
-
-
-def _parse(
-    graph: str, prefix: str, ours: str, names: Mapping[str, str], kinds: Mapping[str, tuple[str, Settings]]
+def _layers(
+    names: str, prefix: str = '', ours: str = '', settings: Mapping[str, Settings] | None = None
 ) -> dict[str, _Layer]:
     layers = {}
-    for line in graph.splitlines():
-        first, *chain = line.strip().split(' > ')
-        sources = [source.partition(':') for source in first.split(' + ')]
-        inputs = [(names.get(name, prefix + name), int(output or 0)) for name, _, output in sources]
-        for step in chain:
-            name, _, module = step.partition('=')
-            layers[prefix + name] = _Layer(*_by_end(kinds, name), inputs, ours + module if module else None)
-            inputs = [(prefix + name, 0)]
+    for name, _, module in (word.partition('=') for word in names.split()):
+        kind, usual = _by_end(_KINDS, name)
+        layers[prefix + name] = _Layer(kind, usual | (settings or {}).get(name, {}), ours + module if module else None)
     return layers
 
 
@@ -248,7 +211,7 @@ def infer_structure(checkpoint: Checkpoint) -> Structure:
         img_size=_img_size(checkpoint.layers, kernel[2], offsets),
         expand_ratio=next(iter(ratios)),
     )
-    _check_layers(checkpoint.layers, _network(structure))
+    _check_layers(checkpoint.layers, structure)
     return structure
 
 
@@ -292,59 +255,45 @@ _NEUTRAL = re.compile(
 _OPTIONAL: Settings = dict(groups=1, keepdims=False, num_heads=-1)
 # Half precision computes the same, except for rounding.
 _DTYPES = (None, 'float32', 'mixed_float16', 'mixed_bfloat16')
+# Layers and operations without names of their own, which have no weights and, in evaluation, no other settings of use.
+_UNNAMED = ('InputLayer', 'Dropout', 'split', 'Reshape', 'reshape', 'compat.v1.transpose', 'linalg.matmul')
 _ACTIVATED = re.compile(r'stem_1_|stack_[0-9]+_block_[0-9]+_(expand|MB_dw|se|ffn)_')
 
 
-def _check_layers(layers: Layers, expected: Mapping[str, _Layer]) -> None:
+def _check_layers(layers: Layers, structure: Structure) -> None:
     """Refuse a file whose layers are not those of the network that its tensors fit."""
-    for name in layers:
-        if _ACTIVATED.match(name) and name not in expected and not name.endswith('_drop'):
-            raise CheckpointError(f'The {_IMPL} checkpoint has the layer {shown(name)}, which is not supported.')
+    expected = _network(structure)
     if not any(layers.values()):
+        for name in layers:
+            if _ACTIVATED.match(name) and name not in expected and not name.endswith('_drop'):
+                raise CheckpointError(f'The {_IMPL} checkpoint has the layer {shown(name)}, which is not supported.')
         return
+    operations = {kind: _Layer(kind, {}) for kind in _UNNAMED}
+    operations['math.reduce_mean'] = _Layer('math.reduce_mean', dict(axis=[1, 2], keepdims=True))
+    operations['math.multiply'] = _Layer('math.multiply', dict(y=1 / math.sqrt(structure.dim_head)))
     for name, layer in layers.items():
-        policy = layer['settings'].get('dtype')
+        kind, settings = layer['class_name'].split('>')[-1], dict(layer['settings'])
+        policy = settings.get('dtype')
         for key in ('config', 'name'):
             policy = policy.get(key, policy) if isinstance(policy, dict) else policy
         if policy not in _DTYPES:
             raise _refusal(name, f'dtype={shown(json.dumps(policy))}', 'float32')
-    for name in expected:
-        if '*' not in name:
-            if name not in layers:
-                raise CheckpointError(f'The {_IMPL} checkpoint lacks the layer {name}.')
-            _check_layer(name, name, layers, expected)
-
-
-def _check_layer(name: str, expected_name: str, layers: Layers, expected: Mapping[str, _Layer]) -> None:
-    """Compare a layer, and the operations between its inputs and the layers before, with what is expected."""
-    right, kind = expected[expected_name], layers[name]['class_name'].split('>')[-1]
-    settings = {key: value for key, value in layers[name]['settings'].items() if not _NEUTRAL.fullmatch(key)}
-    if kind == 'TFOpLambda':
-        kind = settings.pop('function', kind)
-    if kind != right.kind:
-        raise _refusal(name, ', '.join([str(kind), *(f'{k}={v!r}' for k, v in settings.items())]), right.kind)
-    for key in sorted({*settings, *right.settings}):
-        value, allowed = settings.get(key, _OPTIONAL.get(key)), right.settings.get(key)
-        if not any(_same(value, one) for one in (allowed if isinstance(allowed, tuple) else [allowed])):
-            raise _refusal(name, f'{key}={value!r}', allowed)
-    sources = [_past_dropout(source, layers) for source in layers[name]['inputs']]
-    for (source, output), (right_source, right_output) in zip_longest(sources, right.inputs, fillvalue=('nothing', 0)):
-        is_operation = '*' in right_source and source in layers
-        is_input = right_source == 'input' and layers.get(source, {}).get('class_name') == 'InputLayer'
-        if output != right_output or not (is_operation or is_input or source == right_source):
-            raise _refusal(name, f'the input {source}', right_source)
-        if is_operation:
-            _check_layer(source, right_source, layers, expected)
-
-
-def _past_dropout(source: tuple[str, int], layers: Layers) -> tuple[str, int]:
-    """The output that an input of a layer is in evaluation."""
-    for _ in layers:
-        layer = layers.get(source[0], {})
-        if layer.get('class_name') != 'Dropout' or not layer['inputs']:
-            break
-        source = layer['inputs'][0]
-    return source
+        settings = {key: value for key, value in settings.items() if not _NEUTRAL.fullmatch(key)}
+        if kind == 'TFOpLambda':
+            kind = str(settings.pop('function', kind))
+        right = expected.get(name, operations.get(kind))
+        if right is None:
+            raise CheckpointError(
+                f'The {_IMPL} checkpoint has the layer {shown(name)} ({shown(kind)}), which is not supported.'
+            )
+        if kind != right.kind:
+            raise _refusal(name, ', '.join([kind, *(f'{k}={v!r}' for k, v in settings.items())]), right.kind)
+        for key in sorted({*settings, *right.settings} if name in expected else right.settings):
+            value, allowed = settings.get(key, _OPTIONAL.get(key)), right.settings.get(key)
+            if not any(_same(value, one) for one in (allowed if isinstance(allowed, tuple) else [allowed])):
+                raise _refusal(name, f'{key}={value!r}', allowed)
+    if missing := next((name for name in expected if name not in layers), None):
+        raise CheckpointError(f'The {_IMPL} checkpoint lacks the layer {missing}.')
 
 
 def _same(value: Any, right: Any) -> bool:

@@ -9,7 +9,7 @@ import torch
 
 from ...errors import CheckpointError, shown
 from ...registry import WEIGHTS
-from ..checkpoint import Checkpoint
+from ..adapter import Checkpoint
 from ..reading import corrupt
 
 
@@ -21,9 +21,8 @@ def read_h5(path: Path) -> Checkpoint:
 
     Returns:
         The tensors by `layer/weight`, e.g. `stem_1_conv/kernel`, in Keras' layouts, without the state of the optimiser;
-        and the layers by name. For a file of a whole model, each layer has its `class_name`, its `settings`, and its
-        `inputs`: for each input, the name of a layer and the number of the output of that layer. For a file of weights
-        only, each layer has only its name.
+        and the layers by name. For a file of a whole model, each layer has its `class_name` and its `settings`. For a
+        file of weights only, each layer has only its name.
 
     Raises:
         CheckpointError: If h5py is not installed, or if the file is damaged or refers to other files.
@@ -79,27 +78,12 @@ def describe(model_config: str | bytes) -> dict[str, dict[str, Any]]:
     Raises:
         Exception: Any exception, if the text is not such a description.
     """
-    model = json.loads(model_config)['config']
     layers: dict[str, dict[str, Any]] = {}
-    for layer in model['layers']:
-        name, kind, nodes = layer['config']['name'], layer['class_name'], layer['inbound_nodes']
-        if not isinstance(name, str) or not isinstance(kind, str) or name in layers or layer['name'] != name:
-            raise ValueError(f'the layer {shown(name)} has no class, two names, or is there twice')
-        if len(nodes) > 1:
-            raise ValueError(f'the layer {shown(name)} is called twice')
-        settings, inputs, node = dict(layer['config']), [], nodes[0] if nodes else []
-        # An operation has one input, and arguments. Every other layer has a list of inputs.
-        for source, call, output, arguments in [node] if node and isinstance(node[0], str) else node:
-            if call != 0 or not isinstance(source, str):
-                raise ValueError(f'the layer {shown(name)} has an input from a second call, or from no layer')
-            inputs.append((source, output))
-            for key, value in arguments.items():
-                if isinstance(value, list) and value and isinstance(value[0], str):
-                    inputs.append((value[0], value[2]))
-                else:
-                    settings[key] = value
-        layers[name] = dict(class_name=kind, settings=settings, inputs=inputs)
-    # The layers are in the order of computing. A network without classifier ends with its last block.
-    if not layers or model['output_layers'] != [['predictions' if 'predictions' in layers else name, 0, 0]]:
-        raise ValueError('its output is not that of its last layer')
+    for layer in json.loads(model_config)['config']['layers']:
+        name, nodes = layer['config']['name'], layer['inbound_nodes']
+        if not isinstance(name, str) or not isinstance(layer['class_name'], str) or name in layers:
+            raise ValueError(f'the layer {shown(name)} has no class, no name, or is there twice')
+        # An operation has one input, and its arguments.
+        arguments = nodes[0][3] if nodes and isinstance(nodes[0][0], str) else {}
+        layers[name] = dict(class_name=layer['class_name'], settings={**layer['config'], **arguments})
     return layers
