@@ -5,10 +5,8 @@ import collections
 import datetime
 import enum
 import functools
-import io
 import os
 import pathlib
-import pickle
 import random
 import struct
 import sys
@@ -25,7 +23,6 @@ from command_line import refusal as refused
 
 from coatnet_zoo import CheckpointError
 from coatnet_zoo.convert import read_checkpoint
-from coatnet_zoo.convert.unpickling import Stub, load
 
 # The first tensors of a real checkpoint.
 TENSORS = dict(list(STATE_DICT.items())[:20])
@@ -79,7 +76,6 @@ OBJECTS: dict[str, Callable[[], Any]] = {
     'a numpy array': lambda: np.arange(5),
     'a random state': random.getstate,
     'a dictionary with a default': lambda: collections.defaultdict(list, a=[1]),
-    'a counter': lambda: collections.Counter('aab'),
     'a deque': lambda: collections.deque([1, 2], 5),
     'a date': lambda: datetime.datetime(2024, 1, 2),
     'a choice': lambda: Mode.FAST,
@@ -88,12 +84,10 @@ OBJECTS: dict[str, Callable[[], Any]] = {
     'a loss': lambda: torch.nn.CrossEntropyLoss(weight=torch.ones(10)),
     'a module': lambda: torch.nn.Linear(2, 2),
     'a type': lambda: torch.float16,
-    'a device': lambda: torch.device('cuda'),
     'a sparse tensor': lambda: torch.eye(3).to_sparse(),
     'truth values': lambda: torch.tensor([True]),
     'a tensor of a subclass': lambda: torch.ones(2).as_subclass(Subclass),
     'integers without sign': lambda: torch.ones(2, dtype=torch.uint16),
-    'a parameter': lambda: torch.nn.Parameter(torch.ones(2)),
     'a slice and a set': lambda: [slice(3), {1, 2}, frozenset('a'), b'x', 2**70, 'ä' * 300, (1, 2, 3, 4), 1j],
 }
 
@@ -103,20 +97,6 @@ OBJECTS: dict[str, Callable[[], Any]] = {
 def test_objects_beside_the_weights_are_read_past(case: str, options: dict, read: Read) -> None:
     content = {'first': OBJECTS[case](), 'state_dict': TENSORS, 'last': [OBJECTS[case]()]}
     assert is_state_dict(read(saved(content, **options)))
-
-
-def test_stubs_keep_their_state() -> None:
-    module = torch.nn.Sequential(collections.OrderedDict(body=torch.nn.Linear(2, 3)))
-    objects = [module, argparse.Namespace(lr=0.1), Attributes(a=1), collections.deque([1, 2]), Path('a'), Mode.FAST]
-    # Without a persistent_id, pickle asks tensors to pickle themselves; a module without tensors is enough.
-    module.body.weight = module.body.bias = None
-    stub, arguments, attributes, *_, path, mode = load(io.BytesIO(pickle.dumps(objects, protocol=2)))
-    body = stub.attributes['_modules']['body']
-    assert stub.name == 'torch.nn.modules.container.Sequential' and not stub
-    assert body.attributes['out_features'] == 3 and body.attributes['_parameters'].keys() == {'weight', 'bias'}
-    assert arguments.attributes == {'lr': 0.1} and dict(attributes) == {'a': 1}
-    assert path.args == ('a',) and mode.args == (1,)
-    assert all(isinstance(one, Stub) and one == one and {one: 1}[one] for one in (stub, arguments, attributes, path))
 
 
 # Whole models, and objects that would be executed.
@@ -132,7 +112,6 @@ WHOLE: dict[str, tuple[Any, str]] = {
     'a call under a key': ({'state_dict': Executed()}, 'mkdir'),
     'a model': (torch.nn.Sequential(torch.nn.Linear(2, 2)), 'torch.nn.modules.container.Sequential'),
     'a model under a key': ({'net': torch.nn.Linear(2, 2)}, 'Linear'),
-    'a model under any key': ({'m': torch.nn.Linear(2, 2), 'e': 1}, 'Linear'),
 }
 
 
@@ -180,7 +159,6 @@ def with_value(value: bytes, zipped: bool) -> bytes:
 
 
 HUGE = b'\x8a\x06' + (10**13).to_bytes(6, 'little')
-DOUBLE = b'2\x86'  # a pair of the last object and itself
 MKDIR = text('executed') + b'\x85'
 MKDIR_NAME = named('os', 'mkdir')
 REBUILD, FROM_TYPE = named('torch._utils', '_rebuild_tensor_v2'), named('torch._tensor', '_rebuild_from_type_v2')
@@ -216,32 +194,20 @@ REFUSED: dict[str, bytes] = {
     'a tensor by a function of the file': FROM_TYPE + b'(' + MKDIR_NAME + named('torch', 'Tensor') + MKDIR + b'}tR',
     'an attribute of a class': named('collections', 'OrderedDict') + b'N}' + text('pop') + b'K\x01s\x86b',
     'a call of a number': b'K\x01)R',
-    'a call of a dictionary': b'})R',
-    'a call of a list': b'])R',
     'an object of a number': b'K\x01)\x81',
     'the state of a number': b'K\x01}b',
-    'items of a number': b'K\x01(K\x02e',
-    'pairs of a number': b'K\x01(K\x02K\x03u',
     'half a pair': b'}(K\x02u',
-    'a pair of pairs of pairs': b'})' + DOUBLE * 40 + b'K\x01s',
-    'a set of pairs of pairs': named('builtins', 'set') + b'])' + DOUBLE * 40 + b'a\x85R',
-    'ordered pairs of pairs': named('collections', 'OrderedDict') + b']])' + DOUBLE * 40 + b'aK\x01aa\x85R',
-    'pairs of remembered pairs': b'})q\x00' + b''.join(b'h%ch%c\x86q%c' % (i, i, i + 1) for i in range(60)) + b'K\x01s',
-    'a deep tuple': b'})' + b'\x85' * 1_000_000 + b'K\x01s',
     'a list as a key': b'}]K\x01s',
     'an object from a registry': b'\x82\x01',
     'a number in the memo': b'K\x01r' + struct.pack('<I', 2**32 - 1),
     'a missing number in the memo': b'j' + struct.pack('<I', 2**31),
     'a buffer outside of the file': b'\x97',
     'a reference by text': b'Pstorage\n',
-    'a reference to a number': b'K\x05Q',
     '2,000 classes': b'(' + b''.join(named('a', f'B{i}') for i in range(2000)) + b'l',
     'a string that is too long': b'X' + struct.pack('<I', 2**32 - 1) + b'a',
-    'bytes that are too long': b'\x8e' + struct.pack('<Q', 2**63) + b'a',
     'a number that is too long': b'\x8b' + struct.pack('<i', 2**31 - 1) + b'a',
     'a number of 10,000 digits': b'L' + b'9' * 10_000 + b'L\n',
     'no opcode': b'\xff\xfe\xfd',
-    'no mark': b't' * 5,
     'nothing to take': b'0' * 500,
 }
 
