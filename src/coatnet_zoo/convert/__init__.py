@@ -1,14 +1,14 @@
 """Checkpoint files: reading a file without executing anything, recognising its code, mapping third-party tensors."""
 
+from .adapter import Checkpoint as Checkpoint
 from .adapter import Target as Target
 from .adapter import translate as translate
-from .arguments import check_arguments as check_arguments
-from .arguments import check_fields as check_fields
-from .checkpoint import Checkpoint as Checkpoint
 from .convert import Conversion as Conversion
 from .convert import convert_checkpoint as convert_checkpoint
 from .loading import Adapted as Adapted
 from .loading import adapt_state_dict as adapt_state_dict
+from .preprocessing import check_arguments as check_arguments
+from .preprocessing import check_fields as check_fields
 from .preprocessing import read_labels as read_labels
 from .reading import corrupt as corrupt
 from .reading import read_checkpoint as read_checkpoint

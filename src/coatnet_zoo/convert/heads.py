@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 
 from ..errors import CheckpointError, shown
-from .checkpoint import Checkpoint
+from .adapter import Checkpoint
 
 # What training keeps, and no network computes with.
 _OF_TRAINING = re.compile('loss|criterion|metric', re.IGNORECASE)

@@ -13,8 +13,7 @@ from torch import nn
 
 from ..errors import CheckpointError
 from ..registry import TIMM_NAMES, CoAtNetCfg, feature_sizes, field_types, num_offsets, resolve_cfg
-from .adapter import Translation, translate
-from .checkpoint import Checkpoint
+from .adapter import Checkpoint, Translation, translate
 from .recognition import TABLE, create_call, fingerprint, identify, is_timms
 from .state_dicts import find_network
 from .values import check_dense, check_values

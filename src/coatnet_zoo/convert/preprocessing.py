@@ -1,14 +1,23 @@
-"""Checking the facts that a user gives, because a checkpoint has none of them: preprocessing, labels and a name."""
+"""Checking what a file or a user says of a network: its arguments, preprocessing, labels and a name."""
 
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from ..errors import CheckpointError, shown
 from ..files import open_regular
-from ..registry import INTERPOLATIONS, Side, check, short
+from ..registry import INTERPOLATIONS, Channels, Classes, Share, Side, check, field_types, short
 
+# The arguments of a model beside its structure, with limits that a Python type hint cannot state.
+_ARGUMENTS = {
+    'impl': str,
+    'img_size': Side | tuple[Side, Side],
+    'in_chans': Channels,
+    'num_classes': Classes,
+    'global_pool': Literal['', 'avg', 'max', 'avgmax', 'catavgmax', 'fast', 'fastavg', 'fastmax', 'fastavgmax'],
+    **dict.fromkeys(('drop_rate', 'drop_path_rate', 'attn_drop_rate', 'proj_drop_rate'), Share),
+}
 # Bytes: about 100 for each of 100,000 classes.
 _LARGEST_LABELS = 10_000_000
 # The type of every fact, a test of its values, and what the message says of values that fail. Evaluation enlarges an
@@ -35,6 +44,19 @@ _FACTS: dict[str, tuple[Any, Callable[[Any], bool], str]] = {
 }
 # Half a surrogate pair is not a character, and cannot be written.
 _UNWRITABLE = re.compile('[\0\r\n\ud800-\udfff]')
+
+
+def check_arguments(arguments: Mapping[str, Any]) -> None:
+    """Raise a `ValueError` for an argument from a file that is not one of a network, or has a value of another type."""
+    check_fields('model_args', arguments, _ARGUMENTS, {*_ARGUMENTS, *field_types()})
+
+
+def check_fields(what: str, values: Mapping[str, Any], types: Mapping[str, Any], known: set[str]) -> None:
+    unknown = sorted(set(values) - known)
+    if unknown:
+        raise ValueError(f'{what} has the field {short(unknown[0])}, which does not exist.')
+    for name in values.keys() & types.keys():
+        check(name, values[name], types[name])
 
 
 def check_facts(facts: Mapping[str, Any]) -> None:

@@ -15,8 +15,7 @@ import torch
 
 from ..errors import CheckpointError, first_line, shown
 from . import unpickling
-from .adapter import find_reader
-from .checkpoint import Checkpoint
+from .adapter import Checkpoint, find_reader
 from .state_dicts import find_network
 from .values import check_plain
 

@@ -9,8 +9,7 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import nn
 
 from ..registry import field_types, resolve_cfg
-from .adapter import translate
-from .checkpoint import Checkpoint
+from .adapter import Checkpoint, translate
 from .heads import plain_head
 from .recognition import TABLE, identify, is_timms
 

@@ -7,8 +7,7 @@ from typing import Any
 import torch
 
 from ..errors import CheckpointError, shown
-from .adapter import recognised
-from .checkpoint import Checkpoint
+from .adapter import Checkpoint, recognised
 from .unpickling import Stub
 from .values import not_plain
 

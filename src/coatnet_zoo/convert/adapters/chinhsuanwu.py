@@ -12,8 +12,7 @@ from timm.layers import gen_relative_position_index
 
 from ...errors import CheckpointError
 from ...registry import num_offsets
-from ..adapter import Target
-from ..checkpoint import Checkpoint
+from ..adapter import Checkpoint, Target
 from ..heads import plain_head
 from ..structure import Structure, count_numbered, shape_of
 

@@ -12,9 +12,8 @@ from torch import nn
 from ...errors import shown
 from ...files import CONFIG
 from ...registry import TIMM_NAMES, Channels, Side, check
-from ..arguments import check_arguments
-from ..checkpoint import Checkpoint
-from ..preprocessing import check_facts
+from ..adapter import Checkpoint
+from ..preprocessing import check_arguments, check_facts
 from ..recognition import identify
 from ..source import Source
 
