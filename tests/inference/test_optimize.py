@@ -76,20 +76,19 @@ def test_norms_are_folded_across_pooling_only_where_that_is_exact(pool_type: str
 
 @pytest.mark.parametrize('impl', ['paper', 'timm_rmlp'])
 @torch.no_grad()
-def test_positions_of_the_native_size_are_kept_if_they_are_few(impl: str) -> None:
-    """16 x 16 positions in the third stage are too many, 8 x 8 in the fourth are not."""
-    model = create('coatnet_1', impl, img_size=256)
+def test_positions_of_the_native_size_are_computed_once(impl: str) -> None:
+    """Of a feature map that is not square. Larger maps than 24 x 24 go by tables."""
+    model = create('coatnet_1', impl, img_size=(128, 416))
     optimized = optimize_for_inference(model)
-    third, fourth = (optimized.stages[i].blocks[0].attn.rel_pos for i in (2, 3))
-    assert 'bias' not in dict(third.named_buffers())
-    kept = fourth(8, 8)
-    assert kept.data_ptr() == fourth(8, 8).data_ptr() != fourth(4, 4).data_ptr()
-    assert kept.is_contiguous()  # or attention would copy it
-    expected = expand_rel_pos_table(model.stages[3].blocks[0].attn.rel_pos(8, 8), 8, 8)
-    torch.testing.assert_close(kept, expected, rtol=0, atol=1e-6)
+    kept, plain = (m.stages[3].blocks[0].attn.rel_pos for m in (optimized, model))
+    torch.testing.assert_close(kept(4, 13), expand_rel_pos_table(plain(4, 13), 4, 13), rtol=0, atol=1e-6)
+    assert kept.rows.shape == (plain(4, 13).shape[1], 13, 7 * 13)
+    assert kept(13, 4).shape == plain(13, 4).shape
     for changed in (model, optimized):
         changed.set_input_size(96)
-    assert_same(optimized, model, 96, 256)
+    assert_same(optimized, model, 96, (128, 416))
+    large = optimize_for_inference(create('coatnet_1', impl, img_size=800)).stages
+    assert [hasattr(large[i].blocks[0].attn.rel_pos, 'rows') for i in (2, 3)] == [False, False]
 
 
 @torch.no_grad()

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ..network import MBConv, RelPosBias, RelPosMlp, Stage, Stem, TransformerBlock, expand_rel_pos_table
+from ..network import MBConv, RelPosBias, RelPosMlp, Stage, Stem, TransformerBlock
 from .microbatch import microbatch, widest_layer
 
 
@@ -57,22 +57,33 @@ class MicrobatchedStage(Stage):
 
 
 class _Kept:
-    """The bias of all pairs of positions of one feature map size, computed once instead of in every call."""
+    """The bias of all pairs of positions of one feature map size, made by one copy instead of in every call anew.
+
+    All queries in a row of a feature map see the same offsets, so the bias of a row of queries is a slice of `rows`,
+    which takes a few percent of the memory of all pairs.
+    """
 
     kept_size: tuple[int, int]
-    bias: torch.Tensor
+    rows: torch.Tensor
 
+    @torch.no_grad()
     def keep(self, height: int, width: int) -> None:
-        """Compute the bias of a feature map of this size."""
-        with torch.no_grad():
-            bias = expand_rel_pos_table(super().forward(height, width), height, width)[0].contiguous()
+        """Compute the biases of a feature map of this size."""
+        table = super().forward(height, width)
         self.kept_size = (height, width)
-        # Three dimensions: channels_last would reorder four, and attention would copy the bias in every call.
-        self.register_buffer('bias', bias)
+        columns = torch.arange(width, device=table.device)
+        # (heads, key's row - query's row, query's column - key's column)
+        grid = table.transpose(0, 1).reshape(-1, 2 * height - 1, 2 * width - 1).flip(1)
+        grid = grid[:, :, columns[:, None] - columns + (width - 1)]
+        # (heads, query's column, (key's row - query's row, key's column))
+        self.register_buffer('rows', grid.transpose(1, 2).flatten(2))
 
     def forward(self, height: int, width: int) -> torch.Tensor:
         """The bias of all pairs, (1, heads, N, N) with N = height * width, of the kept size; else a table."""
-        return self.bias[None] if (height, width) == self.kept_size else super().forward(height, width)
+        if (height, width) != self.kept_size:
+            return super().forward(height, width)
+        starts = range((height - 1) * width, -1, -width)
+        return torch.stack([self.rows[:, :, i : i + height * width] for i in starts], 1).flatten(1, 2)[None]
 
 
 class KeptRelPosBias(_Kept, RelPosBias):
@@ -81,7 +92,7 @@ class KeptRelPosBias(_Kept, RelPosBias):
     def set_window_size(self, window_size: tuple[int, int]) -> None:
         """See `RelPosBias.set_window_size`. The bias of the new size is not kept."""
         super().set_window_size(window_size)
-        del self.bias
+        del self.rows
         self.__class__ = RelPosBias
 
 

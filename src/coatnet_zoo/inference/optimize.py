@@ -29,9 +29,8 @@ _FASTER_PARTS = {
     TransformerBlock: InPlaceTransformerBlock,
 }
 _KEPT_REL_POS = {RelPosBias: KeptRelPosBias, RelPosMlp: KeptRelPosMlp}
-# Positions of a feature map whose bias of all pairs is kept, by device. The third stage has 14 x 14 positions at 224
-# pixels, and coatnet_1 then keeps 26 MB. With 24 x 24 positions, at 384 pixels, that would be half of a process.
-_MAX_KEPT = {'cpu': 14 * 14, 'cuda': 24 * 24}
+# Positions of a feature map of 384 pixels. Attention on larger maps needs tables, see `network.attention`.
+_MAX_KEPT = 576
 
 
 class OptimizedCoAtNet(CoAtNet):
@@ -62,9 +61,9 @@ def optimize_for_inference(model: CoAtNet, dtype: torch.dtype | None = None, com
     """A copy of a model that computes the same logits faster.
 
     Batch norms and layer scales are folded into the layers next to them, and tensors are stored with channels last. On
-    CPUs, batches are computed a few images at a time. The bias of all pairs of positions is computed once for the
-    `img_size` of the model, if that size is not large; other sizes work as before. Modules with hooks, and modules that
-    are not exactly of a class of this package, timm or torch, do not change.
+    CPUs, batches are computed a few images at a time. Relative positions of the `img_size` of the model are computed
+    once; other sizes work as before. Modules with hooks, and modules that are not exactly of a class of this package,
+    timm or torch, do not change.
 
     Args:
         model: A CoAtNet, on any device.
@@ -88,7 +87,7 @@ def optimize_for_inference(model: CoAtNet, dtype: torch.dtype | None = None, com
     fast = copy.deepcopy(model).eval().to(torch.promote_types(weight.dtype, torch.float32))
     _separate(fast)
     fast = reparameterize_model(fast, inplace=True)
-    _keep_positions(fast, _MAX_KEPT.get(weight.device.type, 0))
+    _keep_positions(fast)
     if weight.device.type == 'cpu':
         _replace_modules(fast)
     fast.__class__ = OptimizedCoAtNet
@@ -107,15 +106,15 @@ def _separate(model: nn.Module) -> None:
         seen.add(module)
 
 
-def _keep_positions(model: CoAtNet, most: int) -> None:
-    """Compute the positions of the native size once, for feature maps of at most so many positions."""
+def _keep_positions(model: CoAtNet) -> None:
+    """Compute the positions of the native size once."""
     sizes = feature_sizes(model.img_size, len(model.stages), model.cfg.patch_size)
     for stage, size in zip(model.stages, sizes, strict=True):
         for attn in stage.modules():
             if not is_unmodified(attn, Attention) or not is_unmodified(attn.rel_pos, *_KEPT_REL_POS):
                 continue
             height, width = attn.core.grid(*size)
-            if is_batch_independent(attn.rel_pos) and height * width <= most:
+            if is_batch_independent(attn.rel_pos) and height * width <= _MAX_KEPT:
                 attn.rel_pos.__class__ = _KEPT_REL_POS[type(attn.rel_pos)]
                 attn.rel_pos.keep(height, width)
 
