@@ -19,7 +19,7 @@ h5py = pytest.importorskip('h5py')
 
 WHOLE, WEIGHTS = DATA / 'keras_cv_small.h5', DATA / 'keras_cv_small_weights_only.h5'
 # What the output of a trained network does not depend on, and what the shapes of its weights decide.
-NEUTRAL = {'trainable', 'momentum', 'name', 'conjugate', 'sparse', 'ragged', 'filters', 'kernel_size', 'units'}
+NEUTRAL = {'trainable', 'momentum', 'name', 'conjugate', 'sparse', 'ragged', 'filters', 'kernel_size', 'units', 'dtype'}
 NEUTRAL_ENDINGS = ('_initializer', '_regularizer', '_constraint')
 # Operations that cut, reorder and multiply; only that they are such operations is checked.
 UNCOMPARED = ('split', 'Reshape', 'reshape', 'compat.v1.transpose', 'linalg.matmul')
@@ -101,13 +101,13 @@ def test_every_setting_of_every_kind_of_layer(case: str) -> None:
         return
     for other in others(value):
         error = refusal(changed(index, lambda layer, other=other: settings_of(layer, place).update({key: other})))
-        if is_neutral or (key == 'dtype' and other is None):
+        if is_neutral:
             assert error is None, (other, error)
         else:
             assert error is not None, f'{key}={other!r} in {name} was read'
             assert name in error or error.startswith('no description'), error
     without = changed(index, lambda layer: settings_of(layer, place).pop(key))
-    is_optional = key in ('groups', 'num_heads', 'dtype') or (key == 'keepdims' and place == 'config')
+    is_optional = key in ('groups', 'num_heads') or (key == 'keepdims' and place == 'config')
     assert (refusal(without) is not None) != (is_neutral or is_optional), key
 
 

@@ -19,19 +19,12 @@ from .structure import Structure
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The content of a checkpoint file.
+    """The content of a checkpoint file."""
 
-    Attributes:
-        tensors: Tensors of the network by name, without wrapper prefixes such as `module.`.
-        layers: Class and settings of every layer by name, if the file describes its layers.
-        beside: The tensors that the file has beside the network, by name.
-        record: The arguments of timm's train.py by name, if that script wrote the file.
-    """
-
-    tensors: Mapping[str, torch.Tensor]
-    layers: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    beside: Mapping[str, torch.Tensor] = field(default_factory=dict)
-    record: Mapping[str, Any] = field(default_factory=dict)
+    tensors: Mapping[str, torch.Tensor]  # of the network, by name, without wrapper prefixes such as `module.`
+    layers: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # class and settings by name, if in the file
+    beside: Mapping[str, torch.Tensor] = field(default_factory=dict)  # the tensors beside the network, by name
+    record: Mapping[str, Any] = field(default_factory=dict)  # the arguments of timm's train.py, if it wrote the file
 
 
 @dataclass(frozen=True)
@@ -71,23 +64,14 @@ class Adapter(Protocol):
 
 @dataclass(frozen=True)
 class Translation:
-    """A third-party checkpoint in the names and layouts of this package.
-
-    Attributes:
-        impl: The implementation of the code that wrote the checkpoint.
-        code: The code that wrote the checkpoint.
-        structure: The structure of the network, read from the tensors.
-        tensors: Contiguous tensors by their names in this package. A tensor whose layout stays is not copied.
-        third_party_names: The name of every tensor in the checkpoint, by its name in this package.
-        left_out: The names of the tensors that the checkpoint has beside the network.
-    """
+    """A third-party checkpoint in the names and layouts of this package."""
 
     impl: str
     code: ThirdPartyCode
     structure: Structure
-    tensors: dict[str, torch.Tensor]
-    third_party_names: dict[str, str]
-    left_out: tuple[str, ...]
+    tensors: dict[str, torch.Tensor]  # contiguous, and not copied if the layout stays
+    third_party_names: dict[str, str]  # by the names in this package
+    left_out: tuple[str, ...]  # the names of the tensors beside the network
 
 
 def third_party_codes() -> dict[str, ThirdPartyCode]:

@@ -41,23 +41,14 @@ _ORIGIN = (
 
 @dataclass(frozen=True)
 class Conversion:
-    """The result of a conversion.
+    """The result of a conversion."""
 
-    Attributes:
-        folder: The folder that `timm.create_model('local-dir:...')` takes.
-        size: Registered name that the configuration builds on.
-        structure: The structure of the network.
-        num_params: Parameters of the model.
-        assumed: Preprocessing that is neither an argument nor in the file, by name.
-        left_out: The names of the tensors in the file that do not belong to the network.
-    """
-
-    folder: Path
-    size: str
+    folder: Path  # for `timm.create_model('local-dir:...')`
+    size: str  # the registered name that the configuration builds on
     structure: Structure
     num_params: int
-    assumed: dict[str, Any]
-    left_out: tuple[str, ...] = ()
+    assumed: dict[str, Any]  # preprocessing that is neither an argument nor in the file, by name
+    left_out: tuple[str, ...] = ()  # the names of the tensors in the file that do not belong to the network
 
 
 def convert_checkpoint(

@@ -23,8 +23,7 @@ def plain_head(checkpoint: Checkpoint, own: str, parts: Collection[str], width: 
 
     Args:
         checkpoint: The checkpoint.
-        own: The name of the classifier in the network's code.
-        parts: The names of all parts of the network in that code.
+        own: The name of the classifier in the network's code; `parts` are the names of all parts of the network.
         width: The number of values that the classifier takes.
         head: Keep the classifier.
 

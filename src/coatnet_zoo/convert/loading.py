@@ -20,14 +20,8 @@ from .values import check_dense, check_values
 
 # Fields that change what a network computes, but no name or shape of a tensor.
 _UNSEEN = (
-    'conv_act',
-    'conv_norm_eps',
-    'pre_norm_act',
-    'conv_stride',
-    'se_act',
-    'norm_eps',
-    'attn_pool_first',
-    'pool_type',
+    *('conv_act', 'conv_norm_eps', 'pre_norm_act', 'conv_stride', 'se_act'),
+    *('norm_eps', 'attn_pool_first', 'pool_type'),
 )
 
 
@@ -56,10 +50,8 @@ def adapt_state_dict(
     """
     own = model.state_dict()
     raw = state_dict.tensors if isinstance(state_dict, Checkpoint) else state_dict
-    if img_size in (None, model.img_size) and _has_shapes(raw, own):
-        adapted = Adapted(raw)
-    else:
-        adapted = Adapted(_adapt(state_dict, own, model, img_size))
+    fits = img_size in (None, model.img_size) and _has_shapes(raw, own)
+    adapted = Adapted(raw if fits else _adapt(state_dict, own, model, img_size))
     check_values(adapted, own, f'The checkpoint for impl={model.cfg.impl!r}')
     return adapted
 
@@ -74,10 +66,7 @@ def as_linear(tensor: torch.Tensor, own: torch.Tensor | None) -> torch.Tensor:
 def _check_structure(translation: Translation, cfg: CoAtNetCfg) -> None:
     """Refuse the checkpoint of a third-party code if its structure is not that of the configuration.
 
-    This function accepts other numbers of classes and channels, because torch reports them and timm adapts them.
-
-    Raises:
-        CheckpointError: If the structures differ. The message says how the checkpoint can be loaded.
+    Other numbers of classes and channels are left to torch, which reports them, and to timm, which adapts them.
     """
     impl, structure = translation.impl, translation.structure
     if cfg.impl != impl or structure.differences(cfg):

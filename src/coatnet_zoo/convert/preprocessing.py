@@ -2,12 +2,12 @@
 
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal
 
 from ..errors import CheckpointError, shown
 from ..files import open_regular
-from ..registry import INTERPOLATIONS, Channels, Classes, Share, Side, check, field_types, short
+from ..registry import INTERPOLATIONS, Channels, Classes, Crop, Share, Side, check, field_types, short
 
 # The arguments of a model beside its structure, with limits that a Python type hint cannot state.
 _ARGUMENTS = {
@@ -20,27 +20,14 @@ _ARGUMENTS = {
 }
 # Bytes: about 100 for each of 100,000 classes.
 _LARGEST_LABELS = 10_000_000
-# The type of every fact, a test of its values, and what the message says of values that fail. Evaluation enlarges an
-# image by the inverse of crop_pct, and crops it afterwards.
-_FACTS: dict[str, tuple[Any, Callable[[Any], bool], str]] = {
-    'mean': (
-        tuple[float, ...],
-        lambda mean: all(0 <= value <= 1 for value in mean),
-        'must lie in [0, 1], got {}; divide by 255 what is in [0, 255]',
-    ),
-    'std': (
-        tuple[float, ...],
-        lambda std: all(1e-3 <= value <= 1 for value in std),
-        'must be positive, in [0.001, 1], got {}',
-    ),
-    'crop_pct': (float, lambda share: 0.1 <= share <= 1, 'must lie in (0, 1], got {}, and be at least 0.1'),
-    'interpolation': (str, INTERPOLATIONS.__contains__, f'{{}} does not exist; choose {", ".join(INTERPOLATIONS)}'),
-    'img_size': (Side, lambda size: True, ''),
-    'name': (
-        str,
-        lambda name: bool(name.isprintable() and name.strip() and len(name) <= 200),
-        '{} must be up to 200 characters that can be printed; choose another name',
-    ),
+# The type of every fact. Evaluation enlarges an image by the inverse of crop_pct, and crops it afterwards.
+_FACTS: dict[str, Any] = {
+    'mean': tuple[Annotated[float, 'a number in [0, 1]; divide by 255 what is in [0, 255]', 0, 1], ...],
+    'std': tuple[Annotated[float, 'a number in [0.001, 1]', 1e-3, 1], ...],
+    'crop_pct': Crop,
+    'interpolation': Literal[INTERPOLATIONS],
+    'img_size': Side,
+    'name': str,
 }
 # Half a surrogate pair is not a character, and cannot be written.
 _UNWRITABLE = re.compile('[\0\r\n\ud800-\udfff]')
@@ -63,18 +50,16 @@ def check_facts(facts: Mapping[str, Any]) -> None:
     """Raise a `ValueError` for a fact that no checkpoint can have. See `convert_checkpoint`; None is no fact."""
     for name, value in facts.items():
         if value is not None:
-            hint, is_possible, problem = _FACTS[name]
-            check(name, value, hint)
-            if not is_possible(value):
-                raise ValueError(f'{name} {problem.format(short(value))}.')
+            check(name, value, _FACTS[name])
+            if name == 'name' and not (value.isprintable() and value.strip() and len(value) <= 200):
+                raise ValueError(f'name={short(value)} must be up to 200 characters that can be printed.')
 
 
 def read_labels(file: str | os.PathLike) -> list[str]:
     """Read the lines of a text file: one label per class.
 
     Args:
-        file: A text file in UTF-8, with or without a byte order mark, with the line ends of Unix or Windows. Empty
-            lines at the end do not count.
+        file: A text file in UTF-8, with the line ends of Unix or Windows. Empty lines at the end do not count.
 
     Raises:
         CheckpointError: If the file is not a regular file, is larger than 10 MB, cannot be read, or is not UTF-8.

@@ -1,6 +1,5 @@
 """Reading a checkpoint file without executing anything in it."""
 
-import io
 import mmap
 import os
 import pickle
@@ -17,7 +16,7 @@ from ..errors import CheckpointError, first_line, shown
 from . import unpickling
 from .adapter import Checkpoint, find_reader
 from .state_dicts import find_network
-from .values import check_plain
+from .values import check_dense, not_plain
 
 
 def require_regular(path: str | os.PathLike) -> Path:
@@ -37,12 +36,10 @@ def read_checkpoint(
 
     Args:
         path: The file.
-        ema: Take the exponential moving average of the weights instead of the weights; None: if the file has one.
-        key: The key of the state dict in the file. Default: see `find_network`.
-        prefix: The prefix of the names of the network. Default: see `find_network`.
-
-    Returns:
-        The checkpoint, without wrapper prefixes such as `module.` in the names of its tensors.
+        ema: Take the exponential moving average of the weights; None: if the file has one under a key of its own.
+        key: The key of the state dict. Default: one of the usual keys, or the only key that has a known network.
+        prefix: The prefix of the names of the network, with or without a dot at the end. Default: the only prefix under
+            which a known network is.
 
     Raises:
         CheckpointError: If the file is not a regular one, is damaged, or has not exactly one network of plain tensors.
@@ -51,7 +48,7 @@ def read_checkpoint(
     name = shown(path, 500)
     content, layers = _read(path)
     found = find_network(content, ema, name, key, prefix)
-    check_plain(found.tensors, name, found.beside)
+    check_dense(found.tensors, name, not_plain)
     return Checkpoint(found.tensors, layers, found.beside, _record(content))
 
 
@@ -64,8 +61,7 @@ def corrupt(path: str | os.PathLike, kind: str, error: Exception) -> CheckpointE
 def _read(path: Path) -> tuple[Any, Mapping[str, Mapping[str, Any]]]:
     """Read a file by the reader of its format: its content, and its layers if it describes them."""
     if reader := find_reader(path):
-        checkpoint = reader.read(path)
-        return checkpoint.tensors, checkpoint.layers
+        return (checkpoint := reader.read(path)).tensors, checkpoint.layers
     is_safe = path.suffix == '.safetensors'
     try:
         return (safetensors.torch.load_file if is_safe else _read_torch)(path), {}
@@ -116,7 +112,6 @@ def _check_zip(path: Path) -> list[int]:
             raise ValueError('it has a compressed record, which could be of any length')
         if archive.testzip() is not None:
             raise ValueError('the checksum of a record is wrong')
-        unpickling.check_pickle(io.BytesIO(archive.read(f'{next(iter(records)).partition("/")[0]}/data.pkl')))
     return sorted(record.file_size for name, record in records.items() if '/data/' in name and record.file_size)
 
 

@@ -15,19 +15,12 @@ TABLE = 'relative_position_bias_table'
 
 @dataclass(frozen=True)
 class Known:
-    """A network that is registered here or in timm.
+    """A network that is registered here or in timm."""
 
-    Attributes:
-        title: Title of the network for messages.
-        size: Registered name; None if this package has no such network.
-        impl: Implementation.
-        args: The additional arguments of `timm.create_model` that make exactly this network.
-    """
-
-    title: str
-    size: str | None
+    title: str  # for messages
+    size: str | None  # None if this package has no such network
     impl: str = ''
-    args: dict[str, Any] = field(default_factory=dict)
+    args: dict[str, Any] = field(default_factory=dict)  # of timm.create_model, that make exactly this network
 
     @property
     def call(self) -> str:

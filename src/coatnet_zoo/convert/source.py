@@ -18,37 +18,21 @@ _PARTS = ('stem', 'stages', 'norm', 'head')
 
 @dataclass(frozen=True)
 class Source:
-    """The network of a checkpoint.
+    """The network of a checkpoint."""
 
-    Attributes:
-        name: The name for `timm.create_model`.
-        arguments: The arguments for `timm.create_model`.
-        tensors: Tensors by the names of the network.
-        preprocessing: Returns timm's data_config for the model.
-        has_size: Whether the checkpoint tells the size of its images.
-        left_out: The names of the tensors beside the network.
-        names: The name of a tensor in the checkpoint, by its name in the network, if the names differ.
-        is_assumed: Whether the preprocessing is only assumed.
-        is_tuned: Whether the network started from published weights, whose license then holds.
-    """
-
-    name: str
+    name: str  # for timm.create_model, as the arguments
     arguments: dict[str, Any]
-    tensors: Mapping[str, torch.Tensor]
-    preprocessing: Callable[[nn.Module], dict[str, Any]]
-    has_size: bool
-    left_out: tuple[str, ...]
-    names: Mapping[str, str] = field(default_factory=dict)
-    is_assumed: bool = True
-    is_tuned: bool = False
+    tensors: Mapping[str, torch.Tensor]  # by the names of the network
+    preprocessing: Callable[[nn.Module], dict[str, Any]]  # timm's data_config for the model
+    has_size: bool  # whether the checkpoint tells the size of its images
+    left_out: tuple[str, ...]  # the names of the tensors beside the network
+    names: Mapping[str, str] = field(default_factory=dict)  # in the checkpoint, where they differ
+    is_assumed: bool = True  # the preprocessing
+    is_tuned: bool = False  # started from published weights, whose license then holds
 
 
 def third_party_source(checkpoint: Checkpoint, head: bool) -> Source | None:
-    """The network of a checkpoint of a third-party code; None if no third-party code wrote the checkpoint.
-
-    Args:
-        checkpoint: The checkpoint.
-        head: Keep the classifier.
+    """The network of a checkpoint of a third-party code, without classifier if not `head`; None for other checkpoints.
 
     Raises:
         CheckpointError: If the tensors are not those of one network.
@@ -61,16 +45,12 @@ def third_party_source(checkpoint: Checkpoint, head: bool) -> Source | None:
     arguments |= dict(impl=impl, img_size=structure.img_size or (224, 224))
     assumed = dict(mean=IMAGENET_DEFAULT_MEAN, std=IMAGENET_DEFAULT_STD)
     assumed |= dict(interpolation=code.interpolation, crop_pct=code.crop_pct)
-    has_size = structure.img_size is not None
-    names, left_out = translation.third_party_names, translation.left_out
-    return Source(size, arguments, translation.tensors, lambda _: assumed, has_size, left_out, names)
+    has_size, names = structure.img_size is not None, translation.third_party_names
+    return Source(size, arguments, translation.tensors, lambda _: assumed, has_size, translation.left_out, names)
 
 
 def own_source(checkpoint: Checkpoint, head: bool) -> Source | None:
-    """The registered network of a state dict of this package; None if it is of no registered network, or timm's.
-
-    Arguments and errors are those of `third_party_source`.
-    """
+    """The registered network of a state dict of this package; None if it is of no registered network, or timm's."""
     known = identify(checkpoint.tensors)
     if known is None or known.size is None or is_timms(checkpoint.tensors):
         return None

@@ -35,11 +35,10 @@ def find_network(
 
     Args:
         content: A state dict, or a dictionary that has a state dict under some key.
-        ema: Take the moving average of the weights; None: if there is one under a key of its own.
+        ema: As in `read_checkpoint`.
         name: Name of the checkpoint in errors.
-        key: The key of the state dict. Default: one of the usual keys, or the only key that has a known network.
-        prefix: The prefix of the names of the network, with or without a dot at the end. Default: the only prefix under
-            which a known network is.
+        key: As in `read_checkpoint`.
+        prefix: As in `read_checkpoint`.
 
     Raises:
         CheckpointError: If there is no state dict, or more than one network and the arguments do not choose one.

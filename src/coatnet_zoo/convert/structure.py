@@ -15,31 +15,20 @@ from ..registry import SIZES, CoAtNetCfg, PerBlock, list_impls, resolve_cfg
 class Structure:
     """The structure of a network, read from the tensors of a checkpoint.
 
-    Attributes:
-        stem_width: Width of every stem convolution.
-        embed_dim: Width of every stage; a tuple if the blocks of a stage differ.
-        depths: Number of blocks of every stage.
-        block_types: `C` or `T` for every stage; one letter for every block if the blocks of a stage differ.
-        num_heads: Attention heads of every block; None if the width determines the heads.
-        dim_head: Width of a head.
-        in_chans: Channels of the image.
-        num_classes: Number of classes; 0 if there is no classifier.
-        img_size: (height, width) in pixels; None if no attention shows the size.
-        expand_ratio: How many times wider MBConv and the feed-forward network are inside.
-        head_bias: Whether the classifier has a bias; None: as in the implementation.
+    A stage whose blocks differ has a tuple with one width for every block, and a text with one letter for every block.
     """
 
-    stem_width: tuple[int, ...]
-    embed_dim: tuple[int | tuple[int, ...], ...]
+    stem_width: tuple[int, ...]  # of every convolution
+    embed_dim: tuple[int | tuple[int, ...], ...]  # of every stage
     depths: tuple[int, ...]
-    block_types: str | PerBlock
-    num_heads: int | None
+    block_types: str | PerBlock  # C or T
+    num_heads: int | None  # None if the width determines the heads
     dim_head: int
     in_chans: int
-    num_classes: int
-    img_size: tuple[int, int] | None
-    expand_ratio: float = 4.0
-    head_bias: bool | None = None
+    num_classes: int  # 0 if there is no classifier
+    img_size: tuple[int, int] | None  # height and width in pixels; None if no attention shows them
+    expand_ratio: float = 4.0  # how many times wider MBConv and the feed-forward network are inside
+    head_bias: bool | None = None  # None: as in the implementation
 
     def differences(self, cfg: CoAtNetCfg) -> dict[str, Any]:
         """The fields in which a configuration differs from this structure, with the values of this structure."""
@@ -68,11 +57,7 @@ def count_numbered(names: Collection[str], before: str, after: str) -> int:
 
 
 def shape_of(tensors: Mapping[str, torch.Tensor], key: str, ndim: int, impl: str) -> torch.Size:
-    """The shape of a tensor of a checkpoint, which the code of the implementation `impl` wrote.
-
-    Raises:
-        CheckpointError: If the tensor is missing, is empty, or does not have `ndim` dimensions.
-    """
+    """The shape of a tensor of `ndim` dimensions, none of them empty; a `CheckpointError` for any other tensor."""
     if key not in tensors:
         raise CheckpointError(f'The {impl} checkpoint lacks the tensor {key}.')
     shape = tensors[key].shape

@@ -60,7 +60,12 @@ class Unpickler(pickle.Unpickler):
     """An unpickler that makes stubs."""
 
     def __init__(self, file: IO[bytes], **options: Any) -> None:
-        check_pickle(file)
+        start = file.tell()
+        for opcode, argument, position in pickletools.genops(file):
+            # The registry of copyreg is past find_class, and the memo is an array with room for its largest number.
+            if opcode.name.startswith('EXT') or (opcode.name.endswith('PUT') and argument > position):
+                raise pickle.UnpicklingError('an object from a registry, or a number that is too large')
+        file.seek(start)
         super().__init__(file, **options)
         self._stubs: dict[str, type[Stub]] = {}
 
@@ -83,17 +88,3 @@ class Unpickler(pickle.Unpickler):
 def load(file: IO[bytes], **options: Any) -> Any:
     """Read the next pickle of a file, as `pickle.load` does."""
     return Unpickler(file, **options).load()
-
-
-def check_pickle(file: IO[bytes]) -> None:
-    """Check the next pickle of a file for what no unpickler checks. The position in the file stays.
-
-    Raises:
-        Exception: If the pickle is damaged, takes an object from the registry of `copyreg`, past `find_class`, or has a
-            number in its memo for which an unpickler would allocate far more memory than the file has.
-    """
-    start = file.tell()
-    for opcode, argument, position in pickletools.genops(file):
-        if opcode.name.startswith('EXT') or (opcode.name.endswith('PUT') and argument > position):
-            raise pickle.UnpicklingError('an object from a registry, or a number that is too large')
-    file.seek(start)

@@ -7,8 +7,6 @@ import torch
 from ..errors import CheckpointError, shown
 
 Tensors = Mapping[str, torch.Tensor]
-# How many times larger than their memory all tensors together may be. `expand` repeats values without copying.
-_MAX_GROWTH = 16
 
 
 def not_dense(tensor: torch.Tensor) -> str | None:
@@ -39,22 +37,10 @@ def check_dense(tensors: Tensors, name: str, word: Callable[[torch.Tensor], str 
             )
 
 
-def check_plain(tensors: Tensors, name: str, beside: Tensors) -> None:
-    """Raise a `CheckpointError` if a tensor is not plain, or if all tensors are far larger than their memory."""
-    check_dense(tensors, name, not_plain)
-    both = (*tensors.values(), *beside.values())
-    memory = sum({s.data_ptr(): s.nbytes() for s in (tensor.untyped_storage() for tensor in both)}.values())
-    size = sum(tensor.nbytes for tensor in both)
-    if size > _MAX_GROWTH * memory:
-        raise CheckpointError(f'{name} has tensors of {size} bytes in {memory} bytes of memory.')
-
-
 def check_values(tensors: Tensors, own: Tensors, name: str, names: Mapping[str, str] | None = None) -> None:
     """Refuse values that no model has in the precision of the model.
 
-    These are numbers that are not finite in the weights or in the precision of the model, variances below zero, and
-    integers where the model has floating-point numbers, which torch would accept. Tensors that the model does not have,
-    tensors on the meta device and tensors of a subclass are not checked.
+    Tensors that the model does not have, tensors on the meta device and tensors of a subclass are not checked.
 
     Args:
         tensors: Tensors by name.
@@ -63,7 +49,8 @@ def check_values(tensors: Tensors, own: Tensors, name: str, names: Mapping[str, 
         names: Names of the tensors in errors, by name, if these names differ.
 
     Raises:
-        CheckpointError: If a value is refused. The message names the tensor.
+        CheckpointError: If a number is not finite in the weights or in the precision of the model, a variance is below
+            zero, or integers are where the model has floating-point numbers, which torch would accept.
     """
     for key, target in own.items():
         tensor = tensors.get(key)

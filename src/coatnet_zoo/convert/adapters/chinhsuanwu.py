@@ -69,10 +69,7 @@ def infer_structure(checkpoint: Checkpoint) -> Structure:
         CheckpointError: If a tensor that tells the structure is missing or has an impossible shape.
     """
     tensors = checkpoint.tensors
-
-    def shape(key: str, ndim: int) -> torch.Size:
-        return shape_of(tensors, key, ndim, _IMPL)
-
+    shape = functools.partial(shape_of, tensors, impl=_IMPL)
     depths = [count_numbered(tensors, f's{stage}.', '.') for stage in range(5)]
     types, widths, heads, sizes = '', [], set(), set()
     for stage in range(1, 5):

@@ -7,13 +7,11 @@ file of weights only has the names of its layers, and these names contain the ac
 That code is MIT-licensed; this module uses only its tensor names, shapes, layouts and the settings of its layers.
 """
 
-import json
+import functools
 import math
 import re
 from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
-
-import torch
 
 from ...errors import CheckpointError, shown
 from ...registry import feature_sizes, num_offsets
@@ -166,10 +164,7 @@ def infer_structure(checkpoint: Checkpoint) -> Structure:
             what no CoAtNet of this package does, or if this package cannot build the network for its image size.
     """
     tensors = checkpoint.tensors
-
-    def shape(key: str, ndim: int) -> torch.Size:
-        return shape_of(tensors, key, ndim, _IMPL)
-
+    shape = functools.partial(shape_of, tensors, impl=_IMPL)
     stacks = count_numbered(tensors, 'stack_', '_')
     if stacks not in (4, 5):
         raise CheckpointError(
@@ -218,10 +213,7 @@ def infer_structure(checkpoint: Checkpoint) -> Structure:
 def _img_size(layers: Layers, in_chans: int, offsets: list[tuple[int, int]]) -> tuple[int, int] | None:
     """(height, width) of the images, from the input layer or else from the position tables.
 
-    Args:
-        layers: The layers, if the file describes them.
-        in_chans: Channels of the images.
-        offsets: For every position table, the stage (from 1) and the number of offsets, (2h-1)(2w-1).
+    `offsets` has, for every table, the stage (from 1) and the number of offsets, (2h-1)(2w-1).
     """
     inputs = {name: layer['settings'] for name, layer in layers.items() if layer.get('class_name') == 'InputLayer'}
     if len(inputs) != any(layers.values()):
@@ -247,14 +239,12 @@ def _img_size(layers: Layers, in_chans: int, offsets: list[tuple[int, int]]) -> 
     return size
 
 
-# Settings that do not change what a trained layer computes, or that the shape of its kernel decides.
+# Settings that change what a trained layer computes by rounding at most, or that the shape of its kernel decides.
 _NEUTRAL = re.compile(
     'name|trainable|dtype|momentum|conjugate|filters|kernel_size|units|.*_(initializer|regularizer|constraint)'
 )
 # Settings that older versions do not write.
 _OPTIONAL: Settings = dict(groups=1, keepdims=False, num_heads=-1)
-# Half precision computes the same, except for rounding.
-_DTYPES = (None, 'float32', 'mixed_float16', 'mixed_bfloat16')
 # Layers and operations without names of their own, which have no weights and, in evaluation, no other settings of use.
 _UNNAMED = ('InputLayer', 'Dropout', 'split', 'Reshape', 'reshape', 'compat.v1.transpose', 'linalg.matmul')
 _ACTIVATED = re.compile(r'stem_1_|stack_[0-9]+_block_[0-9]+_(expand|MB_dw|se|ffn)_')
@@ -272,13 +262,8 @@ def _check_layers(layers: Layers, structure: Structure) -> None:
     operations['math.reduce_mean'] = _Layer('math.reduce_mean', dict(axis=[1, 2], keepdims=True))
     operations['math.multiply'] = _Layer('math.multiply', dict(y=1 / math.sqrt(structure.dim_head)))
     for name, layer in layers.items():
-        kind, settings = layer['class_name'].split('>')[-1], dict(layer['settings'])
-        policy = settings.get('dtype')
-        for key in ('config', 'name'):
-            policy = policy.get(key, policy) if isinstance(policy, dict) else policy
-        if policy not in _DTYPES:
-            raise _refusal(name, f'dtype={shown(json.dumps(policy))}', 'float32')
-        settings = {key: value for key, value in settings.items() if not _NEUTRAL.fullmatch(key)}
+        kind = layer['class_name'].split('>')[-1]
+        settings = {key: value for key, value in layer['settings'].items() if not _NEUTRAL.fullmatch(key)}
         if kind == 'TFOpLambda':
             kind = str(settings.pop('function', kind))
         right = expected.get(name, operations.get(kind))

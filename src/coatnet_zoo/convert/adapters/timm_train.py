@@ -27,10 +27,6 @@ def trained_source(checkpoint: Checkpoint, head: bool) -> Source | None:
 
     The network starts from a registered name, from timm's own name of the same network, or from a folder or repository.
 
-    Args:
-        checkpoint: The checkpoint.
-        head: Keep the classifier.
-
     Raises:
         ValueError: If the file records arguments of no network, or of a network that is not one of this package.
     """
