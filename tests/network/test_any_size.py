@@ -79,7 +79,7 @@ def test_every_size_equals_timms_model_of_that_size(
         assert_close(ours(x), theirs.eval()(x), rel=1e-4)
 
 
-@pytest.mark.parametrize('impl', IMPLS)
+@pytest.mark.parametrize('impl', ['timm', 'paper', 'chinhsuanwu'])
 def test_no_shape_error_at_any_size(impl: str) -> None:
     """Every height and every width from 32 to 97, without computing values."""
     args = {**STAGES, 'depths': (1, 1, 1, 1)}
@@ -177,7 +177,7 @@ def test_evaluation_after_inference_mode() -> None:
     model(x).sum().backward()
 
 
-@pytest.mark.parametrize('impl, dynamic', [('timm', True), ('timm_rmlp', True), ('paper', None)])
+@pytest.mark.parametrize('impl, dynamic', [('timm_rmlp', True), ('paper', None)])
 @torch.no_grad()
 def test_compiled_models_recompile_at_most_twice_over_five_sizes(impl: str, dynamic: bool | None) -> None:
     torch._dynamo.reset()
