@@ -199,7 +199,7 @@ REFUSED: dict[str, bytes] = {
     'half a pair': b'}(K\x02u',
     'a list as a key': b'}]K\x01s',
     'an object from a registry': b'\x82\x01',
-    'a number in the memo': b'K\x01r' + struct.pack('<I', 2**32 - 1),
+    'a number in the memo': named('a', 'B') + b'r' + struct.pack('<I', 2**32 - 1),
     'a missing number in the memo': b'j' + struct.pack('<I', 2**31),
     'a buffer outside of the file': b'\x97',
     'a reference by text': b'Pstorage\n',

@@ -67,7 +67,6 @@ class Translation:
     """A third-party checkpoint in the names and layouts of this package."""
 
     impl: str
-    code: ThirdPartyCode
     structure: Structure
     tensors: dict[str, torch.Tensor]  # contiguous, and not copied if the layout stays
     third_party_names: dict[str, str]  # by the names in this package
@@ -98,11 +97,7 @@ def recognised(names: Collection[str]) -> bool:
 
 
 def translate(checkpoint: Checkpoint, head: bool = True) -> Translation | None:
-    """Translate a checkpoint of a third-party code; None if no such code wrote the checkpoint.
-
-    Args:
-        checkpoint: The checkpoint, from `read_checkpoint`.
-        head: Keep the classifier.
+    """Translate a checkpoint of a third-party code, without classifier if not `head`; None for other checkpoints.
 
     Raises:
         CheckpointError: If a tensor is missing, does not belong to such a network or has an impossible shape.
@@ -129,7 +124,7 @@ def translate(checkpoint: Checkpoint, head: bool = True) -> Translation | None:
     if not head:
         mapped = {name: tensor for name, tensor in mapped.items() if not name.startswith('head.fc.')}
         structure = replace(structure, num_classes=0, head_bias=None)
-    return Translation(impl, third_party_codes()[impl], structure, mapped, names, tuple(checkpoint.beside))
+    return Translation(impl, structure, mapped, names, tuple(checkpoint.beside))
 
 
 def _rearrange(name: str, tensor: torch.Tensor, layout: str | None, impl: str, dim_head: int) -> torch.Tensor:

@@ -87,13 +87,12 @@ def convert_checkpoint(
         head: Keep the classifier. Without classifier, the folder is a start for fine-tuning.
         in_chans: 3 makes three channels of one: the same logits for grey images with three equal channels.
         img_size: Height and width in pixels; only for networks whose files have no size, as those without attention.
-        mean: Mean of the training images per channel, in [0, 1]. Default: the mean that train.py recorded, the mean of
-            the registered network, or ImageNet's for a third-party code.
+        mean: Mean of the training images per channel, in [0, 1]. Default: what train.py recorded, what the registered
+            network has, or ImageNet's for a third-party code.
         std: Standard deviation of the training images per channel, in [0.001, 1]. Default: as for the mean.
-        interpolation: How images were resized, one of `INTERPOLATIONS`. Default: as for the mean; bicubic for a
-            third-party code.
+        interpolation: One of `INTERPOLATIONS`. Default: as for the mean; bicubic for a third-party code.
         crop_pct: Share of the resized image that evaluation crops, in [0.1, 1]. Default: as for the mean; 0.875 for
-            chinhsuanwu, and 0.95 for keras_cv_attention_models, whose evaluation crops that share.
+            chinhsuanwu, 0.95 for keras_cv.
         labels: Names of the classes, one per class.
         name: Name of the weights, recorded as the configuration's tag.
         overwrite: Write into `dst` if it is empty or has only files of these three names, which are replaced.
@@ -107,7 +106,7 @@ def convert_checkpoint(
     _check_destination(src, dst, overwrite)
     facts = dict(mean=mean, std=std, interpolation=interpolation, crop_pct=crop_pct)
     try:
-        check_facts({**facts, 'img_size': img_size, 'name': name})
+        check_facts({**facts, 'img_size': img_size, 'name': name, 'labels': labels})
     except ValueError as e:
         raise CheckpointError(str(e)) from e
     checkpoint, file = read_checkpoint(src, ema, key, prefix), shown(src, 500)

@@ -13,7 +13,7 @@ from torch import nn
 
 from ..errors import CheckpointError
 from ..registry import TIMM_NAMES, CoAtNetCfg, feature_sizes, field_types, num_offsets, resolve_cfg
-from .adapter import Checkpoint, Translation, translate
+from .adapter import Checkpoint, Translation, third_party_codes, translate
 from .recognition import TABLE, create_call, fingerprint, identify, is_timms
 from .state_dicts import find_network
 from .values import check_dense, check_values
@@ -69,15 +69,15 @@ def _check_structure(translation: Translation, cfg: CoAtNetCfg) -> None:
     Other numbers of classes and channels are left to torch, which reports them, and to timm, which adapts them.
     """
     impl, structure = translation.impl, translation.structure
+    code = third_party_codes()[impl]
     if cfg.impl != impl or structure.differences(cfg):
         size, args = structure.as_registered(impl)
         way = f'load it by {create_call(size, impl, args)}'
-        if translation.code.suffixes:  # for checkpoint_path, timm reads torch's files only
+        if code.suffixes:  # for checkpoint_path, timm reads torch's files only
             way = way.replace('checkpoint_path=...', 'pretrained=True, pretrained_cfg_overlay=dict(file=...)')
             way = f'{way}, or convert it by `coatnet-zoo convert`'
         raise CheckpointError(
-            f'The checkpoint was saved by {translation.code.title} and does not fit this model of impl={cfg.impl!r}; '
-            f'{way}.'
+            f'The checkpoint was saved by {code.title} and does not fit this model of impl={cfg.impl!r}; {way}.'
         )
 
 

@@ -9,7 +9,7 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import nn
 
 from ..registry import field_types, resolve_cfg
-from .adapter import Checkpoint, translate
+from .adapter import Checkpoint, third_party_codes, translate
 from .heads import plain_head
 from .recognition import TABLE, identify, is_timms
 
@@ -40,7 +40,8 @@ def third_party_source(checkpoint: Checkpoint, head: bool) -> Source | None:
     translation = translate(checkpoint, head)
     if translation is None:
         return None
-    structure, impl, code = translation.structure, translation.impl, translation.code
+    structure, impl = translation.structure, translation.impl
+    code = third_party_codes()[impl]
     size, arguments = structure.as_registered(impl)
     arguments |= dict(impl=impl, img_size=structure.img_size or (224, 224))
     assumed = dict(mean=IMAGENET_DEFAULT_MEAN, std=IMAGENET_DEFAULT_STD)

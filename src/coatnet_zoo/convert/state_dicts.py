@@ -33,12 +33,8 @@ def find_network(
 ) -> Checkpoint:
     """Find the network's tensors in the content of a checkpoint, without a prefix, and the tensors beside them.
 
-    Args:
-        content: A state dict, or a dictionary that has a state dict under some key.
-        ema: As in `read_checkpoint`.
-        name: Name of the checkpoint in errors.
-        key: As in `read_checkpoint`.
-        prefix: As in `read_checkpoint`.
+    The content is a state dict, or a dictionary that has a state dict under some key. `name` is the checkpoint's in
+    errors; the other arguments are those of `read_checkpoint`.
 
     Raises:
         CheckpointError: If there is no state dict, or more than one network and the arguments do not choose one.

@@ -188,8 +188,6 @@ def infer_structure(checkpoint: Checkpoint) -> Structure:
         if len(values) > 1 or any(v % 1 for v in values):
             raise CheckpointError(f'The blocks of the {_IMPL} checkpoint do not have {what}, but {sorted(values)}.')
     if stacks == 5:
-        if types[2] == types[3]:
-            raise CheckpointError(f'The {_IMPL} checkpoint has 5 stacks, but the third and fourth are of one kind.')
         types[2:4] = [types[2] * depths[2] + types[3] * depths[3]]
         widths[2:4] = [(widths[2],) * depths[2] + (widths[3],) * depths[3]]
         depths[2:4] = [depths[2] + depths[3]]
@@ -215,10 +213,8 @@ def _img_size(layers: Layers, in_chans: int, offsets: list[tuple[int, int]]) -> 
 
     `offsets` has, for every table, the stage (from 1) and the number of offsets, (2h-1)(2w-1).
     """
-    inputs = {name: layer['settings'] for name, layer in layers.items() if layer.get('class_name') == 'InputLayer'}
-    if len(inputs) != any(layers.values()):
-        raise CheckpointError(f'The {_IMPL} checkpoint has {len(inputs)} inputs, not one.')
     size = None
+    inputs = {name: layer['settings'] for name, layer in layers.items() if layer.get('class_name') == 'InputLayer'}
     for name, settings in inputs.items():
         match shape := settings.get('batch_input_shape', settings.get('batch_shape')):
             case [_, int(height), int(width), channels] if height > 0 and width > 0 and channels == in_chans:

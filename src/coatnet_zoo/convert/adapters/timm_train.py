@@ -52,14 +52,11 @@ def trained_source(checkpoint: Checkpoint, head: bool) -> Source | None:
 
 def _network(record: Mapping[str, Any], checkpoint: Checkpoint) -> tuple[str, dict[str, Any]]:
     """The name and the arguments for `timm.create_model`, as train.py passes them."""
-    given = record.get('model_kwargs') or {}
-    if not isinstance(given, Mapping):
-        raise ValueError(f'model_kwargs is a {type(given).__name__}.')
     arguments = {ours: record.get(theirs) for ours, theirs in _OF_MODEL.items()}
     in_chans, size = record.get('in_chans'), record.get('input_size')
     arguments['in_chans'] = in_chans if in_chans is not None else 3 if size is None else size[0]
     arguments = {k: v for k, v in arguments.items() if v is not None and not (k.startswith('drop') and v == 0)}
-    arguments |= given
+    arguments |= record.get('model_kwargs') or {}
     check_arguments(arguments)
     name = record['model']
     if theirs := _row_of_timm(name):
