@@ -1,24 +1,22 @@
 """A Hugging Face Hub on the loopback interface, so that the tests go through the real huggingface_hub client.
 
 The server has files at `/{org}/{name}/resolve/{revision}/{filename}` with the headers that the client relies on. It
-answers requests for missing files as the Hub does, takes uploads (hub_uploads.py), fails on request, and keeps a log.
+answers requests for missing files as the Hub does, takes uploads (LFS, no Xet), fails on request, and keeps a log.
 """
 
+import base64
 import contextlib
 import functools
 import hashlib
+import json
 import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 from urllib.parse import unquote
-
-from hub_uploads import Uploads
-
-_MAX_SILENCE = 60.0
 
 
 @dataclass(frozen=True)
@@ -39,7 +37,7 @@ class Fault:
 
 
 class HubServer:
-    """The server; a context manager that starts and stops it.
+    """The server; `start` opens its port.
 
     Attributes:
         requests: Every request so far as (method, path).
@@ -58,13 +56,12 @@ class HubServer:
         self.tokens: list[str | None] = []
         self.faults: list[Fault] = []
         self.other_files: dict[str, bytes] = {}
+        self.silent = False
         self.delay = 0.0
         self.token: str | None = None
         self.cdn = False
         self.uploads = Uploads(self)
         self._repos: dict[str, dict[str, Path | bytes]] = {}
-        self._speak = threading.Event()
-        self._speak.set()
         self._port = 0
         self._httpd: ThreadingHTTPServer | None = None
 
@@ -72,22 +69,6 @@ class HubServer:
     def url(self) -> str:
         """The value of HF_ENDPOINT; it stays the same when the server is stopped and started again."""
         return f'http://127.0.0.1:{self._port}'
-
-    @property
-    def silent(self) -> bool:
-        return not self._speak.is_set()
-
-    @silent.setter
-    def silent(self, value: bool) -> None:
-        if value:
-            self._speak.clear()
-        else:
-            self._speak.set()
-
-    @property
-    def filenames(self) -> set[str]:
-        """The last part of every requested path."""
-        return {path.rpartition('/')[2] for _, path in self.requests}
 
     def count(self, method: str) -> int:
         """The number of requests with a method."""
@@ -108,12 +89,6 @@ class HubServer:
             self._httpd.shutdown()
             self._httpd.socket.close()  # server_close() would wait for requests under way
             self._httpd = None
-
-    def __enter__(self) -> 'HubServer':
-        return self.start()
-
-    def __exit__(self, *exc_info: object) -> None:
-        self.stop()
 
     def clear(self) -> None:
         """Forget repositories and log, and answer without faults again."""
@@ -165,6 +140,71 @@ class HubServer:
         return headers | {'ETag': f'"{digest(file)}"'}, file
 
 
+class Uploads:
+    """Answers to requests that change a repository.
+
+    Attributes:
+        private: Whether each created repository is private.
+    """
+
+    def __init__(self, hub: HubServer) -> None:
+        self.private: dict[str, bool] = {}
+        self._hub = hub
+        self._objects: dict[str, bytes] = {}
+
+    def answer(self, method: str, path: str, body: bytes) -> tuple[int, dict[str, str], bytes]:
+        """Status, headers and body of the answer to a request."""
+        path = path.partition('?')[0]
+        if method == 'PUT':
+            self._objects[path.rpartition('/')[2]] = body
+            return 200, {}, b''
+        if method == 'GET':
+            repo_id = path.removeprefix('/api/models/')
+            if repo_id not in self.private:
+                return 404, {'X-Error-Code': 'RepoNotFound'}, b''
+            return _json(dict(id=repo_id, private=self.private[repo_id]))
+        if path.endswith('/commit/main'):
+            return _json(self._commit(path.split('/')[3:5], [json.loads(line) for line in body.splitlines()]))
+        asked = json.loads(body)
+        if path == '/api/repos/create':
+            repo_id = f'{asked["organization"]}/{asked["name"]}'
+            if repo_id in self.private:
+                return 409, {}, json.dumps(dict(url=f'{self._hub.url}/{repo_id}')).encode()
+            self.private[repo_id] = asked.get('private') or asked.get('visibility') == 'private'
+            self._hub.add_repo(repo_id, {})
+            return _json(dict(url=f'{self._hub.url}/{repo_id}'))
+        if path == '/api/validate-yaml':
+            return _json(dict(errors=[], warnings=[]))
+        if '/preupload/' in path:
+            names = [file['path'] for file in asked['files']]
+            modes = ['lfs' if name.endswith('.safetensors') else 'regular' for name in names]
+            files = [dict(path=n, uploadMode=m, shouldIgnore=False) for n, m in zip(names, modes, strict=True)]
+            return _json(dict(files=files))
+        if path.endswith('.git/info/lfs/objects/batch'):
+            for entry in asked['objects']:
+                entry['actions'] = dict(upload=dict(href=f'{self._hub.url}/lfs/{entry["oid"]}'))
+            return _json(dict(transfer='basic', objects=asked['objects']))
+        return 404, {}, b''
+
+    def _commit(self, repo: list[str], lines: list[dict[str, Any]]) -> dict[str, str]:
+        repo_id = '/'.join(repo)
+        files = dict(self._hub.files(repo_id))
+        for line in lines:
+            value = line['value']
+            if line['key'] == 'file':
+                files[value['path']] = base64.b64decode(value['content'])
+            elif line['key'] == 'lfsFile':
+                content = self._objects[value['oid']]
+                assert hashlib.sha256(content).hexdigest() == value['oid']
+                files[value['path']] = content
+        commit = self._hub.add_repo(repo_id, files)
+        return dict(commitUrl=f'{self._hub.url}/{repo_id}/commit/{commit}', commitOid=commit)
+
+
+def _json(content: dict[str, Any]) -> tuple[int, dict[str, str], bytes]:
+    return 200, {'Content-Type': 'application/json'}, json.dumps(content).encode()
+
+
 class _Handler(BaseHTTPRequestHandler):
     """HTTP/1.0 closes every connection, so that no connection outlives `HubServer.stop`."""
 
@@ -193,8 +233,8 @@ class _Handler(BaseHTTPRequestHandler):
         hub.requests.append((self.command, self.path))
         hub.tokens.append(token)
         time.sleep(hub.delay)
-        if not hub._speak.wait(_MAX_SILENCE):
-            return None
+        while hub.silent:
+            time.sleep(0.02)
         fault = next((fault for fault in hub.faults if fault.method == self.command), Fault())
         if fault in hub.faults:
             hub.faults.remove(fault)
@@ -255,8 +295,8 @@ class _Handler(BaseHTTPRequestHandler):
 
 def assert_only_safetensors(hub: HubServer, repo_id: str) -> None:
     """Require that one file was downloaded, and that it was the safetensors file of a repository."""
-    assert hub.filenames == {'model.safetensors'}
     assert all(path.startswith(f'/{repo_id}/resolve/') for _, path in hub.requests)
+    assert {path.rpartition('/')[2] for _, path in hub.requests} == {'model.safetensors'}
     assert hub.count('GET') == 1
 
 

@@ -78,12 +78,7 @@ def tensor_map(structure: Structure) -> dict[str, Target]:
     # A real code lists its tensors; the toy code takes the names from the network.
     from coatnet_zoo import CoAtNet, resolve_cfg
 
-    fields = dict(
-        stem_width=structure.stem_width,
-        embed_dim=structure.embed_dim,
-        depths=structure.depths,
-        block_types=structure.block_types,
-    )
+    fields = {name: getattr(structure, name) for name in ('stem_width', 'embed_dim', 'depths', 'block_types')}
     own = CoAtNet(resolve_cfg('coatnet_0', IMPL, **fields), device='meta').state_dict()
     return {
         f'toy/{name.replace(".", "/")}': Target(name, 'i o -> o i' if tensor.ndim == 2 else None)
