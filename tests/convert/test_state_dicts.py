@@ -1,19 +1,21 @@
 """Checkpoints as people have them: other heads, prefixes, keys and wrappers; what cannot be converted is named."""
 
-from collections import defaultdict
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import safetensors.torch
 import timm
 import torch
-from checkpoint_bytes import FIXTURE, STATE_DICT, saved, write
+from checkpoint_bytes import FIXTURE, STATE_DICT, refusal, saved, write
 from command_line import output_of
 from command_line import refusal as refused
 from paths import DATA
 
 from coatnet_zoo import CheckpointError, convert_checkpoint
-from coatnet_zoo.convert import read_checkpoint
+from coatnet_zoo.convert import Checkpoint, read_checkpoint, translate
 from coatnet_zoo.factory import load_model
 
 Tensors = dict[str, torch.Tensor]
@@ -76,19 +78,13 @@ class Attributes(dict):
 OPTIMIZER = dict(state={0: dict(exp_avg=torch.ones(2))}, param_groups=[dict(lr=0.1)])
 ZEROS = {k: v * 0 for k, v in STATE_DICT.items()}
 CONTENTS: dict[str, Any] = {
-    **{
-        f'the prefix {prefix}': under(prefix, STATE_DICT)
-        for prefix in ('backbone.', 'model.backbone.net.', 'module.', '_orig_mod.module.', '0.', 'a.b.c.')
-    },
+    **{f'the prefix {prefix}': under(prefix, STATE_DICT) for prefix in ('backbone.net.', '_orig_mod.module.', '0.')},
     **{
         f'the key {key}': {'epoch': torch.tensor(3), 'optim': OPTIMIZER, key: STATE_DICT}
-        for key in ('params', 'sd', 'model_state', 'net_g', 'best_model_wts')
+        for key in ('sd', 'best_model_wts')
     },
     'a list': [STATE_DICT, 3],
-    'a tuple': (3, STATE_DICT),
-    'a dictionary with a default': {'model': defaultdict(list, STATE_DICT)},
     'a configuration': {'state_dict': Attributes(STATE_DICT)},
-    'wrapped twice': {'checkpoint': {'state_dict': STATE_DICT}},
     'a usual key and another': {'state_dict': STATE_DICT, 'best_state': ZEROS},
     'counts of operations': {**STATE_DICT, 'total_ops': torch.ones(1), 's0.0.0.total_params': torch.ones(1)},
     'layers that are wrapped': {
@@ -103,9 +99,8 @@ CONTENTS: dict[str, Any] = {
 
 
 @pytest.mark.parametrize('case', CONTENTS)
-@pytest.mark.parametrize('zipped', [True, False])
-def test_the_network_is_found(case: str, zipped: bool, tmp_path: Path) -> None:
-    file = write(tmp_path, saved(CONTENTS[case], _use_new_zipfile_serialization=zipped))
+def test_the_network_is_found(case: str, tmp_path: Path) -> None:
+    file = write(tmp_path, saved(CONTENTS[case]))
     tensors = read_checkpoint(file).tensors
     assert tensors.keys() == STATE_DICT.keys() and all(torch.equal(tensors[k], v) for k, v in STATE_DICT.items())
     if 'moving average' in case:
@@ -140,10 +135,6 @@ def without(start: str) -> Tensors:
     return {k: v for k, v in STATE_DICT.items() if not k.startswith(start)}
 
 
-def nested(depth: int) -> dict:
-    return {'state_dict': nested(depth - 1)} if depth else STATE_DICT
-
-
 def itself() -> dict:
     content: dict = {}
     content['state_dict'] = content
@@ -156,37 +147,27 @@ ATTN = 's3.1.attn.1.fn.relative_'
 # The content, options, and words of the message.
 REFUSED: dict[str, tuple[Any, tuple[str, ...], tuple[str, ...]]] = {
     'a list': ([1, 2], (), ('a list, not a state dict',)),
-    'a number': (5, (), ('a int, not a state dict',)),
     'no tensors': ({'epoch': 3, 'lr': 0.1}, (), ('no state dict', 'epoch, lr')),
     'nothing': ({}, (), ('no state dict', 'keys are none')),
     'names of every kind': ({(1, 2): 1, 10**5000: 2, None: 3, 'x' * 10_000: 4, 'a\nb\x1b[31m': 5}, (), (r'a\nb\x1b',)),
-    'numbers for names': ({1: torch.ones(2)}, (), ('no state dict', 'keys are 1')),
     'many names for one dictionary': (dict.fromkeys(map(str, range(9999)), dict.fromkeys(range(9999))), (), ('no',)),
     'a dictionary in itself': (itself(), (), ('no state dict',)),
-    '100 wrappers': (nested(100), (), ('no state dict',)),
     'another network': ({'conv1.weight': torch.ones(2), 'fc.weight': torch.ones(2)}, (), ('conv1.weight',)),
     'twice': ({**STATE_DICT, **under('module.', STATE_DICT)}, (), ('more than once',)),
-    'a wrapped layer twice': ({**STATE_DICT, 's3._orig_mod.0.proj.weight': W}, (), ('s3.0.proj.weight more',)),
     'no moving average': (STATE_DICT, ('--ema',), ('no moving average',)),
     'a missing key': ({'model': STATE_DICT}, ('--key', 'nets'), ('no state dict under nets', 'model')),
-    'a key of no dictionary': ({'model': STATE_DICT, 'lr': 1}, ('--key', 'lr'), ('no state dict under lr',)),
     'a missing prefix': (under('a.', STATE_DICT), ('--prefix', 'b'), ('under the prefix b.', 'begin with a')),
-    'a prefix inside': (STATE_DICT, ('--prefix', 's0'), ('is not a checkpoint of',)),
     'two layers': ({**HEADLESS, **TWO_LAYERS}, (), ('fc.0.weight', 'fc.2.weight', '--no-head')),
     'a norm and a layer': ({**under('b.', HEADLESS), **NORM, **linear('head')}, (), ('norm.weight', 'head.weight')),
     'two heads': ({**under('b.', HEADLESS), **linear('age'), **linear('sex')}, (), ('age.weight', 'sex.weight')),
     'a layer after the classifier': ({**under('0.', STATE_DICT), '1.weight': torch.ones(3, 10)}, (), ('1.weight',)),
-    'a norm before the classifier': ({**STATE_DICT, 'norm.weight': torch.ones(96)}, (), ('norm.weight', 'not belong')),
     'an unknown layer': ({**STATE_DICT, 'aux.fc.bias': torch.ones(3)}, (), ('aux.fc.bias', 'do not belong')),
     'a missing tensor': (without('s2.1.conv.fn.4.running_mean'), (), ('s2.1.conv.fn.4.running_mean',)),
     'a missing index': (without('s4.0.attn.1.fn.relative_index'), (), ('s4.0.attn.1.fn.relative_index',)),
     'a missing block': (without('s3.1.'), (), ('s3.1.',)),
-    'a missing stage': (without('s2.'), (), ('no blocks', 's2')),
     'a wrong shape': ({**STATE_DICT, 's2.1.conv.fn.3.weight': W}, (), ('s2.1.conv.fn.3.weight',)),
-    'a wrong se': ({**STATE_DICT, 's1.0.conv.fn.6.fc.0.weight': W}, (), ('s1.0.conv.fn.6.fc.0',)),
     'a flat convolution': ({**STATE_DICT, 's0.0.0.weight': B}, (), ('s0.0.0.weight', 'dimensions')),
     'a wrong table': ({**STATE_DICT, f'{ATTN}bias_table': torch.ones(50, 8)}, (), ('50 rows',)),
-    'two kinds of heads': ({**STATE_DICT, f'{ATTN}bias_table': torch.ones(49, 4)}, (), ('heads',)),
     'an empty index': ({**STATE_DICT, f'{ATTN}index': torch.ones(0)}, (), ('s3.1.',)),
     'three means for one channel': (STATE_DICT, ('--mean', '0.5,0.5,0.5'), ('mean has 3 values', '1 channel')),
     'another size': (STATE_DICT, ('--img-size', '224'), ('trained at (64, 64)',)),
@@ -204,12 +185,10 @@ def test_what_cannot_be_converted_is_named(case: str, tmp_path: Path) -> None:
 # Loading into a model.
 
 
-@pytest.mark.parametrize('name, word', [('digits', "impl='chinhsuanwu'"), ('coatnet_nano', "nano', impl='timm'")])
-def test_another_network_is_named_with_the_call_that_loads_it(name: str, word: str) -> None:
-    state_dict = STATE_DICT if name == 'digits' else timm.create_model(name).state_dict()
-    with pytest.raises(CheckpointError, match=r'does not fit this model .* by timm\.create_model\(.*\)\.$') as caught:
-        timm.create_model('coatnet_atto', device='meta').load_state_dict(state_dict)
-    assert word in str(caught.value)
+def test_another_network_is_named_with_the_call_that_loads_it() -> None:
+    words = r"does not fit this model .* by timm\.create_model\(.*impl='chinhsuanwu'.*\)\.$"
+    with pytest.raises(CheckpointError, match=words):
+        timm.create_model('coatnet_atto', device='meta').load_state_dict(STATE_DICT)
 
 
 def test_other_classes_and_missing_tensors_are_reported_as_torch_does() -> None:
@@ -220,3 +199,118 @@ def test_other_classes_and_missing_tensors_are_reported_as_torch_does() -> None:
     with pytest.raises(RuntimeError, match=r'Missing key\(s\).*stem\.conv2\.weight'):
         model.load_state_dict(state_dict)
     assert model.load_state_dict(state_dict, strict=False).missing_keys == ['stem.conv2.weight']
+
+
+# Tensors that no network has are refused; everything that torch.save makes of a state dict is converted.
+
+BIAS, VAR = 's3.0.ff.1.fn.net.0.bias', 's1.0.conv.norm.running_var'
+INDEX = 's3.0.attn.1.fn.relative_index'
+ONE, INDICES = torch.ones(1), STATE_DICT[INDEX]
+
+
+class Subclass(torch.Tensor):
+    pass
+
+
+# A name, its tensor, and a word of the message for archives and for legacy files.
+TENSORS: dict[str, tuple[str, Any, str]] = {
+    'sparse': (BIAS, STATE_DICT[BIAS].to_sparse(), 'sparse'),
+    'meta': (BIAS, STATE_DICT[BIAS].to('meta'), 'meta'),
+    'quantised': (BIAS, torch.quantize_per_tensor(STATE_DICT[BIAS], 0.1, 0, torch.qint8), 'q'),
+    'float8': (BIAS, STATE_DICT[BIAS].to(torch.float8_e4m3fn), 'float8'),
+    'complex': (BIAS, STATE_DICT[BIAS].to(torch.complex64), 'complex'),
+    'truth values': (BIAS, STATE_DICT[BIAS] > 0, 'bool'),
+    'integers': (BIAS, STATE_DICT[BIAS].long(), 'int64'),
+    'nested': (BIAS, torch.nested.nested_tensor([torch.ones(2), torch.ones(3)]), 'nested'),
+    'a subclass': (BIAS, STATE_DICT[BIAS].as_subclass(Subclass), 'Subclass'),
+    '4 TB in 4 bytes': (BIAS, torch.zeros(1).expand(10**12), 'shape'),
+    'beyond float32': (BIAS, STATE_DICT[BIAS].double().fill_(1e39), 'torch.float32'),
+    'infinite': (BIAS, STATE_DICT[BIAS] / 0, 'infinite'),
+    'a negative variance': (VAR, -STATE_DICT[VAR], 'below zero'),
+    'NaN in a variance': (VAR, STATE_DICT[VAR] * float('nan'), 'NaN'),
+    'an index of another grid': (INDEX, torch.cat([INDICES[:-1], INDICES[-1:] + 1]), 'grid'),
+    'an index of fractions': (INDEX, INDICES + 0.5, 'grid'),
+    'a reversed index': (INDEX, INDICES.flip(0), INDEX),
+    'a counter of half a batch': ('s0.0.1.num_batches_tracked', torch.tensor(0.5), 'num_batches_tracked'),
+    'no statistics': (VAR, None, VAR),
+    'a stage of 4,000,000': ('s1.4000000.x', ONE, 's1.4000000.'),
+    'a number of 5,000 digits': (f's1.{"9" * 5000}.x', ONE, 's1.'),
+    'a name of two lines': ('s1.0.\n\x1b[31m', ONE, r's1.0.\n\x1b[31m'),
+    'a long name': ('x' * 100_000, ONE, 'xxx...xxx'),
+}
+
+
+@pytest.mark.parametrize('case', TENSORS)
+@pytest.mark.parametrize('zipped', [True, False])
+def test_tensors_that_no_network_has(case: str, zipped: bool, tmp_path: Path) -> None:
+    key, value, word = TENSORS[case]
+    start = time.monotonic()
+    file = write(tmp_path, saved({**STATE_DICT, key: value}, _use_new_zipfile_serialization=zipped))
+    assert word in refusal(file)
+    assert time.monotonic() - start < 20
+
+
+def _each(change: Callable[[torch.Tensor], torch.Tensor]) -> Tensors:
+    return {k: change(v) if v.is_floating_point() else v for k, v in STATE_DICT.items()}
+
+
+COUNTER = 'num_batches_tracked'
+ORDINARY: dict[str, Callable[[], Any]] = {
+    'channels_last': lambda: _each(lambda v: v.to(memory_format=torch.channels_last) if v.ndim == 4 else v),
+    'transposed': lambda: _each(lambda v: v.t().contiguous().t() if v.ndim == 2 else v),
+    'a shared counter': lambda: {**STATE_DICT, **dict.fromkeys((k for k in STATE_DICT if COUNTER in k), ONE.long()[0])},
+    'no counters': lambda: {k: v for k, v in STATE_DICT.items() if COUNTER not in k},
+    'half': lambda: {k: v.half() for k, v in STATE_DICT.items()},
+    'bfloat16': lambda: _each(torch.Tensor.bfloat16),
+    'parameters': lambda: _each(torch.nn.Parameter),
+}
+
+
+@pytest.mark.parametrize('zipped', [True, False])
+@pytest.mark.parametrize('case', ORDINARY)
+def test_ordinary_files_are_converted_exactly(case: str, zipped: bool, tmp_path: Path) -> None:
+    file = write(tmp_path, saved(ORDINARY[case](), _use_new_zipfile_serialization=zipped))
+    expected, converted = translate(Checkpoint(STATE_DICT)).tensors, translate(read_checkpoint(file)).tensors
+    assert converted.keys() == expected.keys()
+    dtype = {'half': torch.half, 'bfloat16': torch.bfloat16}.get(case, torch.float32)
+    for key, value in expected.items():
+        assert key.endswith(COUNTER) or torch.equal(converted[key].float(), value.to(dtype).float()), key
+
+
+# Values in the precision of the model.
+
+
+TOO_LARGE = {torch.float32: 1e39, torch.float16: 1e6, torch.bfloat16: 3.4e38 * 1.0001}
+
+
+@pytest.mark.parametrize('dtype', TOO_LARGE)
+@pytest.mark.parametrize('names', ['own', "chinhsuanwu's"])
+def test_values_are_checked_when_a_model_loads(names: str, dtype: torch.dtype) -> None:
+    size, args = translate(Checkpoint(STATE_DICT)).structure.as_registered('chinhsuanwu')
+    model = timm.create_model(size, impl='chinhsuanwu', **args).to(dtype)
+    state_dict, key = (model.state_dict(), 'stem.conv2.weight') if names == 'own' else (STATE_DICT, BIAS)
+    state_dict = {k: v.double() if v.is_floating_point() else v for k, v in state_dict.items()}
+    for value, word in (TOO_LARGE[dtype], str(dtype)), (float('nan'), 'NaN'):
+        state_dict[key][0] = value
+        with pytest.raises(CheckpointError, match=word):
+            model.load_state_dict(state_dict)
+
+
+CHANGED: dict[str, tuple[Callable[[Tensors], Any], str]] = {
+    'NaN': (lambda sd: sd['stem.conv2.weight'].view(-1)[-1].fill_(float('nan')), 'NaN or infinite values in stem'),
+    'integers': (lambda sd: sd.update({k: v.view(torch.int32) for k, v in sd.items() if v.dim()}), 'of torch.float32'),
+    'a negative variance': (lambda sd: sd['stages.0.blocks.0.pre_norm.running_var'].neg_(), 'below zero'),
+    'no statistics': (lambda sd: sd.pop('stages.0.blocks.0.pre_norm.running_mean'), 'pre_norm.running_mean'),
+}
+
+
+@pytest.mark.parametrize('case', CHANGED)
+def test_folders_with_values_that_no_network_has(case: str, tmp_path: Path) -> None:
+    change, words = CHANGED[case]
+    model = timm.create_model('coatnet_atto', num_classes=3)
+    timm.models.save_for_hf(model, tmp_path, safe_serialization=True)
+    change(state_dict := model.state_dict())
+    safetensors.torch.save_file(state_dict, tmp_path / 'model.safetensors')
+    for classes in 3, 5:
+        with pytest.raises(CheckpointError, match=words):
+            timm.create_model(f'local-dir:{tmp_path}', pretrained=True, num_classes=classes)
