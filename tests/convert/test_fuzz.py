@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
-from checkpoint_bytes import STATE_DICT, saved
+from checkpoint_bytes import STATE_DICT, refusal, saved
 from paths import DATA
 
 from coatnet_zoo import CheckpointError
@@ -71,6 +71,14 @@ def mutate(image: bytearray, rng: random.Random) -> None:
             image[at:end] = image[other : other + len(image[at:end])]
         case 7:
             image[at : at + width] = number.to_bytes(width, 'little')
+
+
+@pytest.mark.parametrize('part', [0, 0.01, 0.3, 0.9, 0.99999])
+@pytest.mark.parametrize('name', FORMATS)
+def test_truncated_files(name: str, part: float, tmp_path: Path) -> None:
+    sound = FORMATS[name]()
+    (tmp_path / name).write_bytes(sound[: int(len(sound) * part)])
+    assert 'corrupt or truncated ' in refusal(tmp_path / name)
 
 
 @pytest.mark.parametrize('name', FORMATS)
