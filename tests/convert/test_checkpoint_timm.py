@@ -87,11 +87,9 @@ def test_the_papers_network_is_not_timms(name: str) -> None:
 
 
 @pytest.mark.parametrize('name', WITHOUT)
-def test_networks_without_an_equal_are_refused_by_name(name: str, tmp_path: Path) -> None:
-    assert f"timm's {name}, which has blocks" in refusal(timm.create_model('coatnet_nano'), on_meta(name))
-    torch.save(timm.create_model(name).state_dict(), tmp_path / 'a.pth')
-    result = CliRunner().invoke(main, ['convert', str(tmp_path / 'a.pth'), str(tmp_path / 'out')])
-    assert result.exit_code == 1 and f"timm's {name}" in result.output
+def test_networks_without_an_equal_are_refused_by_name(name: str) -> None:
+    message = refusal(timm.create_model('coatnet_nano', device='meta'), on_meta(name))
+    assert f"timm's {name}, which has blocks" in message
 
 
 UNSEEN = dict(

@@ -5,6 +5,7 @@ chinhsuanwu/coatnet-pytorch, its models are built with random weights and statis
 """
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -12,10 +13,10 @@ import originals
 import pytest
 import timm
 import torch
-from command_line import output_of
-from hub_server import HubServer
+from checkpoint_bytes import FIXTURE, STATE_DICT
+from command_line import output_of, refusal
 from paths import DATA
-from peers import assert_close, randomize_
+from peers import assert_close, random_images, randomize_
 from safetensors.torch import save_file
 from timm.layers.pos_embed_rel import gen_relative_position_index
 
@@ -24,76 +25,43 @@ from coatnet_zoo.convert import Conversion
 from coatnet_zoo.convert.adapters import chinhsuanwu
 from coatnet_zoo.files import CARD
 
-FIXTURE = DATA / 'chinhsuanwu_digits_64.pth'
-EXPECTED = DATA / 'chinhsuanwu_digits_64_expected.pt'
-
-
-@pytest.fixture(scope='module')
-def fixture_state_dict() -> dict[str, torch.Tensor]:
-    """The fixture's tensors under the names of chinhsuanwu's code."""
-    state_dict = torch.load(FIXTURE, weights_only=True)['model_state_dict']
-    return {k.removeprefix('module.'): v for k, v in state_dict.items()}
-
-
-@pytest.fixture(scope='module')
-def expected() -> dict[str, torch.Tensor]:
-    return torch.load(EXPECTED, weights_only=True)
+EXPECTED = torch.load(DATA / 'chinhsuanwu_digits_64_expected.pt', weights_only=True)
+STAGES = dict(stem_width=(16, 16), embed_dim=(16, 32, 64, 96), depths=(2, 2, 3, 2), in_chans=1, num_classes=10)
 
 
 def load(folder: Path) -> torch.nn.Module:
     return timm.create_model(f'local-dir:{folder}', pretrained=True).eval()
 
 
-def assert_logits(model: torch.nn.Module, expected: dict[str, torch.Tensor]) -> None:
+def assert_logits(model: torch.nn.Module) -> None:
     with torch.inference_mode():
-        torch.testing.assert_close(model(expected['x']), expected['logits'], rtol=0, atol=1e-4)
+        torch.testing.assert_close(model.eval()(EXPECTED['x']), EXPECTED['logits'], rtol=0, atol=1e-4)
 
 
-def test_fixture_gives_the_logits_of_the_original_code(tmp_path: Path, expected: dict[str, torch.Tensor]) -> None:
+def test_fixture_gives_the_logits_of_the_original_code(tmp_path: Path) -> None:
     result = convert_checkpoint(FIXTURE, tmp_path / 'out')
     assert sorted(p.name for p in (tmp_path / 'out').iterdir()) == ['README.md', 'config.json', 'model.safetensors']
-    assert_logits(load(tmp_path / 'out'), expected)
+    assert_logits(load(tmp_path / 'out'))
     s = result.structure
-    assert (s.stem_width, s.embed_dim, s.depths, s.block_types) == ((16, 16), (16, 32, 64, 96), (2, 2, 3, 2), 'CCTT')
-    assert (s.num_heads, s.dim_head, s.in_chans, s.num_classes, s.img_size) == (8, 32, 1, 10, (64, 64))
+    assert {name: getattr(s, name) for name in STAGES} == STAGES
+    assert (s.block_types, s.num_heads, s.dim_head, s.img_size) == ('CCTT', 8, 32, (64, 64))
     assert result.num_params == 589_528
 
 
-def test_raw_checkpoint_loads_directly(expected: dict[str, torch.Tensor]) -> None:
-    model = timm.create_model(
-        'coatnet_0',
-        impl='chinhsuanwu',
-        checkpoint_path=FIXTURE,
-        stem_width=(16, 16),
-        embed_dim=(16, 32, 64, 96),
-        depths=(2, 2, 3, 2),
-        in_chans=1,
-        num_classes=10,
-        img_size=64,
-    )
-    assert_logits(model.eval(), expected)
+def test_safetensors_file_is_converted(tmp_path: Path) -> None:
+    save_file(STATE_DICT, tmp_path / 'a.safetensors')
+    convert_checkpoint(tmp_path / 'a.safetensors', tmp_path / 'out')
+    assert_logits(load(tmp_path / 'out'))
 
 
-def test_safetensors_and_moving_averages(tmp_path: Path, fixture_state_dict, expected) -> None:
-    save_file(fixture_state_dict, tmp_path / 'a.safetensors')
-    other = {k: torch.zeros_like(v) for k, v in fixture_state_dict.items()}
-    average = {f'module.{k}': v for k, v in fixture_state_dict.items()}
-    torch.save({'state_dict': other, 'state_dict_ema': average}, tmp_path / 'b.bin')
-    for src in ('a.safetensors', 'b.bin'):
-        convert_checkpoint(tmp_path / src, tmp_path / f'{src}.out', ema=src == 'b.bin')
-        assert_logits(load(tmp_path / f'{src}.out'), expected)
-
-
-def test_tensors_that_share_memory_or_are_not_contiguous(tmp_path: Path, fixture_state_dict) -> None:
-    """As after training with tied or transposed weights; the folder has plain copies."""
-    tied = dict(fixture_state_dict)
+def test_tensors_that_share_memory(tmp_path: Path) -> None:
+    """As after training with tied weights; the folder has plain copies."""
+    tied = dict(STATE_DICT)
     tied['s3.1.ff.1.norm.weight'] = tied['s3.2.ff.1.norm.weight'] = torch.ones(64)
-    tied['fc.weight'] = tied['fc.weight'].t().contiguous().t()
     torch.save(tied, tmp_path / 'best.pth')
     convert_checkpoint(tmp_path / 'best.pth', tmp_path / 'out')
     loaded = load(tmp_path / 'out').state_dict()
     assert torch.equal(loaded['stages.2.blocks.2.norm2.weight'], torch.ones(64))
-    assert torch.equal(loaded['head.fc.weight'], tied['fc.weight'])
 
 
 def test_what_the_file_cannot_know_can_be_said(tmp_path: Path) -> None:
@@ -112,17 +80,10 @@ def test_what_the_file_cannot_know_can_be_said(tmp_path: Path) -> None:
 def test_assumptions_are_said_and_a_card_is_written(tmp_path: Path) -> None:
     output = output_of('convert', FIXTURE, tmp_path / 'digits')
     assert 'assumed, as the file does not say it: mean=(0.449,), std=(0.226,)' in output
-    assert 'license' not in json.loads((tmp_path / 'digits' / 'config.json').read_text())['pretrained_cfg']
+    cfg = json.loads((tmp_path / 'digits' / 'config.json').read_text())['pretrained_cfg']
+    assert (cfg['mean'], cfg['std']) == ([0.449], [0.226]) and 'license' not in cfg
     card = (tmp_path / 'digits' / CARD).read_text(encoding='utf-8')
     assert "timm.create_model('local-dir:digits', pretrained=True)" in card
-
-
-def test_folder_on_the_hub_gives_the_same_logits(hub: HubServer, fresh_cache: Path, tmp_path: Path, expected) -> None:
-    convert_checkpoint(FIXTURE, tmp_path / 'out')
-    hub.add_repo('someone/digits', tmp_path / 'out')
-    model = timm.create_model('hf-hub:someone/digits', pretrained=True, cache_dir=fresh_cache)
-    assert_logits(model.eval(), expected)
-    assert hub.filenames == {'config.json', 'model.safetensors'}
 
 
 @pytest.mark.parametrize('grid', [(1, 1), (1, 5), (2, 3), (3, 2), (4, 4), (2, 7), (7, 2)])
@@ -133,6 +94,49 @@ def test_grid_is_read_where_the_table_fits_several(grid: tuple[int, int]) -> Non
         'attn.1.fn.relative_index': gen_relative_position_index(grid).reshape(-1, 1),
     }
     assert chinhsuanwu._grid(state_dict, '') == grid
+
+
+# `convert --in-chans 3`: three channels of one, exact for grey images, whatever the checkpoint is.
+
+
+def save(model: torch.nn.Module, file: Path) -> Path:
+    torch.save(randomize_(model).state_dict(), file)
+    return file
+
+
+FILES: dict[str, Callable[[Path], Path]] = {
+    'chinhsuanwu': lambda folder: FIXTURE,
+    'ours': lambda folder: save(timm.create_model('coatnet_atto', in_chans=1), folder / 'a.pth'),
+    'headless': lambda folder: save(timm.create_model('coatnet_atto', in_chans=1, num_classes=0), folder / 'a.pth'),
+}
+
+
+@pytest.mark.parametrize('case', FILES)
+@torch.inference_mode()
+def test_grey_images_give_the_same_logits(case: str, tmp_path: Path) -> None:
+    file = FILES[case](tmp_path)
+    output_of('convert', file, tmp_path / 'grey', '--mean', '0.3', '--std', '0.25')
+    text = output_of('convert', file, tmp_path / 'colour', '--in-chans', '3', '--mean', '0.3', '--std', '0.25')
+    assert 'images 3 channels' in text
+    grey, colour = (timm.create_model(f'local-dir:{tmp_path / n}', pretrained=True).eval() for n in ('grey', 'colour'))
+    assert (colour.in_chans, list(colour.pretrained_cfg['input_size'])) == (3, [3, 64, 64])
+    assert (colour.pretrained_cfg['mean'], colour.pretrained_cfg['std']) == ([0.3] * 3, [0.25] * 3)
+    x = random_images(4, 1, 64)
+    torch.testing.assert_close(colour(x.expand(-1, 3, -1, -1)), grey(x), rtol=0, atol=1e-5)
+
+
+def test_the_assumed_mean_is_that_of_grey_images(tmp_path: Path) -> None:
+    convert_checkpoint(FIXTURE, tmp_path / 'out', in_chans=3)
+    cfg = load(tmp_path / 'out').pretrained_cfg
+    assert (cfg['mean'], cfg['std']) == ([0.449] * 3, [0.226] * 3)
+
+
+@pytest.mark.parametrize('has, wanted', [(1, '2'), (1, '-3'), (2, '3')])
+def test_other_changes_are_refused(has: int, wanted: str, tmp_path: Path) -> None:
+    file = save(timm.create_model('coatnet_atto', in_chans=has), tmp_path / 'a.pth')
+    message = refusal('convert', file, tmp_path / 'out', '--in-chans', wanted)
+    assert f'in_chans={wanted} is not possible for a checkpoint of in_chans={has}' in message
+    assert not (tmp_path / 'out').exists()
 
 
 # Against a checkout of the original code.
@@ -171,11 +175,9 @@ VARIANTS = {
     'CCCT': dict(SMALL, image_size=(64, 64), block_types=['C', 'C', 'C', 'T']),
     'CCCC': dict(SMALL, image_size=(224, 224), block_types=['C', 'C', 'C', 'C']),
     '32 px': dict(SMALL, image_size=(32, 32)),
-    '160 px': dict(SMALL, image_size=(160, 160)),
     '384 px': dict(SMALL, image_size=(384, 384)),
     'channels and classes': dict(SMALL, image_size=(64, 64), in_channels=5, num_classes=37),
     'odd widths': dict(SMALL, image_size=(64, 64), channels=[10, 14, 22, 50, 70]),
-    'equal widths': dict(SMALL, image_size=(64, 64), channels=[16, 16, 16, 16, 16]),
     'one stem convolution': dict(SMALL, image_size=(64, 64), num_blocks=[1, 1, 1, 1, 2]),
     'three stem convolutions': dict(SMALL, image_size=(64, 64), num_blocks=[3, 1, 2, 12, 1]),
 }

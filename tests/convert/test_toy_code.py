@@ -33,12 +33,6 @@ def file(model: nn.Module, tmp_path: Path) -> Path:
     return tmp_path / 'best.toy'
 
 
-def test_the_network_has_the_flavour(model: nn.Module) -> None:
-    assert (model.cfg.impl, model.cfg.conv_act, model.cfg.rel_attn) == ('toy', 'relu', 'none')
-    with pytest.raises(ValueError, match="coatnet_1 has no impl='toy'"):
-        timm.create_model('coatnet_1', impl='toy')
-
-
 @torch.inference_mode()
 def test_convert_makes_a_folder_that_loads(model: nn.Module, file: Path, tmp_path: Path) -> None:
     text = output_of('convert', file, tmp_path / 'out')
