@@ -65,7 +65,6 @@ TORCH_FILES: dict[str, Callable[[], bytes]] = {
     'a legacy file that claims 40 TB': lambda: legacy(b'\x8a\x06' + (10**13).to_bytes(6, 'little')),
     'a pickle': lambda: pickle.dumps({'a': 1}),
     'a page': lambda: b'<!DOCTYPE html><html>404</html>',
-    'nothing': lambda: b'',
 }
 
 
