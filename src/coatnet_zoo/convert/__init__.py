@@ -1,7 +1,9 @@
 """Checkpoint files: reading a file without executing anything, recognising its code, mapping third-party tensors."""
 
 from .adapter import Checkpoint as Checkpoint
+from .adapter import Structure as Structure
 from .adapter import Target as Target
+from .adapter import shape_of as shape_of
 from .adapter import translate as translate
 from .convert import Conversion as Conversion
 from .convert import convert_checkpoint as convert_checkpoint
@@ -16,5 +18,3 @@ from .reading import require_regular as require_regular
 from .recognition import fingerprint as fingerprint
 from .recognition import identify as identify
 from .recognition import is_timms as is_timms
-from .structure import Structure as Structure
-from .structure import shape_of as shape_of

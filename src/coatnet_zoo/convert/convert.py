@@ -18,14 +18,13 @@ from ..errors import CheckpointError, HubError, first_line, shown
 from ..files import CARD, CONFIG, SAFETENSORS, write_folder
 from ..hub import make_folder_card
 from ..registry import short
-from .adapter import Checkpoint, recognised, third_party_codes
+from .adapter import Checkpoint, Structure, recognised, third_party_codes
 from .adapters.timm_train import trained_source
 from .loading import Adapted, as_linear
 from .preprocessing import check_facts, check_labels, data_config
 from .reading import read_checkpoint
 from .recognition import identify
 from .source import Source, own_source, third_party_source
-from .structure import Structure
 from .values import check_values
 
 _log = logging.getLogger(__name__)

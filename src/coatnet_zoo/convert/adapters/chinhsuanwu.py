@@ -12,9 +12,8 @@ from timm.layers import gen_relative_position_index
 
 from ...errors import CheckpointError
 from ...registry import num_offsets
-from ..adapter import Checkpoint, Target
+from ..adapter import Checkpoint, Structure, Target, count_numbered, shape_of
 from ..heads import plain_head
-from ..structure import Structure, count_numbered, shape_of
 
 _IMPL = 'chinhsuanwu'
 _BATCH_NORM = ('weight', 'bias', 'running_mean', 'running_var', 'num_batches_tracked')

@@ -15,8 +15,7 @@ from typing import Any, NamedTuple
 
 from ...errors import CheckpointError, shown
 from ...registry import feature_sizes, num_offsets
-from ..adapter import Checkpoint, Target
-from ..structure import Structure, count_numbered, shape_of
+from ..adapter import Checkpoint, Structure, Target, count_numbered, shape_of
 from .keras_h5 import read_h5 as read
 
 __all__ = ['infer_structure', 'read', 'recognises', 'tensor_map']

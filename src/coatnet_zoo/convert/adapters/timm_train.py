@@ -59,7 +59,7 @@ def _network(record: Mapping[str, Any], checkpoint: Checkpoint) -> tuple[str, di
     arguments |= record.get('model_kwargs') or {}
     check_arguments(arguments)
     name = record['model']
-    if theirs := _row_of_timm(name):
+    if theirs := TIMM_NAMES.get(name.partition('.')[0]):
         size, impl, fields = theirs
         return size, {'impl': impl, **fields, **arguments}
     folder = name.removeprefix('local-dir:')
@@ -79,10 +79,6 @@ def _network(record: Mapping[str, Any], checkpoint: Checkpoint) -> tuple[str, di
     return name, arguments
 
 
-def _row_of_timm(name: str) -> tuple[str, str, dict[str, Any]] | None:
-    return TIMM_NAMES.get(name.partition('.')[0])
-
-
 def _preprocessing(record: Mapping[str, Any], model: nn.Module) -> dict[str, Any]:
     """timm's data_config of the script's validation."""
     facts = {k: record[k] for k in ('mean', 'std', 'interpolation', 'crop_pct', 'img_size') if record.get(k)}
@@ -91,6 +87,6 @@ def _preprocessing(record: Mapping[str, Any], model: nn.Module) -> dict[str, Any
         check('input_size', record['input_size'], tuple[Channels, Side, Side])
         facts['input_size'] = record['input_size']
     name = record['model']
-    cfg = get_pretrained_cfg(name).to_dict() if _row_of_timm(name) else model.pretrained_cfg
+    cfg = get_pretrained_cfg(name).to_dict() if TIMM_NAMES.get(name.partition('.')[0]) else model.pretrained_cfg
     found = resolve_data_config({**facts, 'in_chans': model.in_chans}, pretrained_cfg=cfg)
     return {**found, 'input_size': (model.in_chans, *found['input_size'][1:])}
