@@ -5,9 +5,10 @@ A module is replaced by changing its class, so names and weights stay.
 
 import torch
 import torch.nn.functional as F
+from timm.layers import SqueezeExcite
 from torch import nn
 
-from ..network import MBConv, RelPosBias, RelPosMlp, Stage, Stem, TransformerBlock
+from ..network import BiasAct, MBConv, RelPosBias, RelPosMlp, Stage, Stem, TransformerBlock
 from .microbatch import microbatch, widest_layer
 
 
@@ -16,11 +17,30 @@ class PointwiseConv2d(nn.Conv2d):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, C, H, W) -> (B, C_out, H, W)."""
-        return F.linear(x.permute(0, 2, 3, 1), self.weight.flatten(1), self.bias).permute(0, 3, 1, 2)
+        x = F.linear(x.permute(0, 2, 3, 1), self.weight.flatten(1)).permute(0, 3, 1, 2)
+        return x if self.bias is None else x.add_(self.bias.view(1, -1, 1, 1))
+
+
+class ShiftedSqueezeExcite(SqueezeExcite):
+    """Squeeze-excite and the bias that is left of the batch norm after it (`BiasAct`), in one pass."""
+
+    shift: torch.Tensor
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, C, H, W) -> (B, C, H, W)."""
+        gate = self.gate(self.fc2(self.act(self.bn(self.fc1(x.mean((2, 3), keepdim=True))))))
+        return torch.addcmul(self.shift, x, gate)
 
 
 class InPlaceMBConv(MBConv):
-    """An MBConv that adds the shortcut in place."""
+    """An MBConv that adds the shortcut in place, with few passes over memory around squeeze-excite."""
+
+    def prepare(self) -> None:
+        """Move the bias that is left of a norm into the squeeze-excite before it."""
+        if type(self.norm2) is BiasAct:
+            self.se_early.__class__ = ShiftedSqueezeExcite
+            self.se_early.register_buffer('shift', self.norm2.bias)
+            self.norm2 = self.norm2.act
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """See `MBConv.forward`."""

@@ -124,6 +124,8 @@ def _replace_modules(model: CoAtNet) -> None:
     parts = [module for module in model.modules() if type(module) in _FASTER_PARTS]
     for part in [part for part in parts if is_batch_independent(part)]:
         part.__class__ = _FASTER_PARTS[type(part)]
+        if isinstance(part, InPlaceMBConv):
+            part.prepare()
     for layer in model.modules():
         if is_unmodified(layer, nn.Conv2d) and _is_product(layer):
             layer.__class__ = PointwiseConv2d

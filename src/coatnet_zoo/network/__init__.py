@@ -9,6 +9,7 @@ from .blocks import PatchStem as PatchStem
 from .blocks import Stem as Stem
 from .blocks import TransformerBlock as TransformerBlock
 from .fold import BATCH_NORMS as BATCH_NORMS
+from .fold import BiasAct as BiasAct
 from .fold import is_unmodified as is_unmodified
 from .init import initial_weights as initial_weights
 from .model import CoAtNet as CoAtNet
