@@ -1,5 +1,6 @@
 """Building models from files, converting, importing, first logits; each measurement runs in a new process."""
 
+import argparse
 import tempfile
 import time
 from pathlib import Path
@@ -14,7 +15,7 @@ from .core import Row, in_child, summary
 
 
 def _random_weights(name: str) -> dict[str, torch.Tensor]:
-    tensors = timm.create_model(name, device='meta').state_dict()
+    tensors = timm.create_model(name, num_classes=1000, device='meta').state_dict()
     return {
         k: torch.empty(v.shape).uniform_(0.5, 1) if v.is_floating_point() else torch.zeros(v.shape, dtype=v.dtype)
         for k, v in tensors.items()
@@ -43,7 +44,8 @@ def loading(rounds: int) -> list[Row]:
         rows = _rows(runs, files['ours'])
     with tempfile.TemporaryDirectory() as folder:
         src, arch = Path(folder) / 'coatnet_3.pth', 'coatnet_3_rw_224'
-        torch.save(dict(state_dict=_random_weights(arch), arch=arch, epoch=0), src)
+        arguments = argparse.Namespace(model=arch, num_classes=1000)
+        torch.save(dict(state_dict=_random_weights(arch), arch=arch, args=arguments), src)
         runs = []
         for _ in tqdm(range(rounds), desc='converting', leave=False):
             result = in_child(fresh.convert, src=str(src), dst=str(Path(folder) / 'converted'))
