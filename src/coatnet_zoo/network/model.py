@@ -10,7 +10,6 @@ import torch
 from timm.layers import ClassifierHead, NormMlpClassifierHead, calculate_drop_path_rates, get_device_dtype, to_2tuple
 from timm.models import checkpoint_seq
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from .._timm import feature_take_indices, update_model_input_size
 from ..convert import Adapted, adapt_state_dict
@@ -325,6 +324,8 @@ def multiply_adds(model: nn.Module, img_size: tuple[int, int] | None = None) -> 
     The image has the native size of the model, or `img_size`, (height, width). Nothing is computed: the model runs on
     the meta device, also because torch does not count the fused attention of CPUs.
     """
+    from torch.utils.flop_counter import FlopCounterMode  # slow to import, and only this function needs it
+
     tensors = {name: tensor.to('meta') for name, tensor in model.state_dict().items()}
     dtype = next(model.parameters()).dtype
     image = torch.empty(1, model.in_chans, *(img_size or model.img_size), device='meta', dtype=dtype)
