@@ -128,14 +128,12 @@ class CoAtNet(nn.Module):
         self.stages = nn.Sequential(*stages)
 
         self.num_features = self.embed_dim = dim
-        norm_layer = get_norm_2d(cfg)
+        norm = get_norm_2d(cfg)
         if cfg.head_hidden:
             self.norm = nn.Identity()
-            self.head = NormMlpClassifierHead(
-                dim, num_classes, dim, global_pool, drop_rate, norm_layer=norm_layer, **dd
-            )
+            self.head = NormMlpClassifierHead(dim, num_classes, dim, global_pool, drop_rate, norm_layer=norm, **dd)
         else:
-            self.norm = norm_layer(dim, **dd) if cfg.final_norm else nn.Identity()
+            self.norm = norm(dim, **dd) if cfg.final_norm else nn.Identity()
             self.head = ClassifierHead(dim, num_classes, global_pool, drop_rate, **dd)
         self._finish_head(self.head)
 

@@ -25,9 +25,8 @@ class RelPosBias(nn.Module):
     def __init__(self, window_size: tuple[int, int], num_heads: int, device=None, dtype=None) -> None:
         super().__init__()
         self.window_size = window_size
-        self.relative_position_bias_table = nn.Parameter(
-            torch.empty(num_offsets(window_size), num_heads, device=device, dtype=dtype)
-        )
+        shape = (num_offsets(window_size), num_heads)
+        self.relative_position_bias_table = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
