@@ -10,6 +10,7 @@ import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -145,6 +146,79 @@ def test_older_names_of_the_table_are_read(tmp_path: Path) -> None:
     with h5py.File(tmp_path / 'a.h5', 'r+') as file:
         file.move(name, name.replace('positional_embedding', 'pos_emb'))
     assert read_checkpoint(tmp_path / 'a.h5').tensors.keys() == read_checkpoint(FIXTURES[1]).tensors.keys()
+
+
+# Layers of whole models.
+
+
+def more(layer: dict, **settings: Any) -> None:
+    layer['config'].update(settings)
+
+
+def renamed(layer: dict, name: Any) -> None:
+    layer['name'] = layer['config']['name'] = name
+
+
+LAYERS: dict[str, tuple[str, Callable[[dict], object], str | None]] = {
+    'as it is': ('stem_1_conv', lambda x: None, None),
+    'softmax at the end': ('predictions', lambda x: more(x, activation='softmax'), None),
+    'mixed precision': ('stem_1_conv', lambda x: more(x, dtype={'config': {'name': 'mixed_float16'}}), None),
+    'batches of 8': ('input_1', lambda x: more(x, batch_input_shape=[8, 64, 64, 3]), None),
+    'dropout': ('stem_1_pad', lambda x: renamed(x, 'head_drop'), 'lacks the layer stem_1_pad'),
+    'a layer of somebody else': ('tf.split', lambda x: renamed(x, 'rescaling'), 'rescaling'),
+    'another operation': ('tf.split', lambda x: renamed(x, 'tf.concat'), 'tf.concat'),
+    'a name twice': ('stem_1_gelu', lambda x: renamed(x, 'stem_1_conv'), 'is there twice'),
+    'a name that is a list': ('stem_1_gelu', lambda x: renamed(x, []), 'no name'),
+    'no config': ('stem_1_gelu', lambda x: x.pop('config'), "'config'"),
+    'other strides': ('stem_1_conv', lambda x: more(x, strides=[1, 1]), 'strides=[1, 1] in stem_1_conv'),
+    'stride in a 1x1': ('stack_1_block_1_expand_conv', lambda x: more(x, strides=[2, 2]), 'expand_conv'),
+    'another factor': (
+        'tf.math.multiply',
+        lambda x: x['inbound_nodes'][0][3].update(y=1.0),
+        'y=1.0 in tf.math.multiply',
+    ),
+    'another activation': ('stem_1_gelu', lambda x: renamed(x, 'stem_1_swish'), 'stem_1_swish'),
+    'a smaller image': ('input_1', lambda x: more(x, batch_input_shape=[None, 32, 32, 3]), '49 offsets in stage 3'),
+    'an image of any size': ('input_1', lambda x: more(x, batch_input_shape=[None, None, None, 3]), 'the shape'),
+    'an image of 10^9 pixels': ('input_1', lambda x: more(x, batch_input_shape=[None, 10**9, 10**9, 3]), 'stage 3'),
+}
+
+
+@pytest.mark.parametrize('case', LAYERS)
+def test_layers_of_a_whole_model(case: str, tmp_path: Path) -> None:
+    name, change, word = LAYERS[case]
+    shutil.copy(FIXTURES[0], tmp_path / 'a.h5')
+    with h5py.File(tmp_path / 'a.h5', 'r+') as file:
+        config = json.loads(file.attrs['model_config'])
+        change(next(layer for layer in config['config']['layers'] if layer['name'] == name))
+        file.attrs['model_config'] = json.dumps(config)
+    if word is None:
+        assert convert_checkpoint(tmp_path / 'a.h5', tmp_path / 'out').structure.num_classes == 10
+    else:
+        assert word in refusal(tmp_path / 'a.h5')
+
+
+@pytest.mark.parametrize('description', [3, b'\xff\xfe', '[]', '{"config": {"layers": [1]}}', '[' * 50_000, ''])
+def test_descriptions_that_are_none(description: Any, tmp_path: Path) -> None:
+    shutil.copy(FIXTURES[0], tmp_path / 'a.h5')
+    with h5py.File(tmp_path / 'a.h5', 'r+') as f:
+        f.attrs['model_config'] = description
+    refusal(tmp_path / 'a.h5')
+
+
+RENAMED = {
+    'stem_1_gelu': 'stem_1_swish',
+    'stack_2_block_2_MB_dw_gelu': 'stack_2_block_2_MB_dw_hard_swish',
+    'stack_3_block_1_ffn_gelu': 'stack_3_block_1_ffn_gelu_app',
+}
+
+
+@pytest.mark.parametrize('place', RENAMED)
+def test_names_of_other_activations_in_files_of_weights_only(place: str, tmp_path: Path) -> None:
+    shutil.copy(FIXTURES[1], tmp_path / 'a.h5')
+    with h5py.File(tmp_path / 'a.h5', 'r+') as f:
+        f.move(place, RENAMED[place])
+    assert RENAMED[place] in refusal(tmp_path / 'a.h5')
 
 
 # Against a checkout of the original code.

@@ -1,28 +1,30 @@
-"""Checkpoints of the CoAtNet of keras_cv_attention_models: reading their structure, and where each tensor goes.
+"""Checkpoints of the CoAtNet of keras_cv_attention_models: reading files and structures, and where each tensor goes.
 
-A Keras file of a whole model has the class and the settings of every layer. The same weights fit many networks, so
-every named layer is compared with that of the network that this package builds; how the layers are connected is not. A
-file of weights only has the names of its layers, and these names contain the activations.
+The same weights fit many networks, so the names of all layers, which contain the activations, are compared with those
+of the network that this package builds. A file of a whole model also has the settings of its layers; of these, only
+those are compared that an option of that code changes and no name or shape shows.
 
 That code is MIT-licensed; this module uses only its tensor names, shapes, layouts and the settings of its layers.
 """
 
 import functools
+import hashlib
+import json
 import math
 import re
 from collections.abc import Collection, Mapping
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import Any
+
+import torch
 
 from ...errors import CheckpointError, shown
-from ...registry import feature_sizes, num_offsets
+from ...registry import WEIGHTS, feature_sizes, num_offsets
 from ..adapter import Checkpoint, Structure, Target, count_numbered, shape_of
-from .keras_h5 import read_h5 as read
-
-__all__ = ['infer_structure', 'read', 'recognises', 'tensor_map']
+from ..reading import corrupt
 
 _IMPL = 'keras_cv'
 
-Settings = dict[str, Any]
 Layers = Mapping[str, Mapping[str, Any]]
 
 # The named layers of that code. `a=b` has the weights of our module b.
@@ -42,68 +44,44 @@ _BLOCKS = {
     """,
 }
 _HEAD = 'avg_pool predictions=head.fc'
+# Layers without names of their own. They have no weights, and no other settings of use than the factor of queries.
+_UNNAMED = re.compile(
+    r'(input|reshape|tf\.(split|reshape|compat\.v1\.transpose|linalg\.matmul|math\.(reduce_mean|multiply)))(_[0-9]+)?'
+    r'|head_drop|stack_[0-9]+_block_[0-9]+_(ffn_)?drop'
+)
 
-_LAST = dict(data_format='channels_last')
-_CONV = dict(_LAST, strides=[1, 1], padding='valid', dilation_rate=[1, 1], groups=1, activation='linear')
-_NORM = dict(axis=[3], epsilon=1e-5, center=True, scale=True)
-# Class and settings of the layers, by the end of the name; the first that fits. A tuple has all allowed values.
-_KINDS: dict[str, tuple[str, Settings]] = {
-    'stem_1_conv': ('Conv2D', dict(_CONV, strides=[2, 2], use_bias=False)),
-    'dw_conv': ('DepthwiseConv2D', dict(_CONV, use_bias=False, depth_multiplier=1)),
-    'se_1_conv': ('Conv2D', dict(_CONV, use_bias=True)),
-    'se_2_conv': ('Conv2D', dict(_CONV, use_bias=True)),
-    'conv': ('Conv2D', dict(_CONV, use_bias=False)),
-    'bn': ('BatchNormalization', _NORM),
-    'ln': ('LayerNormalization', _NORM),
-    'gelu': ('Activation', dict(activation='gelu')),
-    'sigmoid': ('Activation', dict(activation='sigmoid')),
-    'pad': ('ZeroPadding2D', dict(_LAST, padding=[[1, 1], [1, 1]])),
-    'avg_pool': ('GlobalAveragePooling2D', dict(_LAST, keepdims=False)),
-    'pool': ('MaxPooling2D', dict(_LAST, pool_size=[2, 2], strides=[2, 2], padding='same')),
-    'se_out': ('Multiply', {}),
-    'pos_emb': ('MultiHeadRelativePositionalEmbedding', dict(with_cls_token=False)),
-    'scores': ('Softmax', dict(axis=-1)),
-    'mhsa_output': ('Dense', dict(activation='linear', use_bias=False)),
-    'output': ('Add', {}),
-    'predictions': ('Dense', dict(activation=('linear', 'softmax'), use_bias=True)),
-}
 _AFFINE = {'gamma': ('weight', None), 'beta': ('bias', None)}
 _STATISTICS = {'moving_mean': ('running_mean', None), 'moving_variance': ('running_var', None)}
-# The weights of a layer, with their names and layouts in this package, by the end of the name.
+_CONV = {'kernel': ('weight', 'h w i o -> o i h w')}
+_DENSE = {'kernel': ('weight', 'i o -> o i')}
+_BIAS = {'bias': ('bias', None)}
+# The weights of a layer, with their names and layouts in this package, by the end of the name; the first that fits.
 _WEIGHTS: dict[str, dict[str, tuple[str, str | None]]] = {
     'dw_conv': {'depthwise_kernel': ('weight', 'h w c m -> c m h w')},
     'mhsa_qkv_conv': {'kernel': ('weight', '1 1 i (three h d) -> (h three d) i')},
     'ffn_1_conv': {'kernel': ('weight', '1 1 i o -> o i')},
     'ffn_2_conv': {'kernel': ('weight', '1 1 i o -> o i')},
-    'conv': {'kernel': ('weight', 'h w i o -> o i h w')},
+    'se_1_conv': {**_CONV, **_BIAS},
+    'se_2_conv': {**_CONV, **_BIAS},
+    'conv': _CONV,
     'bn': {**_AFFINE, **_STATISTICS},
     'ln': _AFFINE,
     'pos_emb': {'positional_embedding': ('relative_position_bias_table', 'h n -> n h')},
-    'mhsa_output': {'kernel': ('weight', 'i o -> o i')},
-    'predictions': {'kernel': ('weight', 'i o -> o i')},
+    'mhsa_output': _DENSE,
+    'predictions': {**_DENSE, **_BIAS},
 }
 
 
-class _Layer(NamedTuple):
-    """A layer of that code: class, settings, and our module, if any."""
-
-    kind: str
-    settings: Settings
-    ours: str | None = None
-
-
-def _network(s: Structure) -> dict[str, _Layer]:
-    """Every named layer of that code's network for a structure.
+def _network(s: Structure) -> dict[str, str | None]:
+    """Every named layer of that code's network for a structure, with our module, if any.
 
     That code numbers stacks of blocks of one kind. A stage of convolutions and attention, as in CoAtNet-6 and -7, is
     two stacks, of which the second has no stride.
     """
     network = _layers(_STEM)
-    stack, number, width = 0, 0, s.stem_width[-1]
-    grids = feature_sizes(s.img_size or (1, 1), 4)  # only Transformer blocks depend on the size
-    for stage, (types, widths, depth) in enumerate(zip(s.block_types, s.embed_dim, s.depths, strict=True)):
+    stack, number = 0, 0
+    for stage, (types, depth) in enumerate(zip(s.block_types, s.depths, strict=True)):
         types = types * depth if len(types) == 1 else types
-        widths = (widths,) * depth if isinstance(widths, int) else widths
         for block, kind in enumerate(types):
             is_first = block == 0 or kind != types[block - 1]
             stack, number = (stack + 1, 1) if is_first else (stack, number + 1)
@@ -114,39 +92,23 @@ def _network(s: Structure) -> dict[str, _Layer]:
                 names = names.replace(' shortcut_pool', '').replace(' pool', '')
             if not is_first:
                 names = names.replace(' shortcut_conv=shortcut.expand', '')
-            heads = width // s.dim_head
-            settings = {
-                'MB_dw_conv': dict(strides=[2, 2] if block == 0 else [1, 1]),
-                'mhsa_pos_emb': dict(attn_height=grids[stage][0], num_heads=(-1, heads)),
-            }
-            network |= _layers(names, f'stack_{stack}_block_{number}_', f'stages.{stage}.blocks.{block}.', settings)
-            width = widths[block]
+            network |= _layers(names, f'stack_{stack}_block_{number}_', f'stages.{stage}.blocks.{block}.')
     return network | (_layers(_HEAD) if s.num_classes else {})
 
 
-def _layers(
-    names: str, prefix: str = '', ours: str = '', settings: Mapping[str, Settings] | None = None
-) -> dict[str, _Layer]:
-    layers = {}
-    for name, _, module in (word.partition('=') for word in names.split()):
-        kind, usual = _by_end(_KINDS, name)
-        layers[prefix + name] = _Layer(kind, usual | (settings or {}).get(name, {}), ours + module if module else None)
-    return layers
-
-
-def _by_end(table: Mapping[str, Any], name: str) -> Any:
-    return next(value for end, value in table.items() if name.endswith(end))
+def _layers(names: str, prefix: str = '', ours: str = '') -> dict[str, str | None]:
+    pairs = (word.partition('=') for word in names.split())
+    return {prefix + name: ours + module if module else None for name, _, module in pairs}
 
 
 def tensor_map(structure: Structure) -> dict[str, Target]:
     """Every tensor of that code for a structure, with where it goes."""
     targets = {}
-    for name, layer in _network(structure).items():
-        if layer.ours is not None:
-            for theirs, (ours, layout) in _by_end(_WEIGHTS, name).items():
-                targets[f'{name}/{theirs}'] = Target(f'{layer.ours}.{ours}', layout)
-            if layer.settings.get('use_bias'):
-                targets[f'{name}/bias'] = Target(f'{layer.ours}.bias')
+    for layer, module in _network(structure).items():
+        if module is not None:
+            weights = next(weights for end, weights in _WEIGHTS.items() if layer.endswith(end))
+            for theirs, (ours, layout) in weights.items():
+                targets[f'{layer}/{theirs}'] = Target(f'{module}.{ours}', layout)
     return targets
 
 
@@ -213,9 +175,11 @@ def _img_size(layers: Layers, in_chans: int, offsets: list[tuple[int, int]]) -> 
     `offsets` has, for every table, the stage (from 1) and the number of offsets, (2h-1)(2w-1).
     """
     size = None
-    inputs = {name: layer['settings'] for name, layer in layers.items() if layer.get('class_name') == 'InputLayer'}
-    for name, settings in inputs.items():
-        match shape := settings.get('batch_input_shape', settings.get('batch_shape')):
+    for name, settings in layers.items():
+        shape = settings.get('batch_input_shape', settings.get('batch_shape'))
+        match shape:
+            case None:
+                continue
             case [_, int(height), int(width), channels] if height > 0 and width > 0 and channels == in_chans:
                 size = height, width
             case _:
@@ -234,56 +198,97 @@ def _img_size(layers: Layers, in_chans: int, offsets: list[tuple[int, int]]) -> 
     return size
 
 
-# Settings that change what a trained layer computes by rounding at most, or that the shape of its kernel decides.
-_NEUTRAL = re.compile(
-    'name|trainable|dtype|momentum|conjugate|filters|kernel_size|units|.*_(initializer|regularizer|constraint)'
-)
-# Settings that older versions do not write.
-_OPTIONAL: Settings = dict(groups=1, keepdims=False, num_heads=-1)
-# Layers and operations without names of their own, which have no weights and, in evaluation, no other settings of use.
-_UNNAMED = ('InputLayer', 'Dropout', 'split', 'Reshape', 'reshape', 'compat.v1.transpose', 'linalg.matmul')
-_ACTIVATED = re.compile(r'stem_1_|stack_[0-9]+_block_[0-9]+_(expand|MB_dw|se|ffn)_')
-
-
 def _check_layers(layers: Layers, structure: Structure) -> None:
     """Refuse a file whose layers are not those of the network that its tensors fit."""
-    expected = _network(structure)
-    if not any(layers.values()):
-        for name in layers:
-            if _ACTIVATED.match(name) and name not in expected and not name.endswith('_drop'):
-                raise CheckpointError(f'The {_IMPL} checkpoint has the layer {shown(name)}, which is not supported.')
-        return
-    operations = {kind: _Layer(kind, {}) for kind in _UNNAMED}
-    operations['math.reduce_mean'] = _Layer('math.reduce_mean', dict(axis=[1, 2], keepdims=True))
-    operations['math.multiply'] = _Layer('math.multiply', dict(y=1 / math.sqrt(structure.dim_head)))
-    for name, layer in layers.items():
-        kind = layer['class_name'].split('>')[-1]
-        settings = {key: value for key, value in layer['settings'].items() if not _NEUTRAL.fullmatch(key)}
-        if kind == 'TFOpLambda':
-            kind = str(settings.pop('function', kind))
-        right = expected.get(name, operations.get(kind))
-        if right is None:
-            raise CheckpointError(
-                f'The {_IMPL} checkpoint has the layer {shown(name)} ({shown(kind)}), which is not supported.'
-            )
-        if kind != right.kind:
-            raise _refusal(name, ', '.join([kind, *(f'{k}={v!r}' for k, v in settings.items())]), right.kind)
-        for key in sorted({*settings, *right.settings} if name in expected else right.settings):
-            value, allowed = settings.get(key, _OPTIONAL.get(key)), right.settings.get(key)
-            if not any(_same(value, one) for one in (allowed if isinstance(allowed, tuple) else [allowed])):
-                raise _refusal(name, f'{key}={value!r}', allowed)
-    if missing := next((name for name in expected if name not in layers), None):
+    expected, factor = _network(structure), 1 / math.sqrt(structure.dim_head)
+    for name, settings in layers.items():
+        if name not in expected and not _UNNAMED.fullmatch(name) and (settings or name.startswith(('stem_', 'stack_'))):
+            raise CheckpointError(f'The {_IMPL} checkpoint has the layer {shown(name)}, which is not supported.')
+        strides = [2, 2] if name == 'stem_1_conv' or name.endswith(('block_1_MB_dw_conv', 'pool')) else [1, 1]
+        if settings.get('strides', strides) != strides:
+            raise _refusal(name, f'strides={settings["strides"]!r}', strides)
+        y = settings.get('y', factor)
+        if 'multiply' in name and not (isinstance(y, float) and math.isclose(y, factor, rel_tol=1e-6)):
+            raise _refusal(name, f'{y=!r}', factor)
+    if missing := next((name for name in expected if any(layers.values()) and name not in layers), None):
         raise CheckpointError(f'The {_IMPL} checkpoint lacks the layer {missing}.')
 
 
-def _same(value: Any, right: Any) -> bool:
-    if isinstance(right, float):
-        return type(value) in (int, float) and math.isclose(value, right, rel_tol=1e-6)
-    return type(value) is type(right) and value == right
-
-
 def _refusal(name: str, what: str, right: Any) -> CheckpointError:
-    expected = 'no such setting' if right is None else shown(str(right))
     return CheckpointError(
-        f'The {_IMPL} checkpoint has {shown(what)} in {shown(name)}, where only {expected} is supported.'
+        f'The {_IMPL} checkpoint has {shown(what)} in {shown(name)}, where only {right} is supported.'
     )
+
+
+def read(path: Path) -> Checkpoint:
+    """Read a `.h5` file of Keras, written by `model.save` or by `model.save_weights`.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The tensors by `layer/weight`, e.g. `stem_1_conv/kernel`, in Keras' layouts, without the state of the optimiser;
+        and the settings of the layers by name, which are empty for a file of weights only.
+
+    Raises:
+        CheckpointError: If h5py is not installed, or if the file is damaged or refers to other files.
+    """
+    try:
+        import h5py
+    except ImportError as e:
+        raise CheckpointError(
+            f'{path} is an HDF5 file, which needs h5py to be read: pip install coatnet-zoo[keras].'
+        ) from e
+    tensors: dict[str, torch.Tensor] = {}
+    try:
+        with h5py.File(path, 'r') as file:
+            items: dict[str, Any] = {}
+            # `visititems` follows no soft or external links, which may lead to other files.
+            file.visititems(lambda name, item: items.update({name: item}))
+            if any(name.startswith('model_weights/') for name in items):  # and not the state of the optimiser
+                items = {name[14:]: item for name, item in items.items() if name.startswith('model_weights/')}
+            for name, item in items.items():
+                if isinstance(item, h5py.Dataset) and item.dtype.kind == 'f':
+                    layer, *_, weight = name.partition(':')[0].split('/')
+                    # The table has several names across versions; Keras finds the table by the name of its layer.
+                    key = f'{layer}/{"positional_embedding" if layer.endswith("_pos_emb") else weight}'
+                    if key in tensors:
+                        raise ValueError(f'it has two weights of the name {key}')
+                    if item.external or item.is_virtual:
+                        raise ValueError(f'it keeps {key} in another file, which is not followed')
+                    # Otherwise h5py would allocate as much memory as a damaged header claims.
+                    if item.id.get_storage_size() < item.nbytes:
+                        raise ValueError(f'it lacks a part of {key}, or has it compressed')
+                    values = item.astype(f'f{min(item.dtype.itemsize, 8)}')[()]
+                    tensors[key] = torch.from_numpy(values.reshape(item.shape))
+            description = file.attrs.get('model_config')
+            if description is None:
+                layers = {name.split('/')[0]: {} for name in items}
+            else:
+                # Earlier versions of that code built the published networks from other operations.
+                layers = {} if _is_published(path) else _describe(description)
+    except Exception as e:  # h5py raises most kinds of exceptions on damaged files
+        raise corrupt(path, 'HDF5 file of Keras', e) from e
+    if not tensors:
+        raise CheckpointError(f'{path} holds no weights; save a model that has some.')
+    return Checkpoint(tensors, layers)
+
+
+def _is_published(path: Path) -> bool:
+    return hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest() in {w.md5 for w in WEIGHTS.values()}
+
+
+def _describe(model_config: str | bytes) -> dict[str, dict[str, Any]]:
+    """The settings of every layer by name, from the description in the file of a whole model.
+
+    Raises:
+        Exception: Any exception, if the text is not such a description.
+    """
+    layers: dict[str, dict[str, Any]] = {}
+    for layer in json.loads(model_config)['config']['layers']:
+        name, nodes = layer['config']['name'], layer['inbound_nodes']
+        if not isinstance(name, str) or name in layers:
+            raise ValueError(f'the layer {shown(name)} has no name, or is there twice')
+        # An operation has one input, and its arguments.
+        layers[name] = {**layer['config'], **(nodes[0][3] if nodes and isinstance(nodes[0][0], str) else {})}
+    return layers
