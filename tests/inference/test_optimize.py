@@ -17,7 +17,8 @@ from torch._dynamo.testing import CompileCounter
 
 from coatnet_zoo import CoAtNet, optimize_for_inference
 from coatnet_zoo.inference import microbatch
-from coatnet_zoo.network import BATCH_NORMS, expand_rel_pos_table
+from coatnet_zoo.network import expand_rel_pos_table
+from coatnet_zoo.network.fold import BATCH_NORMS
 from coatnet_zoo.registry import SIZES, list_impls
 
 NAMES = ('coatnet_nano', 'coatnet_0', 'coatnet_1', 'coatnet_2')
@@ -77,12 +78,15 @@ def test_norms_are_folded_across_pooling_only_where_that_is_exact(pool_type: str
 @pytest.mark.parametrize('impl', ['paper', 'timm_rmlp'])
 @torch.no_grad()
 def test_positions_of_the_native_size_are_computed_once(impl: str) -> None:
-    """Of a feature map that is not square. Larger maps than 24 x 24 go by tables."""
+    """Of a feature map that is not square. Of larger maps, rows are kept; maps beyond 24 x 24 go by tables."""
     model = create('coatnet_1', impl, img_size=(128, 416))
     optimized = optimize_for_inference(model)
     kept, plain = (m.stages[3].blocks[0].attn.rel_pos for m in (optimized, model))
     torch.testing.assert_close(kept(4, 13), expand_rel_pos_table(plain(4, 13), 4, 13), rtol=0, atol=1e-6)
-    assert kept.rows.shape == (plain(4, 13).shape[1], 13, 7 * 13)
+    assert kept.bias.shape == (1, plain(4, 13).shape[1], 52, 52)
+    by_rows, plain_rows = (m.stages[2].blocks[0].attn.rel_pos for m in (optimized, model))
+    assert by_rows.bias is None
+    torch.testing.assert_close(by_rows(8, 26), expand_rel_pos_table(plain_rows(8, 26), 8, 26), rtol=0, atol=1e-6)
     assert kept(13, 4).shape == plain(13, 4).shape
     for changed in (model, optimized):
         changed.set_input_size(96)

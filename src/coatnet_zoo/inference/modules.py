@@ -11,6 +11,8 @@ from torch import nn
 from ..network import BiasAct, MBConv, RelPosBias, RelPosMlp, Stage, Stem, TransformerBlock
 from .microbatch import microbatch, widest_layer
 
+_MAX_WHOLE = 196  # positions of a feature map of 224 pixels
+
 
 class PointwiseConv2d(nn.Conv2d):
     """A 1x1 convolution as a matrix product, which reads weights as they are; oneDNN reorders them in every call."""
@@ -80,11 +82,12 @@ class _Kept:
     """The bias of all pairs of positions of one feature map size, made by one copy instead of in every call anew.
 
     All queries in a row of a feature map see the same offsets, so the bias of a row of queries is a slice of `rows`,
-    which takes a few percent of the memory of all pairs.
+    which takes a few percent of the memory of all pairs. The bias of a small map is kept whole.
     """
 
     kept_size: tuple[int, int]
     rows: torch.Tensor
+    bias: torch.Tensor | None
 
     @torch.no_grad()
     def keep(self, height: int, width: int) -> None:
@@ -97,13 +100,18 @@ class _Kept:
         grid = grid[:, :, columns[:, None] - columns + (width - 1)]
         # (heads, query's column, (key's row - query's row, key's column))
         self.register_buffer('rows', grid.transpose(1, 2).flatten(2))
+        self.register_buffer('bias', self._expand() if height * width <= _MAX_WHOLE else None)
+
+    def _expand(self) -> torch.Tensor:
+        height, width = self.kept_size
+        starts = range((height - 1) * width, -1, -width)
+        return torch.stack([self.rows[:, :, i : i + height * width] for i in starts], 1).flatten(1, 2)[None]
 
     def forward(self, height: int, width: int) -> torch.Tensor:
         """The bias of all pairs, (1, heads, N, N) with N = height * width, of the kept size; else a table."""
         if (height, width) != self.kept_size:
             return super().forward(height, width)
-        starts = range((height - 1) * width, -1, -width)
-        return torch.stack([self.rows[:, :, i : i + height * width] for i in starts], 1).flatten(1, 2)[None]
+        return self._expand() if self.bias is None else self.bias
 
 
 class KeptRelPosBias(_Kept, RelPosBias):
@@ -112,7 +120,7 @@ class KeptRelPosBias(_Kept, RelPosBias):
     def set_window_size(self, window_size: tuple[int, int]) -> None:
         """See `RelPosBias.set_window_size`. The bias of the new size is not kept."""
         super().set_window_size(window_size)
-        del self.rows
+        del self.rows, self.bias
         self.__class__ = RelPosBias
 
 
