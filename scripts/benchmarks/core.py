@@ -15,6 +15,7 @@ import torch
 from tqdm import tqdm
 
 ROOT = Path(__file__).parents[2]
+_ROUND = 0.6  # seconds: the calls of a candidate in a round, as one short call says little
 
 
 @dataclasses.dataclass
@@ -69,7 +70,7 @@ def compare(
         part: The part that the rows name.
         setting: The setting that the rows name.
         candidates: Calls by name; the results of the calls are compared.
-        rounds: How often each candidate is called.
+        rounds: How often each candidate has its turn, of several calls if they are short.
         tolerance: Largest allowed `Row.difference`.
 
     Raises:
@@ -80,25 +81,30 @@ def compare(
     for name, call in tqdm(candidates.items(), desc=f'{part} {setting}: warm-up', leave=False):
         for _ in range(2):
             outputs[name] = call()
-        synchronize()
         memory[name] = None
         if torch.cuda.is_available():
             torch.cuda.reset_peak_memory_stats()
             call()
             memory[name] = torch.cuda.max_memory_allocated() / 1e6
     times: dict[str, list[float]] = {name: [] for name in candidates}
+    calls = max(1, round(_ROUND / max(map(seconds, candidates.values()))))
     for _ in tqdm(range(rounds), desc=f'{part} {setting}', leave=False):
         for name, call in candidates.items():
-            synchronize()
-            start = time.perf_counter()
-            call()
-            synchronize()
-            times[name].append(time.perf_counter() - start)
+            times[name].append(statistics.median(seconds(call) for _ in range(calls)))
     rows = [summary(part, setting, name, times) for name in candidates]
     for row in rows:
         row.difference = difference(row.candidate, outputs, tolerance)
         row.memory = memory[row.candidate]
     return rows
+
+
+def seconds(call: Callable[[], object]) -> float:
+    """The time of a call."""
+    synchronize()
+    start = time.perf_counter()
+    call()
+    synchronize()
+    return time.perf_counter() - start
 
 
 def summary(part: str, setting: str, name: str, times: dict[str, list[float]]) -> Row:
