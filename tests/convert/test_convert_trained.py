@@ -133,14 +133,9 @@ def test_options_replace_what_is_recorded(tmp_path: Path) -> None:
     assert (cfg['mean'], cfg['std'], cfg['crop_pct'], cfg['tag']) == ([0.6], [0.4], 0.9, 'mine')
 
 
-def test_the_folder_of_a_network_without_a_name_is_needed(tmp_path: Path) -> None:
-    save(arguments(RUNS['a folder']), tmp_path)
-    shutil.rmtree('start')
-    assert 'the folder start, whose config.json' in refusal('convert', 'last.pth.tar', 'out')
-
-
 BAD: dict[str, tuple[dict[str, Any], str]] = {
     'another network': (dict(model='resnet18'), 'trained as resnet18, which is not a network of this package'),
+    'a folder that is gone': (dict(model='local-dir:gone'), 'gone'),
     'other classes': (dict(num_classes=7), 'head.fc.weight'),
     'other channels': (dict(in_chans=3), 'stem.conv1.weight'),
     'another size': (dict(model_kwargs=dict(img_size=96)), 'relative_position_bias_table'),

@@ -86,7 +86,7 @@ DISAGREE: list[tuple[list[Change], str, str]] = [
     ([(('model_args', 'num_classes'), 7)], '10', '7 in model_args'),
     ([(('num_classes',), 1_000_000)], 'has 10 classes', 'num_classes=1000000'),
     ([(('model_args', 'in_chans'), 3)], 'stem', '3'),
-    ([(('model_args', 'img_size'), 128)], 'img_size=128', 'must have 225'),
+    ([(('model_args', 'img_size'), 128)], 'img_size=[128, 128]', 'must have 225'),
     ([(('model_args', 'img_size'), [64, 96])], r'img_size=[64, 96]', 'must have 77'),
     ([(('model_args', 'embed_dim'), [8, 8, 16, 1_000_000])], 'stages.3.', '(1000000,'),
     ([(('model_args', 'depths'), [40, 1, 2, 1])], 'lacks the tensor stages.0.blocks.', 'not of this network'),

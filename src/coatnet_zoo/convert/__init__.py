@@ -2,8 +2,6 @@
 
 from .adapter import Checkpoint as Checkpoint
 from .adapter import Structure as Structure
-from .adapter import Target as Target
-from .adapter import shape_of as shape_of
 from .adapter import translate as translate
 from .convert import Conversion as Conversion
 from .convert import convert_checkpoint as convert_checkpoint
@@ -17,4 +15,3 @@ from .reading import read_checkpoint as read_checkpoint
 from .reading import require_regular as require_regular
 from .recognition import fingerprint as fingerprint
 from .recognition import identify as identify
-from .recognition import is_timms as is_timms

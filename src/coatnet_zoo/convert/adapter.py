@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from einops import EinopsError, rearrange
 
 from ..errors import CheckpointError, shown
 from ..registry import IMPLS, SIZES, CoAtNetCfg, PerBlock, ThirdPartyCode, list_impls, resolve_cfg
@@ -22,7 +21,7 @@ class Checkpoint:
     """The content of a checkpoint file."""
 
     tensors: Mapping[str, torch.Tensor]  # of the network, by name, without wrapper prefixes such as `module.`
-    layers: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # class and settings by name, if in the file
+    layers: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # settings by name, if in the file
     beside: Mapping[str, torch.Tensor] = field(default_factory=dict)  # the tensors beside the network, by name
     record: Mapping[str, Any] = field(default_factory=dict)  # the arguments of timm's train.py, if it wrote the file
 
@@ -185,6 +184,8 @@ def translate(checkpoint: Checkpoint, head: bool = True) -> Translation | None:
 
 
 def _rearrange(name: str, tensor: torch.Tensor, layout: str | None, impl: str, dim_head: int) -> torch.Tensor:
+    from einops import EinopsError, rearrange  # slow to import, and only these checkpoints need it
+
     if layout is None:
         return tensor
     axes = dict(three=3, d=dim_head) if 'three' in layout else {}

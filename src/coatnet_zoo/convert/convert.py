@@ -72,9 +72,9 @@ def convert_checkpoint(
 
     The file is a checkpoint of chinhsuanwu/coatnet-pytorch or of keras_cv_attention_models, whose structure is read
     from the tensors; or what timm's train.py wrote, whose network is built from the arguments that the script records;
-    or a state dict of a registered network. The folder gets `model.safetensors`, `config.json` and `README.md`.
-    Afterwards `timm.create_model('local-dir:DST', pretrained=True)` gives the logits of the original model, and so does
-    `hf-hub:` once the folder is pushed to the Hub. A new folder appears whole or not at all.
+    or a state dict of a registered network, of this package or timm. The folder gets `model.safetensors`, `config.json`
+    and `README.md`. Afterwards `timm.create_model('local-dir:DST', pretrained=True)` gives the logits of the original
+    model, and so does `hf-hub:` once the folder is pushed to the Hub. A new folder appears whole or not at all.
 
     Args:
         src: A `.pth`, `.pt`, `.tar`, `.bin` or `.safetensors` file with the state dict, wrapped or not; or a `.h5` file
@@ -196,9 +196,7 @@ def _not_convertible(src: str, tensors: Mapping[str, torch.Tensor]) -> str:
     if known is None:
         codes = ' or '.join(code.title for code in third_party_codes().values())
         return f'{src} is not a checkpoint of {codes}: its tensors are {", ".join(map(shown, list(tensors)[:3]))}, ...'
-    if known.size is None:
-        return f"{src} is {known.title}, which has blocks that no network of this package has; load it by timm's own."
-    return f'{src} is {known.title} and needs no conversion: {known.call} loads it.'
+    return f"{src} is {known.title}, which has blocks that no network of this package has; load it by timm's own."
 
 
 def _network(

@@ -3,7 +3,6 @@
 `CoAtNet.load_state_dict` and timm's loading of pretrained weights call `adapt_state_dict` with raw checkpoints.
 """
 
-import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,7 +11,7 @@ from timm.layers import resize_rel_pos_bias_table
 from torch import nn
 
 from ..errors import CheckpointError
-from ..registry import TIMM_NAMES, CoAtNetCfg, feature_sizes, field_types, num_offsets, resolve_cfg
+from ..registry import CoAtNetCfg, feature_sizes, field_types, num_offsets, resolve_cfg
 from .adapter import Checkpoint, Translation, third_party_codes, translate
 from .recognition import TABLE, create_call, fingerprint, identify, is_timms
 from .state_dicts import find_network
@@ -116,17 +115,9 @@ def _adapt(
 def _check_same_network(
     state_dict: Mapping[str, torch.Tensor], own: Mapping[str, torch.Tensor], cfg: CoAtNetCfg
 ) -> None:
-    """Raise if the checkpoint is another registered network's, or surely not of a network that computes as this one."""
-    known = identify(state_dict)
-    timms = is_timms(state_dict)
+    """Raise if the checkpoint is another registered network's."""
+    known, timms = identify(state_dict), is_timms(state_dict)
     if known is None:
-        values = [(name, getattr(cfg, name)) for name in _UNSEEN]
-        unlike = ', '.join(f'{name}={value!r}' for name, value in values if value not in _timms_values(name))
-        if timms and unlike:
-            raise CheckpointError(
-                f"The checkpoint was saved by timm's code, and no CoAtNet of timm computes with {unlike} as this model "
-                f'of impl={cfg.impl!r} does; give the arguments that timm had.'
-            )
         return
     if known.size is None:
         raise CheckpointError(
@@ -140,13 +131,6 @@ def _check_same_network(
     raise CheckpointError(
         f'The checkpoint is {known.title} and does not fit this model of impl={cfg.impl!r}; load it by {known.call}.'
     )
-
-
-@functools.cache
-def _timms_values(name: str) -> set[Any]:
-    """The values of a field that timm's registered networks have."""
-    rows = [row for row in TIMM_NAMES.values() if row is not None]
-    return {getattr(resolve_cfg(size, impl, **args), name) for size, impl, args in rows}
 
 
 def _resize_tables(
@@ -175,6 +159,11 @@ def _resize_tables(
             offsets = table.reshape(2 * whole[0] - 1, 2 * whole[1] - 1, -1)
             y, x = whole[0] - trained[0], whole[1] - trained[1]
             table = offsets[y : y + 2 * trained[0] - 1, x : x + 2 * trained[1] - 1].flatten(0, 1)
+        if img_size and len(table) != num_offsets(trained):
+            raise CheckpointError(
+                f'The table {key} has {len(table)} rows, and must have {num_offsets(trained)} at img_size='
+                f'{list(img_size)} and attn_window={cfg.attn_window}, as the configuration of the checkpoint says.'
+            )
         window = grids(model.img_size, stage)[1]
         if (img_size and trained != window) or table.shape != shape:
             table = resize_rel_pos_bias_table(table, window, shape, trained if img_size else None)

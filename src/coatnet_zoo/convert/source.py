@@ -11,7 +11,7 @@ from torch import nn
 from ..registry import field_types, resolve_cfg
 from .adapter import Checkpoint, third_party_codes, translate
 from .heads import plain_head
-from .recognition import TABLE, identify, is_timms
+from .recognition import TABLE, identify
 
 _PARTS = ('stem', 'stages', 'norm', 'head')
 
@@ -51,9 +51,9 @@ def third_party_source(checkpoint: Checkpoint, head: bool) -> Source | None:
 
 
 def own_source(checkpoint: Checkpoint, head: bool) -> Source | None:
-    """The registered network of a state dict of this package; None if it is of no registered network, or timm's."""
+    """The registered network of a state dict of this package or of timm; None for any other state dict."""
     known = identify(checkpoint.tensors)
-    if known is None or known.size is None or is_timms(checkpoint.tensors):
+    if known is None or known.size is None:
         return None
     fields = {k: v for k, v in known.args.items() if k in field_types()}
     width = resolve_cfg(known.size, known.impl, **fields).stage_widths[-1][-1]

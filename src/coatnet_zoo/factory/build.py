@@ -15,7 +15,7 @@ from ..errors import shown
 from ..network import CoAtNet
 from ..registry import STRUCTURE_FIELDS, CoAtNetCfg, choose, field_types, resolve_cfg, untrained_cfg
 from .config_json import check_config_json
-from .weights import check_fit, check_tables, localize, materialize
+from .weights import check_fit, localize, materialize
 
 # The fields of a pretrained configuration that name the place of the weights.
 _SOURCES = ('file', 'url', 'state_dict', 'hf_hub_id')
@@ -59,9 +59,8 @@ def build(
         pretrained_cfg = dataclasses.asdict(pretrained_cfg)
     given = pretrained_cfg if isinstance(pretrained_cfg, dict) else {}
     recorded = pretrained_model_args or {}
-    described = None
     if given.get('source') in ('local-dir', 'hf-hub'):
-        described = check_config_json(size, given, recorded)
+        check_config_json(size, given, recorded)
         given = {**given, 'state_dict': None}  # weights come from a file
     # A configuration from elsewhere may have any tag.
     wanted = tag or (None if given.get('source') else given.get('tag'))
@@ -80,7 +79,7 @@ def build(
     load_cfg = resolve_pretrained_cfg(
         size, given if keeps_given else chosen or untrained_cfg(size), pretrained_cfg_overlay
     )
-    model = _build(size, cfg, load_cfg, pretrained, recorded, described, cache_dir, kwargs)
+    model = _build(size, cfg, load_cfg, pretrained, recorded, cache_dir, kwargs)
     update_model_args(model, **{name: getattr(cfg, name) for name in ('impl', *STRUCTURE_FIELDS, *structure)})
     return model
 
@@ -91,7 +90,6 @@ def _build(
     load_cfg: PretrainedCfg,
     pretrained: bool,
     recorded: dict[str, Any],
-    described: CoAtNetCfg | None,
     cache_dir: str | None,
     arguments: dict[str, Any],
 ) -> nn.Module:
@@ -108,9 +106,8 @@ def _build(
         is_mapped = (load_cfg.file or '').endswith('.safetensors')
     what = shown(load_cfg.file or 'The state dict')
     if is_mapped:
-        # Drawing random weights, which the file replaces, would take longer than reading the file.
         device = arguments.pop('device', None) or torch.get_default_device()
-        arguments['device'] = 'meta'
+        arguments['device'] = 'meta'  # drawing weights that the file replaces would take longer than reading it
     elif pretrained and load_cfg.file:
         # timm checks no file for damage, and reads torch's files only. It would copy tensors in a configuration.
         checkpoint = read_checkpoint(load_cfg.file, ema=None)
@@ -118,8 +115,6 @@ def _build(
 
     def adapt(state_dict: dict[str, Any], model: CoAtNet) -> dict[str, torch.Tensor]:
         img_size = recorded.get('img_size')
-        if described and img_size:
-            check_tables(state_dict, described, img_size, what)
         adapted = adapt_state_dict(checkpoint or state_dict, model, img_size and to_2tuple(img_size))
         check_fit(adapted, model, load_cfg, what)
         return adapted

@@ -55,16 +55,8 @@ _PRETRAINED_FIELDS = {
 }
 
 
-def check_config_json(size: str, pretrained_cfg: Mapping[str, Any], arguments: Mapping[str, Any]) -> CoAtNetCfg:
-    """Refuse a `config.json` that does not describe a network of this package.
-
-    Args:
-        size: Registered name without tag.
-        pretrained_cfg: The pretrained configuration that timm read.
-        arguments: The arguments of the model that timm read.
-
-    Returns:
-        The structure that the file describes.
+def check_config_json(size: str, pretrained_cfg: Mapping[str, Any], arguments: Mapping[str, Any]) -> None:
+    """Refuse a `config.json` that describes no network: the configuration and the arguments that timm read there.
 
     Raises:
         CheckpointError: If a field does not fit. The message has the place of the file and the field.
@@ -78,7 +70,6 @@ def check_config_json(size: str, pretrained_cfg: Mapping[str, Any], arguments: M
         _check_agreement(pretrained_cfg, arguments, cfg)
     except ValueError as e:
         raise CheckpointError(f'{size} cannot be built from the config.json of {shown(place)}: {e}') from e
-    return cfg
 
 
 def _check_agreement(pretrained_cfg: Mapping[str, Any], arguments: Mapping[str, Any], cfg: CoAtNetCfg) -> None:

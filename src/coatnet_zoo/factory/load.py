@@ -6,7 +6,7 @@ from pathlib import Path
 import timm
 from timm.models import is_model, is_model_in_modules, resolve_model_input_args
 
-from ..convert import convert_checkpoint, identify, is_timms, read_checkpoint
+from ..convert import convert_checkpoint
 from ..errors import CheckpointError, HubError, shown
 from ..hub import fetch_weights, sentence
 from ..network import CoAtNet
@@ -18,9 +18,7 @@ def load_model(source: str) -> CoAtNet:
 
     Args:
         source: A registered name, with a tag or without, or timm's name of the same weights; a folder, with
-            `local-dir:` before it or without; `hf-hub:ORG/NAME`; or a checkpoint file that `convert_checkpoint` takes,
-            or one of timm's own networks. The model of a checkpoint gets the preprocessing that train.py recorded,
-            that of the registered network, or the one that `convert_checkpoint` assumes.
+            `local-dir:` before it or without; `hf-hub:ORG/NAME`; or a checkpoint file that `convert_checkpoint` takes.
 
     Raises:
         CheckpointError: If there is no such model, if the model is not one of this package, or if the weights cannot be
@@ -52,15 +50,7 @@ def load_model(source: str) -> CoAtNet:
 
 
 def _load_checkpoint(file: Path) -> CoAtNet:
-    checkpoint = read_checkpoint(file)
-    known = identify(checkpoint.tensors)
-    if checkpoint.record or known is None or not is_timms(checkpoint.tensors):
-        with tempfile.TemporaryDirectory(prefix='coatnet-zoo-') as parent:
-            folder = Path(parent) / 'converted'
-            convert_checkpoint(file, folder)
-            return timm.create_model(f'local-dir:{folder}', pretrained=True).eval()
-    if known.size is None:
-        raise CheckpointError(f'{shown(file)} is {known.title}, which has blocks that no network of this package has.')
-    model = timm.create_model(known.size, impl=known.impl, **known.args)
-    model.load_state_dict(checkpoint.tensors)
-    return model.eval()
+    with tempfile.TemporaryDirectory(prefix='coatnet-zoo-') as parent:
+        folder = Path(parent) / 'converted'
+        convert_checkpoint(file, folder)
+        return timm.create_model(f'local-dir:{folder}', pretrained=True).eval()

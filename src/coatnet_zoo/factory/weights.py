@@ -5,13 +5,10 @@ that a file lacks at random values.
 """
 
 import dataclasses
-import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
-from timm.layers import to_2tuple
 from timm.models import PretrainedCfg
 
 from ..convert import require_regular
@@ -19,21 +16,13 @@ from ..errors import CheckpointError, shown
 from ..files import SAFETENSORS
 from ..hub import fetch_release, fetch_weights
 from ..network import CoAtNet, initial_weights
-from ..registry import WEIGHTS, CoAtNetCfg, feature_sizes, num_offsets
-
-_TABLE = re.compile(r'stages\.(\d{1,4})\.blocks\.\d+\.[\w.]*rel_pos\.relative_position_bias_table')
+from ..registry import WEIGHTS
 
 
 def localize(cfg: PretrainedCfg, size: str, cache_dir: str | None) -> PretrainedCfg:
-    """Change a configuration so that it names a file on this machine. The file is downloaded if necessary.
+    """Change the configuration that timm resolves so that it names a file here, which is downloaded if necessary.
 
-    Args:
-        cfg: The configuration that timm resolves.
-        size: Registered name without tag.
-        cache_dir: Cache of huggingface_hub; see `hub.release_file` for weights of a release page.
-
-    Returns:
-        A configuration with a file; one without a file if the weights are a `state_dict` or the `url` of a user.
+    Weights that are a `state_dict` or the `url` of a user give a configuration without a file.
 
     Raises:
         HubError: If the file cannot be fetched.
@@ -58,43 +47,11 @@ def localize(cfg: PretrainedCfg, size: str, cache_dir: str | None) -> Pretrained
     return dataclasses.replace(cfg, file=str(file), source=None, url=None, state_dict=None, custom_load=False)
 
 
-def check_tables(tensors: Mapping[str, torch.Tensor], cfg: CoAtNetCfg, img_size: Any, what: str) -> None:
-    """Refuse position tables that are not of an image size, because they would be stretched as if they were.
-
-    Args:
-        tensors: Tensors by the names of the model.
-        cfg: The structure of the network of the tensors.
-        img_size: Height and width in pixels, or one number for both, that a config.json states.
-        what: The name of the file of the tensors in messages.
-
-    Raises:
-        CheckpointError: If a table has another length; the message names the table.
-    """
-    sizes = feature_sizes(to_2tuple(img_size), len(cfg.depths), cfg.patch_size)
-    for name, table in tensors.items():
-        if not (found := _TABLE.fullmatch(name)) or int(found[1]) >= len(sizes):
-            continue
-        height, width = (min(side, cfg.attn_window or side) for side in sizes[int(found[1])])
-        if len(table) != num_offsets((height, width)):
-            raise CheckpointError(
-                f'The config.json is for img_size={img_size} and attn_window={cfg.attn_window}, but the tensor {name} '
-                f'of {what} is not: it has {len(table)} rows, and must have {num_offsets((height, width))}.'
-            )
-
-
 def check_fit(tensors: Mapping[str, torch.Tensor], model: CoAtNet, cfg: PretrainedCfg, what: str) -> None:
     """Refuse tensors that do not belong to a model, except layers that timm adapts to other images and classes.
 
-    torch would list all tensors that do not fit, and timm would leave missing tensors at random values.
-
-    Args:
-        tensors: Tensors by the names of the model.
-        model: The model for the tensors.
-        cfg: The configuration of the tensors: their numbers of channels and classes, and the layers with these numbers.
-        what: The name of the file of the tensors in messages.
-
-    Raises:
-        CheckpointError: If a tensor is missing, left over, or of another shape. The message names the tensor.
+    torch would list all tensors that do not fit, and timm would leave missing tensors at random values. `cfg` is the
+    configuration of the tensors.
     """
     own = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     first, last = f'{cfg.first_conv}.weight', f'{cfg.classifier}.'

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from timm.data import resolve_data_config
@@ -10,11 +9,9 @@ from timm.models import get_pretrained_cfg, is_model_in_modules
 from torch import nn
 
 from ...errors import shown
-from ...files import CONFIG
 from ...registry import TIMM_NAMES, Channels, Side, check
 from ..adapter import Checkpoint
 from ..preprocessing import check_arguments, check_facts
-from ..recognition import identify
 from ..source import Source
 
 # The script's names of arguments of the model.
@@ -33,7 +30,7 @@ def trained_source(checkpoint: Checkpoint, head: bool) -> Source | None:
     record = checkpoint.record
     if not record:
         return None
-    start, arguments = _network(record, checkpoint)
+    start, arguments = _network(record)
     tensors = checkpoint.tensors
     if not head:
         tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith('head.fc.')}
@@ -50,7 +47,7 @@ def trained_source(checkpoint: Checkpoint, head: bool) -> Source | None:
     )
 
 
-def _network(record: Mapping[str, Any], checkpoint: Checkpoint) -> tuple[str, dict[str, Any]]:
+def _network(record: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     """The name and the arguments for `timm.create_model`, as train.py passes them."""
     arguments = {ours: record.get(theirs) for ours, theirs in _OF_MODEL.items()}
     in_chans, size = record.get('in_chans'), record.get('input_size')
@@ -62,15 +59,6 @@ def _network(record: Mapping[str, Any], checkpoint: Checkpoint) -> tuple[str, di
     if theirs := TIMM_NAMES.get(name.partition('.')[0]):
         size, impl, fields = theirs
         return size, {'impl': impl, **fields, **arguments}
-    folder = name.removeprefix('local-dir:')
-    if folder != name and not Path(folder, CONFIG).is_file():
-        known = identify(checkpoint.tensors)
-        if known is None or known.size is None:
-            raise ValueError(
-                f'it was trained from the folder {shown(folder)}, whose {CONFIG} describes the network, but there is '
-                'no such file here; put the folder there again'
-            )
-        return known.size, {**known.args, 'impl': known.impl, **arguments}
     is_elsewhere = name.startswith(('local-dir:', 'hf-hub:'))
     if not is_elsewhere and not is_model_in_modules(name.partition('.')[0], 'coatnet'):
         raise ValueError(
