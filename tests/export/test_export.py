@@ -18,7 +18,7 @@ from peers import randomize_
 from timm.models import save_for_hf
 
 from coatnet_zoo import CoAtNet, ExportError, export_model, optimize_for_inference
-from coatnet_zoo.export import FORMATS
+from coatnet_zoo.export.request import FORMATS
 from coatnet_zoo.export.task import Network, Task
 
 DIGITS = DATA / 'digits'

@@ -21,7 +21,8 @@ from huggingface_hub import constants
 from huggingface_hub.utils import _http
 
 from coatnet_zoo import HubError
-from coatnet_zoo.hub import cached_weights, fetch_weights
+from coatnet_zoo.hub import fetch_weights
+from coatnet_zoo.hub.fetch import cached_weights
 
 REPO = 'timm/anything'
 SAFE = 'model.safetensors'

@@ -15,7 +15,8 @@ from huggingface_hub import constants
 from paths import DATA
 
 from coatnet_zoo import HubError
-from coatnet_zoo.hub import fetch, fetch_release, release_file
+from coatnet_zoo.hub import fetch, fetch_release
+from coatnet_zoo.hub.fetch import release_file
 from coatnet_zoo.registry import WEIGHTS
 
 NAME = 'coatnet_0.kecam_in1k'

@@ -12,8 +12,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from coatnet_zoo import CheckpointError, CoAtNetCfg, optimize_for_inference
 from coatnet_zoo.network import Attention
-from coatnet_zoo.network.attention import linear_attention
+from coatnet_zoo.network.attention import attend_by_rows, linear_attention
 from coatnet_zoo.network.rel_pos import NoRelPos, expand_rel_pos_table
+from coatnet_zoo.registry import num_offsets
 
 STAGES = dict(impl='paper', stem_width=(8, 8), embed_dim=(16, 16, 32, 32), depths=(1, 1, 2, 1), dim_head=16)
 FORMS = {
@@ -98,6 +99,15 @@ def test_table_entries_belong_to_offsets(form: str) -> None:
         for i, j in [(0, 1), (w, 0), (h * w - 1, 0), (1, w + 1)]:
             dy, dx = i // w - j // w, i % w - j % w
             torch.testing.assert_close(bias[0, :, i, j], table[(dy + h - 1) * (2 * w - 1) + dx + w - 1])
+
+
+@pytest.mark.parametrize('grid', [(1, 5), (4, 1), (7, 4), (13, 30)], ids=str)
+def test_attention_by_rows_equals_attention_over_all_pairs(grid: tuple[int, int]) -> None:
+    q, k, v = torch.randn(3, 2, 3, grid[0] * grid[1], 8, dtype=torch.float64)
+    table = torch.randn(num_offsets(grid), 3, dtype=torch.float64)
+    mask = expand_rel_pos_table(table, *grid)
+    expected = nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    torch.testing.assert_close(attend_by_rows(q, k, v, table, *grid), expected, rtol=0, atol=1e-12)
 
 
 class Largest(TorchDispatchMode):

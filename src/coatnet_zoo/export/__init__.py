@@ -2,5 +2,4 @@
 
 from .export import Exported as Exported
 from .export import export_model as export_model
-from .request import FORMATS as FORMATS
 from .request import check_request as check_request

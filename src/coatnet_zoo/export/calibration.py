@@ -16,12 +16,7 @@ _MOST = 300
 def read_images(folder: str | os.PathLike, config: dict[str, Any]) -> list[np.ndarray]:
     """Read and prepare at most 300 images of a folder and its subfolders, spread evenly over the sorted names.
 
-    Args:
-        folder: The folder. Files without the extension of an image are skipped.
-        config: How images are prepared, see `images.data_config`.
-
-    Returns:
-        Arrays (1, C, H, W).
+    Files without the extension of an image are skipped. The arrays are (1, C, H, W).
 
     Raises:
         ExportError: If there are no images, if an image cannot be read, or if the model takes neither 1 nor 3 channels.

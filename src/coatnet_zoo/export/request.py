@@ -62,10 +62,6 @@ def _check_out(out: Path) -> None:
 
 
 def check_free(out: Path) -> None:
-    """Refuse a place that exists.
-
-    Raises:
-        ExportError: If the place exists.
-    """
+    """Raise an `ExportError` if a place exists."""
     if os.path.lexists(out):
         raise ExportError(f'{shown(out)} exists already; remove it or choose another folder.')

@@ -10,9 +10,7 @@ from .catalogue import full_names as full_names
 from .catalogue import local_file as local_file
 from .catalogue import pull as pull
 from .catalogue import verify as verify
-from .fetch import cached_weights as cached_weights
 from .fetch import fetch_release as fetch_release
 from .fetch import fetch_weights as fetch_weights
-from .fetch import release_file as release_file
 from .messages import sentence as sentence
 from .model_card import make_folder_card as make_folder_card

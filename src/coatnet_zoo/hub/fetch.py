@@ -98,16 +98,8 @@ def release_file(release: str, md5: str, cache_dir: _Folder = None) -> Path:
 def fetch_release(release: str, md5: str, cache_dir: _Folder = None, mend: bool = False) -> Path:
     """The local path of the `.h5` file of a release, downloaded if missing, and compared with its checksum.
 
-    Args:
-        release: Path of the file on the release host, as the table of weights has it.
-        md5: Checksum of the file.
-        cache_dir: Folder to keep the file in. Default: `HF_HOME`, outside huggingface_hub's cache, so that no
-            repository can write there.
-        mend: Download a damaged file again instead of raising.
-
-    Raises:
-        HubError: If the file is damaged or cannot be fetched. If the host does not answer, the error comes after
-            `time_limit`.
+    See `fetch_weights`. The default of `cache_dir` is `HF_HOME`, outside huggingface_hub's cache, so that no repository
+    can write there.
     """
     file, url = release_file(release, md5, cache_dir), f'{RELEASE_HOST}/{release}'
 
@@ -147,12 +139,7 @@ def declared_digest(file: Path) -> str | None:
 
 
 def damage_of(file: Path, declared: str | None) -> str | None:
-    """What is wrong with the content of a file, at about 1 GB/s; None if it is sound or no hash was declared.
-
-    Args:
-        file: A file.
-        declared: SHA-256 or MD5 in hexadecimal digits.
-    """
+    """What is wrong with the content of a file, by its SHA-256 or MD5; None if it is sound or no hash was declared."""
     if declared is None:
         return None
     digest = hashlib.sha256() if len(declared) == 64 else hashlib.md5(usedforsecurity=False)

@@ -28,9 +28,6 @@ def prepare(folder: Path, repo_id: str, **facts: Any) -> dict[str, Path | bytes]
         repo_id: The repository on the Hub, `org/name`.
         **facts: The fields of `Facts`, for the card. Default licence: that in the configuration.
 
-    Returns:
-        The content of the repository: files, and the bytes of the card.
-
     Raises:
         CheckpointError: If the folder lacks a file, has a file that must not be published, or has no valid CoAtNet; if
             the licence is unknown or the name is invalid.
@@ -88,10 +85,6 @@ def publish(repo_id: str, content: dict[str, Path | bytes], private: bool = Fals
 
 def make_folder(name: str, folder: Path) -> None:
     """Make a folder that `timm.create_model('local-dir:FOLDER', pretrained=True)` loads, on any machine.
-
-    Args:
-        name: Name of the weights, with tag.
-        folder: The destination: a new folder, or an empty one.
 
     Raises:
         HubError: If the weights cannot be fetched, or if the folder is not empty or cannot be written.

@@ -8,7 +8,7 @@ from PIL import Image
 
 from ..errors import ExplainError
 from ..network import CoAtNet, RelPosBias, RelPosMlp
-from .reading import Guess, class_labels, data_config, prepare_image
+from .reading import Guess, class_labels, classifier_problem, data_config, prepare_image
 
 _TOP = 5
 
@@ -119,13 +119,10 @@ def _grad_cam(
 def _check(model: CoAtNet, target: int | None) -> None:
     if not isinstance(model, CoAtNet):
         raise ExplainError('Only a whole CoAtNet can be explained, not a part of one.')
-    classes = model.num_classes
-    if not classes or not model.global_pool:
-        raise ExplainError('The model has no classifier, so there is no class to explain; load one that has.')
-    if model.in_chans not in (1, 3):
-        raise ExplainError(f'The model takes {model.in_chans} channels; only images of 1 or 3 can be explained.')
-    if target is not None and not 0 <= target < classes:
-        raise ExplainError(f'There is no class {target}; the model has {classes}, 0 to {classes - 1}.')
+    if problem := classifier_problem(model):
+        raise ExplainError(problem)
+    if target is not None and not 0 <= target < model.num_classes:
+        raise ExplainError(f'There is no class {target}; the model has {model.num_classes}, from 0 on.')
 
 
 @torch.no_grad()
@@ -139,7 +136,7 @@ def _tables(model: CoAtNet, sizes: list[tuple[int, int]]) -> tuple[BiasTable, ..
             for module in block.modules():
                 kind = next((kind for kind in (RelPosBias, RelPosMlp) if isinstance(module, kind)), None)
                 if kind is not None:
-                    # The table, also where a model from `optimize_for_inference` keeps the bias of all pairs.
+                    # The table, also where a model from `optimize_for_inference` keeps biases.
                     table = kind.forward(module, height, width).float().cpu()
                     heads = table.T.reshape(-1, 2 * height - 1, 2 * width - 1).numpy()
                     tables += [BiasTable(s, b, h, len(heads), values) for h, values in enumerate(heads, start=1)]

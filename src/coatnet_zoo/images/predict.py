@@ -10,7 +10,7 @@ import torch
 
 from ..errors import ExplainError, PredictError, shown
 from ..network import CoAtNet
-from .reading import Guess, data_config, known_labels, open_image, prepare_image
+from .reading import Guess, classifier_problem, data_config, known_labels, open_image, prepare_image
 
 
 @dataclass(frozen=True)
@@ -28,10 +28,8 @@ def check_classifier(model: CoAtNet) -> None:
     Raises:
         PredictError: If the model has no classifier, or takes neither one channel nor three.
     """
-    if not model.num_classes or not model.global_pool:
-        raise PredictError('The model has no classifier, so there are no classes to name; load one that has.')
-    if model.in_chans not in (1, 3):
-        raise PredictError(f'The model takes {model.in_chans} channels; image files have 1 or 3.')
+    if problem := classifier_problem(model):
+        raise PredictError(problem)
 
 
 def classify(model: CoAtNet, files: Iterable[Path], topk: int, batch_size: int) -> Iterator[Prediction]:

@@ -34,6 +34,15 @@ class Guess:
         return f'class {self.index}' if self.label is None else self.label
 
 
+def classifier_problem(model: CoAtNet) -> str | None:
+    """Why a model cannot classify image files; None if it can."""
+    if not model.num_classes or not model.global_pool:
+        return 'The model has no classifier; load one that has.'
+    if model.in_chans not in (1, 3):
+        return f'The model takes {model.in_chans} channels; image files have 1 or 3.'
+    return None
+
+
 def open_image(path: str | os.PathLike) -> Image.Image:
     """Read an image file, upright as the camera recorded it.
 
@@ -59,11 +68,7 @@ def open_image(path: str | os.PathLike) -> Image.Image:
 
 
 def data_config(model: CoAtNet, size: tuple[int, int]) -> dict[str, Any]:
-    """The preprocessing of a model's images, in the form that `timm.data.create_transform` takes.
-
-    Args:
-        model: A CoAtNet.
-        size: (height, width) of the prepared images in pixels.
+    """The preprocessing to (height, width) in pixels, in the form that `timm.data.create_transform` takes.
 
     Raises:
         ExplainError: If the configuration of the model has no mean and std for its channels, or a value with which
@@ -87,13 +92,9 @@ def data_config(model: CoAtNet, size: tuple[int, int]) -> dict[str, Any]:
 
 
 def prepare_image(image: Image.Image, config: dict[str, Any]) -> torch.Tensor:
-    """Prepare an image of any mode and size for a model, as (C, H, W).
+    """Prepare an image of any mode and size, as (C, H, W), by a `data_config` for one channel or three.
 
     Transparency becomes white.
-
-    Args:
-        image: The image.
-        config: From `data_config`, for one channel or three.
     """
     if image.mode.startswith('I;16'):
         # Pillow would clip values above 255.

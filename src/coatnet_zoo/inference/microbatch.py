@@ -37,15 +37,9 @@ def widest_layer(part: nn.Module) -> int:
 
 
 def microbatch(function: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor, width: int) -> torch.Tensor:
-    """function(x), computed a few images at a time on CPUs.
+    """function(x), (B, C, H, W) -> (B, C', H', W'), computed a few images at a time on CPUs.
 
-    Args:
-        function: (B, C, H, W) -> (B, C', H', W'), each image separately.
-        x: (B, C, H, W).
-        width: The most channels of a tensor that the function makes; no tensor is larger than H x W.
-
-    Returns:
-        (B, C', H', W').
+    The function computes each image separately, and makes tensors of at most `width` channels and H x W positions.
     """
     # A graph for any number of images cannot have a number of parts that depends on it.
     if x.device.type != 'cpu' or not len(x) or torch.compiler.is_compiling():

@@ -162,11 +162,6 @@ class CoAtNetCfg:
                 "attn_type='linear' has neither a relative bias nor windows; it needs rel_attn='none' and "
                 f'attn_window=None, got rel_attn={self.rel_attn!r} and attn_window={self.attn_window!r}.'
             )
-        if self.attn_window is not None and not any('T' in types for types in self.stage_types):
-            raise ValueError(
-                f'attn_window={self.attn_window} is for Transformer blocks (T), of which block_types has none; leave '
-                'out one of the two arguments.'
-            )
 
     @property
     def stage_stride(self) -> int:
@@ -223,11 +218,11 @@ def check_window(cfg: CoAtNetCfg, img_size: tuple[int, int]) -> None:
     if cfg.attn_window is None:
         return
     sizes = feature_sizes(img_size, len(cfg.depths), cfg.patch_size)
-    height, width = next(size for size, types in zip(sizes, cfg.stage_types, strict=True) if 'T' in types)
-    if cfg.attn_window > max(height, width):
+    seen = [size for size, types in zip(sizes, cfg.stage_types, strict=True) if 'T' in types] or [(0, 0)]
+    if cfg.attn_window > max(seen[0]):
         raise ValueError(
             f'attn_window={cfg.attn_window} has no effect at img_size={img_size}, where Transformer blocks see at most '
-            f'{height}x{width} positions; choose a smaller window or a larger image.'
+            f'{seen[0][0]}x{seen[0][1]} positions; choose a smaller window or a larger image.'
         )
 
 
