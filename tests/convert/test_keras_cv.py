@@ -253,7 +253,10 @@ REFUSED: dict[str, tuple[dict, str]] = {
         'strides=[2, 2] in stack_1_block_1_expand_conv',
     ),
     'swish': (dict(SMALL, input_shape=[64, 64, 3], activation='swish'), 'stem_1_swish'),
-    'bn_act_first': (dict(SMALL, input_shape=[64, 64, 3], bn_act_first=True), 'use_bias=True in stem_1_conv'),
+    'bn_act_first': (
+        dict(SMALL, input_shape=[64, 64, 3], bn_act_first=True),
+        'do not belong there: stack_1_block_1_MB_dw_conv/bias',
+    ),
     'no se': (dict(SMALL, input_shape=[64, 64, 3], se_ratio=0), 'se_1_conv'),
     'other se': (dict(SMALL, input_shape=[64, 64, 3], se_ratio=1.0), 'se_1_conv/kernel'),
 }
