@@ -122,7 +122,8 @@ def _check(model: CoAtNet, target: int | None) -> None:
     if problem := classifier_problem(model):
         raise ExplainError(problem)
     if target is not None and not 0 <= target < model.num_classes:
-        raise ExplainError(f'There is no class {target}; the model has {model.num_classes}, from 0 on.')
+        last = model.num_classes - 1
+        raise ExplainError(f'There is no class {target}; the model has {last + 1}, 0 to {last}.')
 
 
 @torch.no_grad()
