@@ -92,7 +92,7 @@ def test_stages_may_mix_types_and_widths() -> None:
         (dict(attn_window=(7, 7)), r'attn_window=\(7, 7\) must be a positive whole number'),
         (dict(attn_window=True), 'attn_window=True must be a positive whole number'),
         (dict(attn_window=15), r'attn_window=15 has no effect at img_size=\(224, 224\), .* at most 14x14 positions'),
-        (dict(attn_window=7, block_types='CCCC'), 'of which block_types has none'),
+        (dict(attn_window=7, block_types='CCCC'), 'see at most 0x0 positions'),
         (dict(patch_size=0, stem_width=96), 'patch_size=0 must be a positive whole number'),
         (dict(patch_size=16), r'stem_width=\(64, 64\) must have one width'),
     ],
