@@ -8,7 +8,11 @@ import coatnet_zoo_command
 from .version import __version__ as __version__
 
 if TYPE_CHECKING:
+    from coatnet_zoo_runtime import ExportedModelError as ExportedModelError
+    from coatnet_zoo_runtime import load_exported as load_exported
+
     from .convert import convert_checkpoint as convert_checkpoint
+    from .convert import convert_module as convert_module
     from .errors import CheckpointError as CheckpointError
     from .errors import ExplainError as ExplainError
     from .errors import ExportError as ExportError
@@ -22,19 +26,22 @@ if TYPE_CHECKING:
     from .registry import list_impls as list_impls
     from .registry import resolve_cfg as resolve_cfg
 
-# The public names are imported when they are first used, each from its subpackage.
+# The public names are imported when they are first used, each from its subpackage, or from `coatnet_zoo_runtime`.
 _PUBLIC = {
     'CheckpointError': 'errors',
     'CoAtNet': 'network',
     'CoAtNetCfg': 'registry',
     'ExplainError': 'errors',
     'ExportError': 'errors',
+    'ExportedModelError': 'runtime',
     'HubError': 'errors',
     'convert_checkpoint': 'convert',
+    'convert_module': 'convert',
     'draw_explanation': 'images',
     'explain_image': 'images',
     'export_model': 'export',
     'list_impls': 'registry',
+    'load_exported': 'runtime',
     'optimize_for_inference': 'inference',
     'resolve_cfg': 'registry',
 }
@@ -44,7 +51,8 @@ __all__ = list(_PUBLIC)
 def __getattr__(name: str) -> Any:
     if name not in _PUBLIC:
         raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
-    return getattr(importlib.import_module(f'.{_PUBLIC[name]}', __name__), name)
+    place = 'coatnet_zoo_runtime' if _PUBLIC[name] == 'runtime' else f'{__name__}.{_PUBLIC[name]}'
+    return getattr(importlib.import_module(place), name)
 
 
 def __dir__() -> list[str]:

@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import shutil
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,8 @@ from timm.data import create_dataset, create_transform, resolve_model_data_confi
 from torch import nn
 
 from coatnet_zoo import CoAtNet
-from coatnet_zoo.images import Guess, Prediction, classify, find_images, readable
+from coatnet_zoo.images import Guess, Prediction, classify, data_config, find_images, logits_of, readable
+from coatnet_zoo_runtime import prepare
 
 DIGITS = DATA / 'digits'
 NAMES = sorted(file.name for file in DIGITS.iterdir())
@@ -80,8 +82,9 @@ def test_there_is_never_more_than_one_batch_in_memory(model: CoAtNet, monkeypatc
         return real(file)
 
     monkeypatch.setitem(classify.__globals__, 'open_image', note)
+    prepare_it, files = partial(prepare, preprocessing=data_config(model, model.img_size)), sorted(DIGITS.iterdir())
     handle = model.register_forward_hook(lambda _, args, __: batches.append(len(args[0])))
-    for i, _ in enumerate(classify(model, sorted(DIGITS.iterdir()), topk=1, batch_size=4)):
+    for i, _ in enumerate(classify(logits_of(model), prepare_it, None, files, topk=1, batch_size=4)):
         assert len(opened) == min(i // 4 * 4 + 4, len(NAMES))
     handle.remove()
     assert batches == [4, 4, 2]

@@ -17,7 +17,9 @@ from PIL import Image
 from timm.data import ImageNetInfo
 
 from coatnet_zoo import CoAtNet, ExplainError
-from coatnet_zoo.images import Guess, class_labels, data_config, known_labels, open_image, prepare_image
+from coatnet_zoo.images import Guess, class_labels, data_config, known_labels
+from coatnet_zoo_runtime import ImageError, open_image
+from coatnet_zoo_runtime import prepare as prepare_image
 
 DIGIT = DATA / 'digits' / '3_row0705.png'
 
@@ -31,7 +33,8 @@ def prepare(file: Path | Image.Image, channels: int = 3) -> torch.Tensor:
     """(channels, 64, 64), with values in [0, 1]."""
     image = file if isinstance(file, Image.Image) else open_image(file)
     config = dict(input_size=(channels, 64, 64), mean=(0.0,) * channels, std=(1.0,) * channels, crop_pct=1.0)
-    return prepare_image(image, config)
+    config |= dict(interpolation='bilinear', crop_mode='center')
+    return torch.from_numpy(prepare_image(image, config))
 
 
 @pytest.mark.parametrize('mode', ['L', '1', 'P', 'RGB', 'RGBA', 'LA', 'CMYK', 'LAB', 'I;16', 'animated'])
@@ -103,7 +106,7 @@ def test_images_that_are_refused(kind: str, tmp_path: Path) -> None:
     make, said = BAD[kind]
     make(tmp_path / 'b\nad.png')
     start = time.monotonic()
-    with pytest.raises(ExplainError, match=said) as caught:
+    with pytest.raises(ImageError, match=said) as caught:
         open_image(tmp_path / 'b\nad.png')
     assert time.monotonic() - start < 5
     assert r'b\nad.png' in str(caught.value) and '\n' not in str(caught.value) and len(str(caught.value)) < 500

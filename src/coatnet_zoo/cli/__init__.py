@@ -7,7 +7,6 @@ from typing import Any
 
 import click
 
-from ..errors import CheckpointError, ExplainError, ExportError, HubError, PredictError
 from ..version import __version__
 from .autoload import autoload
 from .convert import convert
@@ -26,8 +25,10 @@ class _Group(click.Group):
         """Run a command."""
         try:
             return super().invoke(ctx)
-        except (CheckpointError, ExplainError, ExportError, HubError, PredictError) as e:
-            raise click.ClickException(str(e)) from e
+        except (ValueError, RuntimeError) as e:
+            if type(e).__module__ in ('coatnet_zoo.errors', 'coatnet_zoo_runtime'):
+                raise click.ClickException(str(e)) from e
+            raise
 
 
 @click.group(

@@ -21,8 +21,10 @@ def explain(image: Path, name: str, out: Path, target: int | None) -> None:
     """
     check_out(out, '.png', image)
     announce(f'loading {name}')
+    from coatnet_zoo_runtime import open_image
+
     from ..factory import load_model
-    from ..images import NO_TABLES, draw_explanation, explain_image, open_image, require_matplotlib
+    from ..images import NO_TABLES, draw_explanation, explain_image, require_matplotlib
 
     require_matplotlib()
     opened = open_image(image)

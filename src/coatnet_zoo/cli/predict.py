@@ -1,12 +1,14 @@
 """The command that names the classes of images: predict."""
 
+import os
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import click
 
-from ..errors import shown
+from ..errors import PredictError, shown
 from .output import announce, check_out, model_option, write_out
 
 
@@ -40,22 +42,16 @@ def predict(
     if out is not None:
         check_out(out, '.csv')
     announce(f'loading {name}')
-    from ..factory import load_model
-    from ..images import check_classifier, classify, csv_text, find_images, json_text, known_labels, readable
+    from ..images import classify, csv_text, find_images, json_text, readable
 
     files, problems = find_images(images)
     answers = []
     if files:
-        model = load_model(name)
-        check_classifier(model)
-        if known_labels(model) is None:
+        is_exported = os.path.isfile(os.path.join(name, 'preprocessing.json'))
+        network, prepare, labels = _exported(name, optimize) if is_exported else _model(name, optimize)
+        if labels is None:
             click.echo('The model has no label names; classes are numbers.', err=True)
-        if optimize:
-            from ..inference import optimize_for_inference
-
-            announce('optimizing the model')
-            model = optimize_for_inference(model)
-        predictions = classify(model, files, topk, batch_size)
+        predictions = classify(network, prepare, labels, files, topk, batch_size)
         if len(files) > batch_size and sys.stderr.isatty():
             with click.progressbar(predictions, len(files), label=f'{len(files)} images', file=sys.stderr) as bar:
                 answers = list(bar)
@@ -76,3 +72,33 @@ def predict(
         click.echo(f'Error: {problem}', err=True)
     if problems:
         raise SystemExit(1)
+
+
+def _exported(folder: str, optimize: bool) -> tuple[Callable, Callable, list[str] | None]:
+    """The network, the preparation of images and the labels of an exported folder; without torch."""
+    from coatnet_zoo_runtime import load_exported
+
+    if optimize:
+        raise PredictError(f'{shown(folder)} is exported, which is fast already; leave out --optimize.')
+    model = load_exported(folder, performance='throughput')
+    return model, model.prepare, model.labels
+
+
+def _model(name: str, optimize: bool) -> tuple[Callable, Callable, list[str] | None]:
+    """The network, the preparation of images and the labels of a model."""
+    from coatnet_zoo_runtime import prepare
+
+    from ..factory import load_model
+    from ..images import classifier_problem, data_config, known_labels, logits_of
+
+    model = load_model(name)
+    if problem := classifier_problem(model):
+        raise PredictError(problem)
+    config = data_config(model, model.img_size)
+    labels = known_labels(model)
+    if optimize:
+        from ..inference import optimize_for_inference
+
+        announce('optimizing the model')
+        model = optimize_for_inference(model)
+    return logits_of(model), lambda image: prepare(image, config), labels

@@ -1,21 +1,24 @@
-"""How a model classifies an image, and where in the image the evidence is; and a picture of both."""
+"""How a model classifies an image, and where in the image the evidence is; and a picture of both.
 
-from .explain import BiasTable as BiasTable
-from .explain import Explanation as Explanation
-from .explain import explain_image as explain_image
-from .picture import NO_TABLES as NO_TABLES
-from .picture import draw_explanation as draw_explanation
-from .picture import require_matplotlib as require_matplotlib
-from .predict import Prediction as Prediction
-from .predict import check_classifier as check_classifier
-from .predict import classify as classify
-from .reading import Guess as Guess
-from .reading import class_labels as class_labels
-from .reading import data_config as data_config
-from .reading import known_labels as known_labels
-from .reading import open_image as open_image
-from .reading import prepare_image as prepare_image
-from .sources import find_images as find_images
-from .writing import csv_text as csv_text
-from .writing import json_text as json_text
-from .writing import readable as readable
+Names are imported when they are first used, because exported models classify images without torch.
+"""
+
+import importlib
+from typing import Any
+
+_NAMES = {
+    'explain': ('BiasTable', 'Explanation', 'explain_image'),
+    'picture': ('NO_TABLES', 'draw_explanation', 'require_matplotlib'),
+    'predict': ('Guess', 'Prediction', 'classify'),
+    'reading': ('class_labels', 'classifier_problem', 'data_config', 'known_labels', 'logits_of', 'prepare_image'),
+    'sources': ('find_images',),
+    'writing': ('csv_text', 'json_text', 'readable'),
+}
+__all__ = [name for names in _NAMES.values() for name in names]
+
+
+def __getattr__(name: str) -> Any:
+    module = next((module for module, names in _NAMES.items() if name in names), None)
+    if module is None:
+        raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+    return getattr(importlib.import_module(f'.{module}', __name__), name)

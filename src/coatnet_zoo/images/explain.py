@@ -8,7 +8,8 @@ from PIL import Image
 
 from ..errors import ExplainError
 from ..network import CoAtNet, RelPosBias, RelPosMlp
-from .reading import Guess, class_labels, classifier_problem, data_config, prepare_image
+from .predict import Guess
+from .reading import class_labels, classifier_problem, data_config, prepare_image
 
 _TOP = 5
 

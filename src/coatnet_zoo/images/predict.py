@@ -1,16 +1,30 @@
-"""The most probable classes of image files, batch by batch."""
+"""The most probable classes of image files, batch by batch, by any function that computes logits; without torch."""
 
 import itertools
-import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
+import numpy as np
+from PIL import Image
 
-from ..errors import ExplainError, PredictError, shown
-from ..network import CoAtNet
-from .reading import Guess, classifier_problem, data_config, known_labels, open_image, prepare_image
+from coatnet_zoo_runtime import ImageError, open_image
+
+from ..errors import shown
+
+
+@dataclass(frozen=True)
+class Guess:
+    """A class, its label if the model has labels, and its probability."""
+
+    index: int
+    label: str | None
+    probability: float
+
+    @property
+    def name(self) -> str:
+        """The label, or 'class 7' without a label."""
+        return f'class {self.index}' if self.label is None else self.label
 
 
 @dataclass(frozen=True)
@@ -22,55 +36,47 @@ class Prediction:
     problem: str | None = None
 
 
-def check_classifier(model: CoAtNet) -> None:
-    """Refuse a model that cannot classify images.
-
-    Raises:
-        PredictError: If the model has no classifier, or takes neither one channel nor three.
-    """
-    if problem := classifier_problem(model):
-        raise PredictError(problem)
-
-
-def classify(model: CoAtNet, files: Iterable[Path], topk: int, batch_size: int) -> Iterator[Prediction]:
+def classify(
+    network: Callable[[np.ndarray], np.ndarray],
+    prepare: Callable[[Image.Image], np.ndarray],
+    labels: Sequence[str] | None,
+    files: Iterable[Path],
+    topk: int,
+    batch_size: int,
+) -> Iterator[Prediction]:
     """Classify image files. Only one batch of images is in memory at a time.
 
-    An image is prepared as timm prepares it for the model: grey for models of one channel, otherwise RGB. The image is
-    upright as the camera recorded it, and transparency becomes white.
-
     Args:
-        model: A CoAtNet on the CPU, in evaluation mode, also one from `optimize_for_inference`; see
-            `check_classifier`.
+        network: Images (B, C, H, W) -> logits (B, num_classes), both float32.
+        prepare: Makes (C, H, W) of an image.
+        labels: The labels of the classes, if the model has labels.
         files: The files. A file that cannot be read does not end the iteration.
         topk: Number of classes for each file; at most all classes.
-        batch_size: Number of images that the model computes at once.
+        batch_size: Number of images that the network computes at once.
 
     Yields:
         One prediction for each file, in the order of the files.
-
-    Raises:
-        ExplainError: If the configuration of the model has no mean and std for its channels.
     """
-    config, labels = data_config(model, model.img_size), known_labels(model) or [None] * model.num_classes
     remaining = iter(files)
     while batch := list(itertools.islice(remaining, batch_size)):
         answers: dict[Path, Prediction] = {}
-        images: dict[Path, torch.Tensor] = {}
+        images: dict[Path, np.ndarray] = {}
         for file in batch:
             try:
-                images[file] = prepare_image(open_image(file), config)
-            except ExplainError as e:
+                images[file] = prepare(open_image(file))
+            except ImageError as e:
                 answers[file] = Prediction(file, (), str(e))
         if images:
-            with torch.inference_mode():
-                probabilities, classes = (
-                    model(torch.stack(list(images.values()))).softmax(1).topk(min(topk, model.num_classes))
-                )
-            for file, indices, values in zip(images, classes.tolist(), probabilities.tolist(), strict=True):
-                if math.isfinite(values[0]):
-                    guesses = tuple(Guess(i, labels[i], p) for i, p in zip(indices, values, strict=True))
-                    answers[file] = Prediction(file, guesses)
-                else:
-                    problem = f'The logits for {shown(file)} are not finite; the weights of the model may be damaged.'
-                    answers[file] = Prediction(file, (), problem)
+            logits = network(np.stack(list(images.values())))
+            answers |= {file: _answer(file, row, labels, topk) for file, row in zip(images, logits, strict=True)}
         yield from map(answers.__getitem__, batch)
+
+
+def _answer(file: Path, logits: np.ndarray, labels: Sequence[str] | None, topk: int) -> Prediction:
+    if not np.isfinite(logits).all():
+        problem = f'The logits for {shown(file)} are not finite; the weights of the model may be damaged.'
+        return Prediction(file, (), problem)
+    probabilities = np.exp(logits - logits.max())
+    probabilities /= probabilities.sum()
+    best = np.argsort(-probabilities, kind='stable')[:topk].tolist()
+    return Prediction(file, tuple(Guess(i, labels and labels[i], float(probabilities[i])) for i in best))

@@ -1,37 +1,21 @@
-"""Image files as a model takes them, and the labels of the model's classes."""
+"""What a model says of its images and classes: how images are prepared, and the labels."""
 
-import os
-import warnings
-from collections.abc import Mapping
-from dataclasses import dataclass
+import logging
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
-from timm.data import ImageNetInfo, create_transform, infer_imagenet_subset, resolve_model_data_config
+from PIL import Image
+from timm.data import ImageNetInfo, infer_imagenet_subset, resolve_model_data_config
 
-from ..errors import ExplainError, first_line, shown
-from ..files import open_regular
+from coatnet_zoo_runtime import prepare
+
+from ..errors import ExplainError
 from ..network import CoAtNet
 from ..registry import INTERPOLATIONS, Crop, Positive, check, short
 
-# A photograph has a ratio of 4 at most, a panorama 20. Resizing a line of pixels would take gigabytes.
-_LONGEST_RATIO = 100
-
-
-@dataclass(frozen=True)
-class Guess:
-    """A class, its label if the model has labels, and its probability."""
-
-    index: int
-    label: str | None
-    probability: float
-
-    @property
-    def name(self) -> str:
-        """The label, or 'class 7' without a label."""
-        return f'class {self.index}' if self.label is None else self.label
+_log = logging.getLogger(__name__)
 
 
 def classifier_problem(model: CoAtNet) -> str | None:
@@ -43,30 +27,6 @@ def classifier_problem(model: CoAtNet) -> str | None:
     return None
 
 
-def open_image(path: str | os.PathLike) -> Image.Image:
-    """Read an image file, upright as the camera recorded it.
-
-    Raises:
-        ExplainError: If the file does not exist, is not a complete image, is more than 100 times as long as wide, or
-            if its brightness has no known range.
-    """
-    try:
-        with warnings.catch_warnings(), open_regular(path) as opened, Image.open(opened) as file:
-            # Pillow warns about very large images, and raises this error for images of twice that size.
-            warnings.simplefilter('ignore', Image.DecompressionBombWarning)
-            image = ImageOps.exif_transpose(file)
-    except FileNotFoundError as e:
-        raise ExplainError(f'There is no image {shown(path)}.') from e
-    except Exception as e:  # Pillow's readers raise most kinds of exceptions on damaged files
-        reason = '' if isinstance(e, UnidentifiedImageError) else f' ({shown(first_line(e))})'
-        raise ExplainError(f'{shown(path)} is not an image that can be read{reason}; give a PNG or JPEG file.') from e
-    if image.mode in ('I', 'F'):
-        raise ExplainError(f'{shown(path)} has 32 bits a pixel, of a range that is not known; save it with 8 bits.')
-    if max(image.size) > _LONGEST_RATIO * min(image.size):
-        raise ExplainError(f'{shown(path)} of {image.width}x{image.height} pixels is too thin for a model; crop it.')
-    return image
-
-
 def data_config(model: CoAtNet, size: tuple[int, int]) -> dict[str, Any]:
     """The preprocessing to (height, width) in pixels, in the form that `timm.data.create_transform` takes.
 
@@ -75,6 +35,11 @@ def data_config(model: CoAtNet, size: tuple[int, int]) -> dict[str, Any]:
             timm's transforms would fail or not end.
     """
     config = resolve_model_data_config(model, args={'input_size': (model.in_chans, *size)})
+    if model.in_chans != 3 and len(config['mean']) == len(config['std']) == 3:
+        # Of a model with other channels than its weights; `convert` and timm take the average, too.
+        config |= {key: (round(sum(config[key]) / 3, 3),) * model.in_chans for key in ('mean', 'std')}
+        found = f'mean {config["mean"][0]} and std {config["std"][0]}'
+        _log.warning('%d channels, and no mean and std for them: assumed %s, the average.', model.in_chans, found)
     if not len(config['mean']) == len(config['std']) == model.in_chans:
         channels = '1 channel' if model.in_chans == 1 else f'{model.in_chans} channels'
         raise ExplainError(
@@ -92,21 +57,18 @@ def data_config(model: CoAtNet, size: tuple[int, int]) -> dict[str, Any]:
 
 
 def prepare_image(image: Image.Image, config: dict[str, Any]) -> torch.Tensor:
-    """Prepare an image of any mode and size, as (C, H, W), by a `data_config` for one channel or three.
+    """Prepare an image of any mode and size, as (C, H, W); see `coatnet_zoo_runtime.prepare`."""
+    return torch.from_numpy(prepare(image, config))
 
-    Transparency becomes white.
-    """
-    if image.mode.startswith('I;16'):
-        # Pillow would clip values above 255.
-        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    if image.has_transparency_data:
-        image = image.convert('RGBA')
-        image = Image.alpha_composite(Image.new('RGBA', image.size, 'white'), image)
-    if image.mode == 'LAB':
-        # Pillow converts LAB only with a profile.
-        profiles = (ImageCms.createProfile(space) for space in ('LAB', 'sRGB'))
-        image = ImageCms.profileToProfile(image, *profiles, outputMode='RGB')
-    return create_transform(**config)(image.convert('L' if config['input_size'][0] == 1 else 'RGB'))
+
+def logits_of(model: CoAtNet) -> Callable[[np.ndarray], np.ndarray]:
+    """The function of arrays that a model on the CPU, in evaluation mode, computes."""
+
+    def logits(images: np.ndarray) -> np.ndarray:
+        with torch.inference_mode():
+            return model(torch.from_numpy(images)).numpy()
+
+    return logits
 
 
 def known_labels(model: CoAtNet) -> list[str] | None:

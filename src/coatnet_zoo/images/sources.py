@@ -2,11 +2,11 @@
 
 import glob
 import os
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from PIL import Image
-from timm.utils import natural_key
 
 from ..errors import shown
 
@@ -26,17 +26,21 @@ def find_images(sources: Sequence[str]) -> tuple[list[Path], list[str]]:
     problems: list[str] = []
     for source in sources:
         is_pattern = glob.has_magic(source) and not os.path.lexists(source)
-        matches = sorted(glob.glob(source, recursive=True), key=natural_key) if is_pattern else [source]
+        matches = sorted(glob.glob(source, recursive=True), key=_natural_key) if is_pattern else [source]
         if not matches:
             problems.append(f'No file matches {shown(source)}.')
         for match in matches:
             found = [match]
             if os.path.isdir(match):
-                found = sorted(_images_in(match, problems), key=natural_key)
+                found = sorted(_images_in(match, problems), key=_natural_key)
                 if not found:
                     problems.append(f'The folder {shown(match)} has no images.')
             files.update(dict.fromkeys(map(Path, found)))
     return list(files), problems
+
+
+def _natural_key(name: str) -> list[str | int]:
+    return [int(part) if part.isdecimal() else part for part in re.split('([0-9]+)', name.lower())]
 
 
 def _images_in(folder: str, problems: list[str]) -> Iterator[str]:

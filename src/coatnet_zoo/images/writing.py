@@ -6,8 +6,7 @@ import json
 from collections.abc import Iterator, Sequence
 
 from ..errors import shown
-from .predict import Prediction
-from .reading import Guess
+from .predict import Guess, Prediction
 
 _CSV_HEADER = ('file', 'rank', 'index', 'label', 'probability')
 # Characters of the columns of a terminal.
