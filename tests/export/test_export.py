@@ -17,9 +17,11 @@ from paths import DATA
 from peers import randomize_
 from timm.models import save_for_hf
 
+import coatnet_zoo_runtime
 from coatnet_zoo import CoAtNet, ExportError, export_model, optimize_for_inference
 from coatnet_zoo.export.request import FORMATS
-from coatnet_zoo.export.task import Network, Task
+from coatnet_zoo.export.task import Task
+from coatnet_zoo_runtime import load_exported
 
 DIGITS = DATA / 'digits'
 SMALL = dict(embed_dim=(16, 32, 32, 64), depths=(1, 1, 1, 1), stem_width=(8, 8), num_classes=7)
@@ -40,13 +42,14 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
         file.write_bytes(str(tuple(task.example.shape)).encode())
         networks[file.read_bytes()] = task.network
 
-    def load(file: Path) -> Network:
-        network = networks[file.read_bytes()]
-        return lambda images: network(torch.from_numpy(images)).detach().numpy()
+    def compute(folder: Path, *_) -> Callable[[list[np.ndarray]], list[np.ndarray]]:
+        network = networks[(folder / 'model.fake').read_bytes()]
+        return lambda parts: [network(torch.from_numpy(part)).detach().numpy() for part in parts]
 
-    def add(**changes) -> None:
-        format = dataclasses.replace(FORMATS['onnx'], file='model.fake', modules=(), write=write, load=load)
+    def add(load: Callable = compute, **changes) -> None:
+        format = dataclasses.replace(FORMATS['onnx'], file='model.fake', modules=(), write=write)
         monkeypatch.setitem(FORMATS, 'fake', dataclasses.replace(format, **changes))
+        monkeypatch.setitem(coatnet_zoo_runtime._LOADERS, 'fake', load)
 
     add()
     return add
@@ -57,7 +60,7 @@ def test_any_size_and_any_number(format: str, tmp_path: Path) -> None:
     pytest.importorskip(INSTALLED[format], reason='needs the extra of this format')
     model = small(embed_dim=(32, 64), depths=(1, 1), block_types='CT')
     done = export_model(model, tmp_path / 'out', format, dynamic_batch=True, dynamic_size=True)
-    compute = FORMATS[format].load(done.file)
+    compute = load_exported(done.file.parent)
     assert done.comparison.agreement == 6 * 2 and done.comparison.difference < 1e-4
     for n, size in enumerate(FIVE, start=1):
         x = torch.randn(n, 3, *size)
@@ -90,7 +93,17 @@ def test_what_is_kept_beside_the_model(tmp_path: Path, fake: Callable) -> None:
     config = timm.data.resolve_model_data_config(model)
     assert about.pop('labels') == labels and about.pop('input_size') == [3, 64, 64]
     assert [about.pop(key) for key in ('dynamic', 'mode', 'model')] == [['batch'], 'RGB', 'coatnet_0.sw_in1k']
+    assert about.pop('format') == 'fake' and list(about.pop('files')) == ['model.fake']
     assert about == {k: list(v) if isinstance(v, tuple) else v for k, v in config.items() if k != 'input_size'}
+
+
+def test_other_channels_get_the_average_of_the_mean(
+    tmp_path: Path, fake: Callable, caplog: pytest.LogCaptureFixture
+) -> None:
+    export_model(small(in_chans=4), tmp_path / 'out', 'fake')
+    about = json.loads((tmp_path / 'out' / 'preprocessing.json').read_text())
+    assert (about['mean'], about['std']) == ([0.5] * 4, [0.5] * 4)
+    assert '4 channels, and no mean and std for them: assumed mean 0.5 and std 0.5, the average.' in caplog.text
 
 
 @pytest.mark.parametrize('size', [64, (64, 128)])
@@ -101,8 +114,19 @@ def test_another_size_and_the_model_stays_as_it_is(size: int | tuple[int, int], 
     x = torch.randn(1, 3, *((size, size) if isinstance(size, int) else size))
     with torch.no_grad():
         expected = model.eval().float()(x)
-    np.testing.assert_allclose(FORMATS['fake'].load(done.file)(x.numpy()), expected, rtol=0, atol=1e-4)
+    np.testing.assert_allclose(load_exported(tmp_path / 'out')(x.numpy()), expected, rtol=0, atol=1e-4)
     assert done.file.read_text() == str(tuple(x.shape))
+
+
+@pytest.mark.parametrize('format', ['fake', *FORMATS])
+def test_a_full_disk_is_named_before_anything_is_written(
+    format: str, tmp_path: Path, fake: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shutil, 'disk_usage', lambda _: shutil._ntuple_diskusage(10**6, 10**6, 10**5))
+    monkeypatch.setitem(FORMATS, format, dataclasses.replace(FORMATS[format], modules=()))
+    with pytest.raises(ExportError, match='out cannot be written: No space left on device'):
+        export_model(small(), tmp_path / 'out', format)
+    assert list(tmp_path.iterdir()) == []
 
 
 BAD = [
@@ -167,7 +191,6 @@ def test_windows_have_one_size(tmp_path: Path, fake: Callable) -> None:
         (lambda: timm.create_model('coatnet_0', **SMALL, features_only=True), 'Only a whole CoAtNet'),
         (lambda: timm.create_model('resnet18'), 'Only a whole CoAtNet'),
         (lambda: small(num_classes=0), 'no classifier'),
-        (lambda: small(in_chans=4), 'takes 4 channels, but its configuration has mean'),
         (lambda: small('coatnet_0', impl='paper', attn_window=6), 'attn_window=6 has no effect at img_size=(64, 64)'),
     ],
 )  # fmt: skip
@@ -191,8 +214,12 @@ def half(error: BaseException) -> Callable[[Task, Path], None]:
         (dict(write=half(OSError(28, 'No space left on device'))), ExportError, 'cannot be written: No space left'),
         (dict(write=half(RuntimeError('no such operator\nat line 3'))), ExportError, r'\(no such operator\)'),
         (dict(write=half(KeyboardInterrupt())), KeyboardInterrupt, None),
-        (dict(load=lambda file: lambda images: np.ones((len(images), 7), 'float32')), ExportError, 'differ from'),
-        (dict(load=lambda file: lambda images: np.full((len(images), 7), np.nan)), ExportError, 'differ from'),
+        (
+            dict(load=lambda *_: lambda parts: [np.ones((len(p), 7), 'float32') for p in parts]),
+            ExportError,
+            'differ from',
+        ),
+        (dict(load=lambda *_: lambda parts: [np.full((len(p), 7), np.nan) for p in parts]), ExportError, 'differ from'),
     ],
 )
 def test_nothing_half_written_stays(

@@ -6,8 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import ExplainError, ExportError
-from ..images import find_images, open_image, prepare_image
+from coatnet_zoo_runtime import ImageError, open_image, prepare
+
+from ..errors import ExportError
+from ..images import find_images
 
 # The default of NNCF. More images hardly change the ranges of values.
 _MOST = 300
@@ -33,6 +35,6 @@ def read_images(folder: str | os.PathLike, config: dict[str, Any]) -> list[np.nd
         raise ExportError(f'{folder} has no images; 8-bit integers need a few dozen of the kind to come.')
     try:
         chosen = files[:: math.ceil(len(files) / _MOST)]
-        return [prepare_image(open_image(file), config)[None].numpy() for file in chosen]
-    except ExplainError as e:
+        return [prepare(open_image(file), config)[None] for file in chosen]
+    except ImageError as e:
         raise ExportError(str(e)) from e

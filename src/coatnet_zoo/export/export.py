@@ -1,8 +1,11 @@
 """Exporting a model: writing a folder, and comparing the file with the model before the folder appears."""
 
 import copy
+import errno
+import hashlib
 import json
 import os
+import shutil
 import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -15,15 +18,17 @@ from timm.layers import to_2tuple
 from timm.models import reparameterize_model
 from torch import nn
 
+from coatnet_zoo_runtime import RECORD_FILE, ExportedModel, load_exported
+
 from ..errors import ExplainError, ExportError, first_line, shown
 from ..files import write_folder
 from ..images import class_labels, data_config
 from ..network import CoAtNet
 from .calibration import read_images
+from .positions import keep_tables
 from .request import check_free, check_request
-from .task import Format, Network, Task
+from .task import Format, Task
 
-RECORD_FILE = 'preprocessing.json'
 # Largest difference of float32 logits that rounding can cause, relative to the largest logit.
 _TOLERANCE = 1e-3
 
@@ -103,7 +108,7 @@ def export_model(
         raise ExportError(str(e)) from e
     dynamic = {0: 'batch'} if dynamic_batch else {}
     dynamic |= {2: 'height', 3: 'width'} if dynamic_size else {}
-    record = json.dumps(_record(model, config, dynamic), indent=1, ensure_ascii=False) + '\n'
+    record = json.dumps(_record(model, config, dynamic, format), ensure_ascii=False)
     images = []
     if int8 is not None:
         progress('reading images')
@@ -113,6 +118,7 @@ def export_model(
         network = reparameterize_model(eager)
         if not dynamic_size:
             network.set_input_size((height, width))
+            keep_tables(network)
     except ValueError as e:
         raise ExportError(str(e)) from e
     # torch.export would make a dimension of length 1 a constant.
@@ -122,6 +128,10 @@ def export_model(
     compared: list[Comparison] = []
 
     def write(folder: Path) -> None:
+        # Exporters abort the process on a full disk, or leave half a file.
+        copies = 3 if images else 1.2
+        if shutil.disk_usage(folder).free < copies * sum(p.nbytes for p in network.parameters()):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         compared.append(_write_and_compare(chosen, task, eager, batches, folder, progress))
 
     try:
@@ -145,11 +155,19 @@ def _check_model(model: CoAtNet, dynamic_size: bool) -> None:
         raise ExportError('Attention within windows is exported for one size; export one folder for each img_size.')
 
 
-def _record(model: CoAtNet, config: dict[str, Any], dynamic: dict[int, str]) -> dict[str, Any]:
+def _record(model: CoAtNet, config: dict[str, Any], dynamic: dict[int, str], format: str) -> dict[str, Any]:
     """The facts that users of an exported model need."""
     name = '.'.join(filter(None, (model.pretrained_cfg.get('architecture'), model.pretrained_cfg.get('tag'))))
     mode = {1: 'L', 3: 'RGB'}.get(model.in_chans)  # Pillow's
-    return {'model': name, 'mode': mode, **config, 'dynamic': list(dynamic.values()), 'labels': class_labels(model)}
+    rest = dict(dynamic=list(dynamic.values()), labels=class_labels(model))
+    return {'model': name, 'format': format, 'mode': mode, **config, **rest}
+
+
+def _write_record(record: str, folder: Path) -> None:
+    """Write the record beside the files of the model, with the SHA-256 of each."""
+    files = {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in sorted(folder.iterdir())}
+    text = json.dumps({**json.loads(record), 'files': files}, indent=1, ensure_ascii=False)
+    (folder / RECORD_FILE).write_text(f'{text}\n', encoding='utf-8')
 
 
 def _noise(channels: int, height: int, width: int, dynamic: dict[int, str]) -> list[np.ndarray]:
@@ -168,14 +186,14 @@ def _write_and_compare(
     folder: Path,
     progress: Callable[[str], None],
 ) -> Comparison:
-    (folder / RECORD_FILE).write_text(task.record, encoding='utf-8')
     progress(f'writing {chosen.file}' + (f' in 8-bit integers, from {len(task.images)} images' if task.images else ''))
     try:
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')
             chosen.write(task, folder / chosen.file)
+        _write_record(task.record, folder)
         progress(f'comparing {chosen.runtime} with torch')
-        comparison = _compare(chosen.load(folder / chosen.file), eager, batches)
+        comparison = _compare(load_exported(folder), eager, batches)
     except OSError:
         raise
     except Exception as e:  # exporters and runtimes raise most kinds of exceptions
@@ -189,7 +207,7 @@ def _write_and_compare(
 
 
 @torch.no_grad()
-def _compare(exported: Network, eager: nn.Module, batches: Iterable[np.ndarray]) -> Comparison:
+def _compare(exported: ExportedModel, eager: nn.Module, batches: Iterable[np.ndarray]) -> Comparison:
     """Compare an exported model with the original model, in evaluation mode on the CPU, on arrays (B, C, H, W)."""
     rows = [(exported(images), eager(torch.from_numpy(images)).numpy()) for images in batches]
     theirs, ours = (np.concatenate(logits) for logits in zip(*rows, strict=True))

@@ -10,7 +10,6 @@ from torch import nn
 
 # Names of the input and output of an exported network, and of the record in the metadata of its file.
 IMAGES, LOGITS, RECORD = 'images', 'logits', 'coatnet_zoo'
-Network = Callable[[np.ndarray], np.ndarray]  # (B, C, H, W) -> (B, num_classes), both float32
 
 
 @dataclass(frozen=True)
@@ -47,7 +46,6 @@ class Format:
         extra: The extra of this package that installs the modules of the format; None if torch is enough.
         modules: The modules of the extra.
         write: Function that writes the file, and other files next to it if necessary.
-        load: Function that opens the file in the runtime.
         has_int8: Whether `write` quantises.
         has_dynamic_size: Whether the file can take images of any size.
     """
@@ -57,6 +55,5 @@ class Format:
     extra: str | None
     modules: tuple[str, ...]
     write: Callable[[Task, Path], None]
-    load: Callable[[Path], Network]
     has_int8: bool = True
     has_dynamic_size: bool = True

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from .task import IMAGES, LOGITS, RECORD, Format, Network, Task
+from .task import IMAGES, LOGITS, RECORD, Format, Task
 
 
 def _write(task: Task, file: Path) -> None:
@@ -59,11 +59,4 @@ def _quantize(source: Path, images: Iterable[np.ndarray], file: Path) -> None:
     )
 
 
-def _load(file: Path) -> Network:
-    import onnxruntime
-
-    session = onnxruntime.InferenceSession(file, providers=['CPUExecutionProvider'])
-    return lambda images: session.run([LOGITS], {IMAGES: images})[0]
-
-
-ONNX = Format('model.onnx', 'onnxruntime', 'onnx', ('onnx', 'onnxscript', 'onnxruntime'), _write, _load)
+ONNX = Format('model.onnx', 'onnxruntime', 'onnx', ('onnx', 'onnxscript', 'onnxruntime'), _write)

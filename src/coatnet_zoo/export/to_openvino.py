@@ -4,7 +4,7 @@ import contextlib
 import sys
 from pathlib import Path
 
-from .task import IMAGES, LOGITS, RECORD, Format, Network, Task
+from .task import IMAGES, LOGITS, RECORD, Format, Task
 
 
 def _write(task: Task, file: Path) -> None:
@@ -23,12 +23,4 @@ def _write(task: Task, file: Path) -> None:
     openvino.save_model(model, file, compress_to_fp16=False)
 
 
-def _load(file: Path) -> Network:
-    import openvino
-
-    # Without the hint, CPUs with bfloat16 compute in bfloat16.
-    compiled = openvino.compile_model(file, 'CPU', {'INFERENCE_PRECISION_HINT': 'f32'})
-    return lambda images: compiled(images)[LOGITS]
-
-
-OPENVINO = Format('model.xml', 'OpenVINO', 'openvino', ('openvino', 'nncf'), _write, _load)
+OPENVINO = Format('model.xml', 'OpenVINO', 'openvino', ('openvino', 'nncf'), _write)
