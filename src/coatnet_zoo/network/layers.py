@@ -48,7 +48,7 @@ class MaxPool2x2(nn.MaxPool2d):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Pool. Symbolic graphs pad instead of `ceil_mode`, for which torch.export would assume even sizes."""
-        if not torch.jit.is_scripting() and _is_symbolic(x):
+        if not torch.jit.is_scripting() and is_symbolic(x.shape[-2], x.shape[-1]):
             return F.max_pool2d(F.pad(x, (0, 1, 0, 1), value=-float('inf')), 2)
         return F.max_pool2d(x, 2, ceil_mode=True)
 
@@ -61,14 +61,16 @@ class AvgPool2x2(nn.AvgPool2d):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Pool. See `MaxPool2x2.forward`."""
-        if not torch.jit.is_scripting() and _is_symbolic(x):
+        if not torch.jit.is_scripting() and is_symbolic(x.shape[-2], x.shape[-1]):
             return F.avg_pool2d(F.pad(x, (0, 1, 0, 1), mode='replicate'), 2)
         return F.avg_pool2d(x, 2, ceil_mode=True, count_include_pad=False)
 
 
-def _is_symbolic(x: torch.Tensor) -> bool:
-    """Whether torch is making a graph for any height and width."""
-    return isinstance(x.shape[-2], torch.SymInt) or isinstance(x.shape[-1], torch.SymInt)
+@torch.jit.unused
+def is_symbolic(height: int, width: int) -> bool:
+    """Whether torch is making a graph for any height and width. A strict export cannot tell, so it counts as one."""
+    strict = torch.compiler.is_exporting() and torch.compiler.is_dynamo_compiling()
+    return strict or isinstance(height, torch.SymInt) or isinstance(width, torch.SymInt)
 
 
 # `CoAtNetCfg.output_stride`: a stage of stride 2 that keeps the resolution, with the weights as they are. The stage

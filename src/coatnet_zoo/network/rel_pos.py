@@ -12,6 +12,7 @@ from timm.layers import Mlp, trunc_normal_
 from torch import nn
 
 from ..registry import num_offsets
+from .layers import is_symbolic
 
 
 class RelPosBias(nn.Module):
@@ -106,7 +107,7 @@ def resize_rel_pos_table(table: torch.Tensor, src_size: tuple[int, int], height:
     the table itself if the size is the same.
     """
     same: torch.Tensor | None = None
-    if not torch.jit.is_scripting() and isinstance(height + width, torch.SymInt):
+    if not torch.jit.is_scripting() and is_symbolic(height, width):
         # A comparison of sizes would limit an exported graph to this size, or to all other sizes.
         rows, cols = torch.arange(height, device=table.device), torch.arange(width, device=table.device)
         same = (rows[-1] == src_size[0] - 1) & (cols[-1] == src_size[1] - 1)
@@ -166,7 +167,7 @@ def _lerp_offsets(
     if same is not None:
         # Every offset then equals a learned offset, whose weight is 1.
         learned = torch.where(same, torch.arange(src, device=device, dtype=torch.float32) - src // 2, learned)
-    hi = torch.bucketize(wanted, learned).clamp(max=src - 1)
+    hi = (learned < wanted[:, None]).sum(1).clamp(max=src - 1)  # few runtimes have `bucketize`
     lo = (hi - 1).clamp(min=0)
     # The clamp at zero gives offsets beyond either end the value at that end.
     to_lo = (wanted - learned[lo]).clamp(min=0)
