@@ -6,12 +6,13 @@ Results are ratios of calls made in turn, with equal weights, images and threads
 be equal. Rows of a part replace the rows of an earlier run. All parts together take twelve minutes on two quiet cores;
 `--device cuda` measures inference, sizes and training on a GPU. Parts:
 
-    inference  batches at 224 pixels, in one process
-    sizes      one image of 224 to 672 pixels, with the peak memory of a process
-    engines    ONNX Runtime and OpenVINO beside timm's model and ours, each in a process of its own
-    loading    building coatnet_5 from its file, and converting a checkpoint beside copying it
-    starting   imports, the command's list and the first logits, in new processes
-    training   a training step
+    inference    batches at 224 pixels, in one process
+    sizes        one image of 224 to 672 pixels, with the peak memory of a process
+    engines      exported models beside timm's model and ours, each in a process of its own
+    same engine  timm's network and ours in OpenVINO
+    loading      building coatnet_5 from its file, and converting a checkpoint beside copying it
+    starting     imports, the command's list and the first logits, in new processes
+    training     a training step
 """
 
 import argparse
@@ -21,7 +22,7 @@ from pathlib import Path
 import torch
 
 from .core import ROOT, Row, read, write
-from .engines import engines
+from .engines import engines, same_engine
 from .figures import write_tables
 from .inference import inference, sizes
 from .loading import loading, starting
@@ -31,6 +32,7 @@ PARTS: dict[str, Callable[[argparse.Namespace], list[Row]]] = {
     'inference': lambda args: inference(args.device, args.batch, args.rounds),
     'sizes': lambda args: sizes(args.device, args.rounds, args.threads),
     'engines': lambda args: engines(args.batch, args.threads),
+    'same engine': lambda args: same_engine(args.threads),
     'loading': lambda args: loading(args.rounds),
     'starting': lambda args: starting(args.rounds, args.threads),
     'training': lambda args: training(args.device, args.rounds),

@@ -16,8 +16,38 @@ def _cell(row: Row) -> str:
     return f'{_time(row.seconds)} ± {100 * row.spread:.0f} %{ratio}{memory}'
 
 
+# By engine: what it needs, and when to choose it.
+ENGINES = {
+    'timm': ('timm alone', 'for comparison: its own model, in eager mode'),
+    'as created': ('nothing', 'logits now and then, training, every image size'),
+    'optimised': ('`optimize_for_inference`', 'many images in a program that has torch'),
+    'OpenVINO': ('`[openvino]`', 'a server or a script on x86 processors: the fastest in float32'),
+    'OpenVINO, 8-bit': ('`[openvino]`, a few dozen images', 'throughput counts more than the last tenths of accuracy'),
+    'ONNX Runtime': ('`[onnx]`', 'where OpenVINO does not run; programs in other languages'),
+    'ONNX Runtime, 8-bit': ('`[onnx]`, a few dozen images', 'the smallest file that ONNX programs read'),
+    'pt2': ('a C++ compiler', 'C++ programs with libtorch, without Python'),
+}
+
+
+def _engines(rows: list[Row]) -> str:
+    """The table by which an engine is chosen."""
+    found = {(row.candidate, row.setting): row for row in rows}
+    settings = list(dict.fromkeys(row.setting for row in rows))[:-1]
+    last = rows[-1].setting
+    lines = [f'| | {" | ".join(settings)} | first answer | on disk | needs | choose it for |']
+    lines.append('|---|' + '---:|' * (len(settings) + 2) + '---|---|')
+    for name in dict.fromkeys(row.candidate for row in rows):
+        cells = [_cell(found[name, setting]) for setting in settings]
+        answer = found.get((name, last))
+        cells += [_time(answer.seconds), f'{answer.memory:.0f} MB'] if answer else ['', '']
+        lines.append(f'| {" | ".join([name, *cells, *ENGINES[name]])} |')
+    return '\n'.join(lines)
+
+
 def table(rows: list[Row]) -> str:
     """A Markdown table of one part, with a line for every candidate and a column for every setting."""
+    if rows[0].part == 'engines':
+        return _engines(rows)
     cells = {(row.candidate, row.setting): _cell(row) for row in rows}
     candidates, settings = (list(dict.fromkeys(names)) for names in zip(*cells, strict=True))
     lines = [f'| | {" | ".join(settings)} |', '|---|' + '---:|' * len(settings)]
