@@ -69,7 +69,7 @@ def test_what_the_file_cannot_know_can_be_said(tmp_path: Path) -> None:
     labels.write_text('\n'.join(f'digit {i}' for i in range(10)) + '\n')
     options = ['--mean', '0.5', '--std', '0.25', '--interpolation', 'bilinear', '--crop-pct', '0.9']
     options += ['--labels', labels, '--name', 'my_digits']
-    assert 'assumed' not in output_of('convert', FIXTURE, tmp_path / 'out', *options)
+    assert 'assumed, as the file' not in output_of('convert', FIXTURE, tmp_path / 'out', *options)
     cfg = load(tmp_path / 'out').pretrained_cfg
     assert (cfg['mean'], cfg['std'], cfg['interpolation'], cfg['crop_pct']) == ([0.5], [0.25], 'bilinear', 0.9)
     assert cfg['label_names'] == [f'digit {i}' for i in range(10)]

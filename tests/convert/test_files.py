@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import safetensors.torch
 import timm
 import torch
-from checkpoint_bytes import FIXTURE, archive, records, refusal, saved, write
+from checkpoint_bytes import FIXTURE, STATE_DICT, archive, records, refusal, saved, write
 
 from coatnet_zoo import CheckpointError
 from coatnet_zoo.convert import read_checkpoint
@@ -64,7 +65,6 @@ TORCH_FILES: dict[str, Callable[[], bytes]] = {
     'a legacy file that claims 8 GB': lambda: legacy(b'J' + struct.pack('<i', 2**31 - 1)),
     'a legacy file that claims 40 TB': lambda: legacy(b'\x8a\x06' + (10**13).to_bytes(6, 'little')),
     'a pickle': lambda: pickle.dumps({'a': 1}),
-    'a page': lambda: b'<!DOCTYPE html><html>404</html>',
 }
 
 
@@ -87,13 +87,40 @@ def test_damage_is_seen_by_every_way_that_this_package_opens(tmp_path: Path) -> 
         timm.create_model('coatnet_0', impl='paper', pretrained=True, pretrained_cfg_overlay=dict(file=str(file)))
 
 
+# Sound files of another format, and of another name.
+
+OTHERS = {
+    'a page': (b'<!DOCTYPE html><html>404</html>', 'is a web page; download the file itself'),
+    'a pointer': (b'version https://git-lfs.github.com/spec/v1\noid sha256:1', '`git lfs pull`'),
+    'an archive': (b'\x1f\x8b\x08\0', 'is a gzip archive; unpack it'),
+    'an array': (b'\x93NUMPY\x01\0', 'is a NumPy array'),
+    'arrays': (archive([('a.npy', b'')]), 'holds NumPy arrays'),
+    'a .keras file': (archive([('model.weights.h5', b'')]), 'save it as .h5'),
+    'an index': (b'{"metadata": {}, "weight_map": {}}', 'perhaps the index of a checkpoint in several files'),
+}
+
+
+@pytest.mark.parametrize('case', OTHERS)
+def test_sound_files_of_another_format_are_called_what_they_are(case: str, tmp_path: Path) -> None:
+    content, words = OTHERS[case]
+    message = refusal(write(tmp_path, content))
+    assert words in message and 'corrupt' not in message
+
+
+@pytest.mark.parametrize('ending', ['.h5', '.pkl', '.SAFETENSORS', '', '.safetensors', '.pth'])
+def test_the_content_decides_and_not_the_name(ending: str, tmp_path: Path) -> None:
+    tensors = safetensors.torch.save({k: v.contiguous() for k, v in STATE_DICT.items()})
+    for content in (saved(STATE_DICT), saved(STATE_DICT, _use_new_zipfile_serialization=False), tensors):
+        (file := tmp_path / f'best{ending}').write_bytes(content)
+        assert read_checkpoint(file).tensors.keys() == STATE_DICT.keys()
+
+
 # Headers of safetensors.
 
 SAFETENSORS = {
     'empty': b'',
     'header of 2^64 - 1': b'\xff' * 8 + b'{}',
     'header that is no JSON': struct.pack('<Q', 8) + b'not json',
-    'a torch file': FIXTURE.read_bytes(),
 }
 
 
@@ -132,7 +159,8 @@ IRREGULAR: dict[str, Callable[[Path], Any]] = {
 def test_only_regular_files_are_opened(case: str, ending: str, tmp_path: Path) -> None:
     path = tmp_path / f'a.{ending}'
     IRREGULAR[case](path)
-    assert 'There is no file' in refusal(path)
+    words = 'has no model.safetensors; give the checkpoint file itself' if case == 'folder' else 'There is no file'
+    assert words in refusal(path)
 
 
 @pytest.mark.parametrize('name', ['a\0b.pth', 'x' * 5000 + '.pth', 'a\nb.pth', ''])

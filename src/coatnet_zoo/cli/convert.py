@@ -1,12 +1,16 @@
 """The command that converts checkpoint files into folders: convert."""
 
+import os
+import runpy
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import click
 
 import coatnet_zoo_command
 
-from ..errors import shown
+from ..errors import first_line, shown
 from ..registry import INTERPOLATIONS
 from .output import announce
 
@@ -19,6 +23,18 @@ def numbers(text: str) -> list[float]:
         return [float(v) for v in text.replace(',', ' ').split()]
     except ValueError as e:
         raise click.BadParameter(f'{text!r} is not a list of numbers such as 0.485,0.456,0.406') from e
+
+
+def function(text: str) -> Callable:
+    """A function of a Python file, written `FILE:FUNCTION`."""
+    file, _, name = text.rpartition(':')
+    if not os.path.isfile(file):
+        raise click.BadParameter(f'{text!r} is not FILE:FUNCTION with a Python file')
+    sys.path.insert(0, os.path.dirname(os.path.abspath(file)))  # for what the file imports
+    try:
+        return runpy.run_path(file)[name]
+    except Exception as e:
+        raise click.ClickException(f'{shown(name)} cannot be taken from {shown(file)}: {first_line(e)}') from e
 
 
 @click.command()
@@ -42,6 +58,14 @@ def numbers(text: str) -> list[float]:
 )
 @click.option('--labels', type=_PATH, help="Text file with the name of one class a line, as timm's class map.")
 @click.option('--name', help='Name of the weights, kept as the tag in config.json.')
+@click.option(
+    '--compare',
+    type=function,
+    metavar='FILE:FUNCTION',
+    help='Your code, which is executed: a function without arguments that builds the network. Both must compute the '
+    'same logits.',
+)
+@click.option('--check', type=_PATH, help="File of torch.save({'images': ..., 'logits': ...}) to compare with.")
 @click.option('--overwrite', is_flag=True, help='Replace DST if it holds nothing but an earlier conversion.')
 def convert(src: Path, dst: Path, labels: Path | None, no_head: bool, **options) -> None:
     """Convert a checkpoint file into a folder that loads anywhere.
@@ -64,9 +88,14 @@ def convert(src: Path, dst: Path, labels: Path | None, no_head: bool, **options)
     size = 'x'.join(map(str, s.img_size)) if s.img_size else 'any size'
     channels = f'{s.in_chans} channel' + ('s' if s.in_chans > 1 else '')
     click.echo(f'  images {channels}, {size}; {s.num_classes or "no"} classes')
+    is_compared = options['compare'] or options['check']
+    if is_compared:
+        click.echo('  compared: the logits are those of the code that trained it')
     if result.assumed:
         said = ', '.join(f'{k}={v}' for k, v in result.assumed.items())
         click.echo(f'  assumed, as the file does not say it: {said}')
+    if result.assumed_network and not is_compared:
+        click.echo(f'  assumed of the network: {result.assumed_network}; to be sure: --compare or --check')
     if result.left_out:
         some = ', '.join(map(shown, result.left_out[:4])) + (', ...' if len(result.left_out) > 4 else '')
         click.echo(f'  left out, as no part of the network: {some}')

@@ -5,6 +5,8 @@ from .adapter import Structure as Structure
 from .adapter import translate as translate
 from .convert import Conversion as Conversion
 from .convert import convert_checkpoint as convert_checkpoint
+from .convert import convert_module as convert_module
+from .folders import is_folder as is_folder
 from .loading import Adapted as Adapted
 from .loading import adapt_state_dict as adapt_state_dict
 from .preprocessing import check_arguments as check_arguments

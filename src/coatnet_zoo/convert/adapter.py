@@ -134,9 +134,9 @@ def third_party_codes() -> dict[str, ThirdPartyCode]:
     return {impl: row.code for impl, row in IMPLS.items() if row.code is not None}
 
 
-def find_reader(path: Path) -> Adapter | None:
-    """The module of the code that reads files with this ending, or None."""
-    codes = (code for code in third_party_codes().values() if path.suffix in code.suffixes)
+def find_reader(start: bytes) -> Adapter | None:
+    """The module of the code that reads files with these first bytes, or None."""
+    codes = (code for code in third_party_codes().values() if code.magic and start.startswith(code.magic))
     return next((importlib.import_module(code.mapping) for code in codes), None)
 
 

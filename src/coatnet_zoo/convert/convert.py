@@ -3,7 +3,8 @@
 import json
 import logging
 import os
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,11 +21,14 @@ from ..hub import make_folder_card
 from ..registry import short
 from .adapter import Checkpoint, Structure, recognised, third_party_codes
 from .adapters.timm_train import trained_source
+from .compare import check_pair, check_same
+from .folders import is_folder, read_folder
 from .loading import Adapted, as_linear
 from .preprocessing import check_facts, check_labels, data_config
 from .reading import read_checkpoint
 from .recognition import identify
 from .source import Source, own_source, third_party_source
+from .state_dicts import find_network
 from .values import check_values
 
 _log = logging.getLogger(__name__)
@@ -48,6 +52,7 @@ class Conversion:
     num_params: int
     assumed: dict[str, Any]  # preprocessing that is neither an argument nor in the file, by name
     left_out: tuple[str, ...] = ()  # the names of the tensors in the file that do not belong to the network
+    assumed_network: str = ''  # what the tensors of a third-party code do not show, in words
 
 
 def convert_checkpoint(
@@ -67,6 +72,8 @@ def convert_checkpoint(
     labels: Sequence[str] | None = None,
     name: str | None = None,
     overwrite: bool = False,
+    compare: Callable[[], nn.Module] | None = None,
+    check: str | os.PathLike | None = None,
 ) -> Conversion:
     """Convert a checkpoint file into a folder for timm.
 
@@ -77,8 +84,8 @@ def convert_checkpoint(
     model, and so does `hf-hub:` once the folder is pushed to the Hub. A new folder appears whole or not at all.
 
     Args:
-        src: A `.pth`, `.pt`, `.tar`, `.bin` or `.safetensors` file with the state dict, wrapped or not; or a `.h5` file
-            of Keras, the whole model or weights only.
+        src: A `.pth`, `.pt`, `.tar`, `.bin` or `.safetensors` file with the state dict, wrapped or not; a `.h5` file of
+            Keras, the whole model or weights only; or a folder or `hf-hub:ORG/NAME` with one of timm's CoAtNets.
         dst: Folder to write. Without `overwrite`, the folder must not exist. Missing parents are made.
         ema: Take the moving average that the checkpoint has in addition to the weights.
         key: The key of the state dict in the file. Default: a usual key, or the only key with a state dict.
@@ -96,6 +103,10 @@ def convert_checkpoint(
         name: Name of the weights, recorded as the configuration's tag.
         overwrite: Write into `dst` if it is empty or has only files of these three names, which are replaced.
 
+        compare: A function that builds the network of the code that trained it. The checkpoint is loaded into it, and
+            both must compute the same logits, see `convert_module`.
+        check: A file with `images` and the `logits` that the code that trained it computes, by `torch.save`.
+
     Raises:
         CheckpointError: If the checkpoint is damaged, pickled, incomplete, or of another code; if an argument does not
             fit the checkpoint; if the folder cannot be written; or if h5py is missing for a `.h5` file.
@@ -108,8 +119,13 @@ def convert_checkpoint(
         check_facts({**facts, 'img_size': img_size, 'name': name, 'labels': labels})
     except ValueError as e:
         raise CheckpointError(str(e)) from e
-    checkpoint, file = read_checkpoint(src, ema, key, prefix), shown(src, 500)
-    source, model, default = _network(checkpoint, file, head, img_size)
+    file, own_labels = shown(src, 500), None
+    if is_folder(str(src)):
+        checkpoint, own_labels = read_folder(str(src), ema)
+    else:
+        checkpoint = read_checkpoint(src, ema, key, prefix)
+    labels = own_labels if labels is None else labels
+    source, model, default = build_network(checkpoint, file, head, img_size)
     preprocessing, assumed = data_config(default, model.in_chans, facts)
     if labels is not None:
         check_labels(labels, model.num_classes)
@@ -119,6 +135,10 @@ def convert_checkpoint(
         model = timm.create_model(source.name, **{**source.arguments, 'in_chans': 3}, device='meta')
         preprocessing |= {name: (*preprocessing[name][:1],) * 3 for name in ('mean', 'std')}
     model.load_state_dict(Adapted(tensors))
+    if compare is not None:
+        check_same(_loaded(compare, checkpoint), model.eval(), None, source.names)
+    if check is not None:
+        check_pair(model, check)
     unknown = (*_CLASSES, *(() if source.is_tuned else _ORIGIN))
     model.pretrained_cfg = {name: value for name, value in model.pretrained_cfg.items() if name not in unknown}
     size = preprocessing.get('input_size', (None, *model.img_size))[1:]
@@ -155,7 +175,40 @@ def convert_checkpoint(
         num_classes=model.num_classes,
         img_size=model.img_size,
     )
-    return Conversion(dst, source.name, structure, num_params, assumed if source.is_assumed else {}, source.left_out)
+    known = assumed if source.is_assumed else {}
+    return Conversion(dst, source.name, structure, num_params, known, source.left_out, source.assumed_network)
+
+
+def convert_module(
+    module: nn.Module, dst: str | os.PathLike | None = None, *, images: torch.Tensor | None = None, **options: Any
+) -> nn.Module | Conversion:
+    """Convert a network in memory, if the converted network computes the same logits.
+
+    Args:
+        module: A network of chinhsuanwu/coatnet-pytorch, of a fork of it, or of timm's CoAtNets; wrapped or not. It
+            does not change.
+        dst: Folder to write, see `convert_checkpoint`. Default: no folder.
+        images: Images to compare the networks on, (B, C, H, W). Default: noise of the size of the network.
+        **options: The arguments of `convert_checkpoint` for the folder.
+
+    Returns:
+        The `CoAtNet` in evaluation mode; with `dst`, the `Conversion`.
+
+    Raises:
+        CheckpointError: If the tensors are not those of a known network, or if logits differ by more than 1e-10 of the
+            largest logit in float64 (1e-5 in float32, where the module cannot compute in float64). The message names
+            the first place that differs.
+    """
+    checkpoint = find_network(module.state_dict(), name='The module')
+    source, model, _ = build_network(checkpoint, 'the module', True, None)
+    model = timm.create_model(source.name, **source.arguments).eval()
+    model.load_state_dict(source.tensors)
+    check_same(module, model, images, source.names)
+    if dst is None:
+        return model
+    with tempfile.TemporaryDirectory(prefix='coatnet-zoo-') as folder:
+        torch.save(dict(checkpoint.tensors), file := Path(folder, 'module.pth'))
+        return convert_checkpoint(file, dst, **options)
 
 
 def _check_destination(src: Path, dst: Path, overwrite: bool) -> None:
@@ -185,6 +238,16 @@ def _check_destination(src: Path, dst: Path, overwrite: bool) -> None:
         raise CheckpointError(f'{shown(dst)} cannot be written: {getattr(e, "strerror", None) or e}.') from e
 
 
+def _loaded(build: Callable[[], nn.Module], checkpoint: Checkpoint) -> nn.Module:
+    """The network of another code with the tensors of a checkpoint."""
+    try:
+        network = build()
+        network.load_state_dict(dict(checkpoint.tensors))
+    except Exception as e:  # another code may raise anything
+        raise CheckpointError(f'The code to compare with does not load the checkpoint: {first_line(e)}') from e
+    return network
+
+
 def _not_convertible(src: str, tensors: Mapping[str, torch.Tensor]) -> str:
     known = identify(tensors)
     if known is None and recognised(tensors):
@@ -199,7 +262,7 @@ def _not_convertible(src: str, tensors: Mapping[str, torch.Tensor]) -> str:
     return f"{src} is {known.title}, which has blocks that no network of this package has; load it by timm's own."
 
 
-def _network(
+def build_network(
     checkpoint: Checkpoint, src: str, head: bool, img_size: int | None
 ) -> tuple[Source, nn.Module, dict[str, Any]]:
     """The source of a checkpoint, its network on the meta device, and timm's data_config of the network."""

@@ -72,7 +72,7 @@ def _check_structure(translation: Translation, cfg: CoAtNetCfg) -> None:
     if cfg.impl != impl or structure.differences(cfg):
         size, args = structure.as_registered(impl)
         way = f'load it by {create_call(size, impl, args)}'
-        if code.suffixes:  # for checkpoint_path, timm reads torch's files only
+        if code.magic:  # for checkpoint_path, timm reads torch's files only
             way = way.replace('checkpoint_path=...', 'pretrained=True, pretrained_cfg_overlay=dict(file=...)')
             way = f'{way}, or convert it by `coatnet-zoo convert`'
         raise CheckpointError(

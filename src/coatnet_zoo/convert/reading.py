@@ -1,5 +1,6 @@
 """Reading a checkpoint file without executing anything in it."""
 
+import io
 import mmap
 import os
 import pickle
@@ -17,6 +18,15 @@ from . import unpickling
 from .adapter import Checkpoint, find_reader
 from .state_dicts import find_network
 from .values import check_dense, not_plain
+
+# Sound files that hold no checkpoint, by their first bytes, with the way to one.
+_OTHERS = {
+    b'version https://git-lfs': 'a pointer of Git LFS; fetch the file itself by `git lfs pull`',
+    b'<': 'a web page; download the file itself, whose address often has /resolve/ or /raw/ in place of /blob/',
+    b'{': 'JSON, perhaps the index of a checkpoint in several files; load it where it was saved, and save one file',
+    b'\x1f\x8b': 'a gzip archive; unpack it by gunzip or tar',
+    b'\x93NUMPY': 'a NumPy array, not a state dict; save that by torch.save',
+}
 
 
 def require_regular(path: str | os.PathLike) -> Path:
@@ -49,7 +59,7 @@ def read_checkpoint(
     content, layers = _read(path)
     found = find_network(content, ema, name, key, prefix)
     check_dense(found.tensors, name, not_plain)
-    return Checkpoint(found.tensors, layers, found.beside, _record(content))
+    return Checkpoint(found.tensors, layers or found.layers, found.beside, _record(content))
 
 
 def corrupt(path: str | os.PathLike, kind: str, error: Exception) -> CheckpointError:
@@ -60,9 +70,15 @@ def corrupt(path: str | os.PathLike, kind: str, error: Exception) -> CheckpointE
 
 def _read(path: Path) -> tuple[Any, Mapping[str, Mapping[str, Any]]]:
     """Read a file by the reader of its format: its content, and its layers if it describes them."""
-    if reader := find_reader(path):
+    with path.open('rb') as file:
+        start = file.read(64)
+    if reader := find_reader(start):
         return (checkpoint := reader.read(path)).tensors, checkpoint.layers
-    is_safe = path.suffix == '.safetensors'
+    if other := next((other for first, other in _OTHERS.items() if start.startswith(first)), None):
+        raise CheckpointError(f'{shown(path, 500)} is {other}.')
+    # The name decides only where the content is of neither kind.
+    is_torch = start[:1] in (b'\x80', b'P')
+    is_safe = start[8:9] == b'{' or (path.suffix == '.safetensors' and not is_torch)
     try:
         return (safetensors.torch.load_file if is_safe else _read_torch)(path), {}
     except CheckpointError:
@@ -86,11 +102,14 @@ def _read_zip(path: Path) -> Any:
         used.append(storage.nbytes())
         return storage
 
+    # torch takes a path with this ending for another format, whatever the content.
+    is_misnamed = path.suffix == '.safetensors'
+    source = io.BytesIO(path.read_bytes()) if is_misnamed else path
     try:
-        content = torch.load(path, on_cpu, weights_only=True, mmap=True)
+        content = torch.load(source, on_cpu, weights_only=True, mmap=not is_misnamed)
     except pickle.UnpicklingError:  # for objects beside the tensors, never for code of TorchScript
         used.clear()
-        content = torch.load(path, on_cpu, unpickling, weights_only=False, mmap=True)
+        content = torch.load(source, on_cpu, unpickling, weights_only=False, mmap=not is_misnamed)
     if sorted(filter(None, used)) != sizes:
         raise ValueError('the record of a tensor has another length than the tensor')
     return content
@@ -100,6 +119,10 @@ def _check_zip(path: Path) -> list[int]:
     """Check every checksum and what torch.save never writes; return the sizes of the tensors' records, sorted."""
     with zipfile.ZipFile(path) as archive:
         records = {record.filename: record for record in archive.infolist()}
+        if 'model.weights.h5' in records:
+            raise CheckpointError(f'{shown(path, 500)} is a .keras file; save it as .h5: model.save("model.h5").')
+        if records and all(name.endswith('.npy') for name in records):
+            raise CheckpointError(f'{shown(path, 500)} holds NumPy arrays, not a state dict; save that by torch.save.')
         if any(name.endswith('/constants.pkl') for name in records):
             name = shown(path, 500)
             raise CheckpointError(

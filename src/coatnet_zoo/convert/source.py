@@ -28,6 +28,7 @@ class Source:
     left_out: tuple[str, ...]  # the names of the tensors beside the network
     names: Mapping[str, str] = field(default_factory=dict)  # in the checkpoint, where they differ
     is_assumed: bool = True  # the preprocessing
+    assumed_network: str = ''  # what the tensors do not show, in words
     is_tuned: bool = False  # started from published weights, whose license then holds
 
 
@@ -47,7 +48,8 @@ def third_party_source(checkpoint: Checkpoint, head: bool) -> Source | None:
     assumed = dict(mean=IMAGENET_DEFAULT_MEAN, std=IMAGENET_DEFAULT_STD)
     assumed |= dict(interpolation=code.interpolation, crop_pct=code.crop_pct)
     has_size, names = structure.img_size is not None, translation.third_party_names
-    return Source(size, arguments, translation.tensors, lambda _: assumed, has_size, translation.left_out, names)
+    tensors, left_out = translation.tensors, translation.left_out
+    return Source(size, arguments, tensors, lambda _: assumed, has_size, left_out, names, assumed_network=code.assumed)
 
 
 def own_source(checkpoint: Checkpoint, head: bool) -> Source | None:

@@ -65,7 +65,9 @@ def find_network(
     if not network:
         firsts = _some(dict.fromkeys(full.partition('.')[0] for full in tensors))
         raise CheckpointError(f'{name} has no tensor under the prefix {shown(start)}; its names begin with {firsts}.')
-    return Checkpoint(network, beside=beside)
+    layers = getattr(dicts[path], 'layers', {})
+    inside = {name.removeprefix(start): layer for name, layer in layers.items() if name.startswith(start)}
+    return Checkpoint(network, inside, beside)
 
 
 def _networks(names: Iterable[Any]) -> list[str]:
@@ -89,11 +91,38 @@ def _state_dicts(content: Any, path: Path, seen: set[int]) -> Iterator[tuple[Pat
     """Every dictionary of tensors inside of dictionaries, with its keys. A dictionary under many keys comes once."""
     if isinstance(content, Mapping) and id(content) not in seen and len(path) <= _MAX_DEPTH:
         seen.add(id(content))
+        if isinstance(content, Stub) and '_modules' in content.attributes:
+            content = _of_module(content)
         if any(map(_has_tensor, content.items())):
             yield path, content
         for key, value in content.items():
             if isinstance(key, str):
                 yield from _state_dicts(value, (*path, key), seen)
+
+
+class _Module(dict[str, Any]):
+    """The state dict of a pickled module, whose class is not imported, and its layers."""
+
+    layers: dict[str, dict[str, Any]]
+
+
+def _of_module(stub: Stub) -> _Module:
+    """The tensors of a pickled module under their names, and the class and the attributes of every layer."""
+    state = _Module()
+    state.layers = {}
+    todo, done = [('', stub)], set()
+    while todo:
+        prefix, module = todo.pop()
+        parts = {key: module.attributes.get(key) or {} for key in ('_parameters', '_buffers', '_modules')}
+        if id(module) in done or not all(isinstance(part, Mapping) for part in parts.values()):
+            continue
+        done.add(id(module))
+        state.layers[prefix.rstrip('.')] = {**module.attributes, 'kind': module.name}
+        tensors = {**parts['_parameters'], **parts['_buffers']}.items()
+        state.update({f'{prefix}{name}': tensor for name, tensor in tensors if isinstance(tensor, torch.Tensor)})
+        inner = [(f'{prefix}{name}.', part) for name, part in parts['_modules'].items() if isinstance(part, Stub)]
+        todo += reversed(inner)
+    return state
 
 
 def _has_tensor(item: tuple[Any, Any]) -> bool:

@@ -6,11 +6,11 @@ from pathlib import Path
 import timm
 from timm.models import is_model, is_model_in_modules, resolve_model_input_args
 
-from ..convert import convert_checkpoint
+from ..convert import convert_checkpoint, is_folder
 from ..errors import CheckpointError, HubError, shown
 from ..hub import fetch_weights, sentence
 from ..network import CoAtNet
-from ..registry import did_you_mean, our_name
+from ..registry import TIMM_NAMES, did_you_mean, our_name
 
 
 def load_model(source: str) -> CoAtNet:
@@ -28,12 +28,14 @@ def load_model(source: str) -> CoAtNet:
     path = Path(source)
     try:
         if not is_model(source) and path.is_file():
-            return _load_checkpoint(path)
+            return _converted(path)
         name = f'local-dir:{source}' if not is_model(source) and path.is_dir() else our_name(source)
         if name.startswith(('hf-hub:', 'hf_hub:')):
             # Once this is in the cache, timm asks once. Without a network timm would ask for 23 seconds.
             fetch_weights(name.partition(':')[2], 'config.json')
         architecture = resolve_model_input_args(name)['model_name']
+        if is_folder(name) and TIMM_NAMES.get(architecture):
+            return _converted(name)
         if not is_model_in_modules(architecture, 'coatnet'):
             raise CheckpointError(
                 f'{shown(source)} is not one of this package, but of the architecture {architecture}; see '
@@ -49,8 +51,9 @@ def load_model(source: str) -> CoAtNet:
         ) from e
 
 
-def _load_checkpoint(file: Path) -> CoAtNet:
+def _converted(source: str | Path) -> CoAtNet:
+    """The model of a checkpoint file, or of a folder with one of timm's CoAtNets."""
     with tempfile.TemporaryDirectory(prefix='coatnet-zoo-') as parent:
         folder = Path(parent) / 'converted'
-        convert_checkpoint(file, folder)
+        convert_checkpoint(source, folder)
         return timm.create_model(f'local-dir:{folder}', pretrained=True).eval()

@@ -19,16 +19,18 @@ class ThirdPartyCode:
         title: The usual name of the code.
         mapping: The module that reads a structure from the tensors of that code and maps the tensors; see
             `convert.adapter.Adapter`.
-        suffixes: Endings of files that only the `read` of that module can read.
+        magic: The first bytes of files that only the `read` of that module can read.
         interpolation: The interpolation by which the evaluation of that code resizes images.
         crop_pct: Share of the resized image that the evaluation of that code crops.
+        assumed: What the code does that the tensors do not show, as forks of it change it.
     """
 
     title: str
     mapping: str
-    suffixes: tuple[str, ...] = ()
+    magic: bytes = b''
     interpolation: str = 'bicubic'
     crop_pct: float = 0.875
+    assumed: str = ''
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,11 @@ IMPLS: dict[str, Implementation] = {
         _CHINHSUANWU,
         sizes={f'coatnet_{i}': {} for i in range(5)} | {'coatnet_2': dict(embed_dim=(128, 256, 512, 1026))},
         # That code has no preprocessing; the usual preprocessing is assumed.
-        code=ThirdPartyCode('chinhsuanwu/coatnet-pytorch', 'coatnet_zoo.convert.adapters.chinhsuanwu'),
+        code=ThirdPartyCode(
+            'chinhsuanwu/coatnet-pytorch',
+            'coatnet_zoo.convert.adapters.chinhsuanwu',
+            assumed='GELU, max pooling, the stride in the first 1x1 convolution, eps 1e-05, logits straight from fc',
+        ),
         init='torch',
     ),
     'keras_cv': Implementation(
@@ -94,7 +100,7 @@ IMPLS: dict[str, Implementation] = {
         code=ThirdPartyCode(
             'keras_cv_attention_models',
             'coatnet_zoo.convert.adapters.keras_cv',
-            suffixes=('.h5', '.hdf5'),
+            magic=b'\x89HDF\r\n\x1a\n',
             crop_pct=0.95,
         ),
         init='keras_cv',

@@ -6,11 +6,12 @@ chinhsuanwu's code is MIT-licensed; this module uses only its tensor names and s
 import functools
 import math
 from collections.abc import Collection, Mapping
+from typing import Any
 
 import torch
 from timm.layers import gen_relative_position_index
 
-from ...errors import CheckpointError
+from ...errors import CheckpointError, shown
 from ...registry import num_offsets
 from ..adapter import Checkpoint, Structure, Target, count_numbered, shape_of
 from ..heads import plain_head
@@ -55,8 +56,35 @@ def recognises(names: Collection[str]) -> bool:
     return 's0.0.0.weight' in names and any(name.startswith('s1.0.') for name in names)
 
 
+def oddity(layers: Mapping[str, Mapping[str, Any]]) -> str | None:
+    """The first layer that computes something else than a layer of that code, in words.
+
+    Args:
+        layers: The class (`kind`) and the attributes of every layer, by name.
+    """
+    for name, layer in layers.items():
+        module, _, kind = layer['kind'].rpartition('.')
+        if kind.startswith(('AvgPool', 'LPPool')):
+            return f'{shown(name)} is {shown(kind)}, not MaxPool2d'
+        if module == 'torch.nn.modules.activation' and kind not in ('GELU', 'Sigmoid', 'Softmax'):
+            return f'{shown(name)} is {shown(kind)}, not GELU'
+        if kind in ('BatchNorm2d', 'LayerNorm') and layer.get('eps') != 1e-5:
+            return f'{shown(name)} has eps={layer.get("eps")}, not 1e-05'
+        if kind == 'Conv2d' and layer.get('groups') != 1 and layer.get('stride') != (1, 1):
+            return f'{shown(name)} strides, and not the 1x1 convolution before it'
+        if kind == 'GELU' and layer.get('approximate', 'none') != 'none':
+            return f'{shown(name)} is an approximation of GELU'
+    return None
+
+
 def prepare(checkpoint: Checkpoint, head: bool) -> Checkpoint:
-    """Bring the classifier to the names `fc.weight` and `fc.bias`, or leave it out; see `plain_head`."""
+    """Bring the classifier to the names `fc.weight` and `fc.bias`, or leave it out; see `plain_head`.
+
+    Raises:
+        CheckpointError: If the layers, where the file has them, are not those of that code.
+    """
+    if odd := oddity(checkpoint.layers):
+        raise CheckpointError(f'The {_IMPL} checkpoint computes something else: {odd}.')
     width = shape_of(checkpoint.tensors, 's4.0.proj.weight', 4, _IMPL)[0]
     return plain_head(checkpoint, 'fc', _PARTS, width, head)
 

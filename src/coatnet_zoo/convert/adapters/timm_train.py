@@ -12,6 +12,7 @@ from ...errors import shown
 from ...registry import TIMM_NAMES, Channels, Side, check
 from ..adapter import Checkpoint
 from ..preprocessing import check_arguments, check_facts
+from ..recognition import identify
 from ..source import Source
 
 # The script's names of arguments of the model.
@@ -31,6 +32,8 @@ def trained_source(checkpoint: Checkpoint, head: bool) -> Source | None:
     if not record:
         return None
     start, arguments = _network(record)
+    if (known := identify(checkpoint.tensors)) and 'img_size' in known.args:
+        arguments.setdefault('img_size', known.args['img_size'])
     tensors = checkpoint.tensors
     if not head:
         tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith('head.fc.')}

@@ -1,0 +1,115 @@
+"""timm's own CoAtNets, fine-tuned: folders, repositories and the forms in which state dicts are saved."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import timm
+import torch
+from command_line import output_of, refusal
+from hub_server import HubServer
+from peers import assert_close, random_images, timm_peer
+from timm.models import save_for_hf
+from torch import nn
+
+from coatnet_zoo import convert_checkpoint
+from coatnet_zoo.factory import load_model
+
+Tensors = dict[str, torch.Tensor]
+LABELS = [f'thing {i}' for i in range(7)]
+
+
+@pytest.fixture(scope='module')
+def tuned() -> nn.Module:
+    return timm_peer('coatnet_nano_rw_224', num_classes=7)
+
+
+@pytest.fixture
+def folder(tuned: nn.Module, tmp_path: Path) -> Path:
+    config = dict(label_names=LABELS, pretrained_cfg=dict(tag='mine', mean=(0.4, 0.4, 0.4), crop_pct=0.8))
+    save_for_hf(tuned, tmp_path / 'tuned', model_config=config, safe_serialization=True)
+    return tmp_path / 'tuned'
+
+
+def under(prefix: str, tensors: Tensors) -> Tensors:
+    return {prefix + name: tensor for name, tensor in tensors.items()}
+
+
+FORMS: dict[str, Callable[[Tensors], dict]] = {
+    'bare': lambda sd: sd,
+    'module.': lambda sd: under('module.', sd),
+    'Lightning': lambda sd: dict(state_dict=under('model.', sd), hyper_parameters=dict(lr=1.0)),
+    'compiled': lambda sd: under('_orig_mod.', sd),
+    'averaged': lambda sd: {**under('module.', sd), 'n_averaged': torch.tensor(3)},
+    'half': lambda sd: {k: v.half() for k, v in sd.items()},
+    'a dropout and a linear layer': lambda sd: {k.replace('head.fc.', 'head.fc.1.'): v for k, v in sd.items()},
+    'a backbone and a layer': lambda sd: {
+        **under('backbone.', {k: v for k, v in sd.items() if 'head.fc' not in k}),
+        'fc.weight': sd['head.fc.weight'],
+        'fc.bias': sd['head.fc.bias'],
+    },
+}
+
+
+@pytest.mark.parametrize('form', FORMS)
+@torch.inference_mode()
+def test_state_dicts_convert_with_their_classifier(form: str, tuned: nn.Module, tmp_path: Path) -> None:
+    torch.save(FORMS[form](tuned.state_dict()), tmp_path / 'best.pth')
+    said = output_of('convert', tmp_path / 'best.pth', tmp_path / 'out')
+    assert '7 classes' in said and 'left out' not in said
+    loaded = timm.create_model(f'local-dir:{tmp_path / "out"}', pretrained=True).eval()
+    x = random_images(2, 3, 224)
+    assert_close(loaded(x), tuned(x), rel=1e-2 if form == 'half' else 1e-4)
+
+
+def test_another_head_is_named(tuned: nn.Module, tmp_path: Path) -> None:
+    tensors = {k: v for k, v in tuned.state_dict().items() if 'head.fc' not in k}
+    tensors |= {'head.fc.0.weight': torch.ones(9, 512), 'head.fc.2.weight': torch.ones(7, 9)}
+    torch.save(tensors, tmp_path / 'best.pth')
+    assert '--no-head' in refusal('convert', tmp_path / 'best.pth', tmp_path / 'out')
+    assert 'no classes' in output_of('convert', tmp_path / 'best.pth', tmp_path / 'out', '--no-head')
+
+
+@torch.inference_mode()
+def test_folders_keep_labels_and_preprocessing(tuned: nn.Module, folder: Path, tmp_path: Path) -> None:
+    x = random_images(2, 3, 224)
+    assert_close(load_model(str(folder))(x), tuned(x), rel=1e-4)
+    said = output_of('convert', folder, tmp_path / 'out')
+    assert 'assumed' not in said
+    cfg = json.loads((tmp_path / 'out' / 'config.json').read_text())
+    assert cfg['label_names'] == LABELS and cfg['pretrained_cfg']['mean'] == [0.4, 0.4, 0.4]
+    assert cfg['pretrained_cfg']['crop_pct'] == 0.8
+    loaded = timm.create_model(f'local-dir:{tmp_path / "out"}', pretrained=True).eval()
+    assert_close(loaded(x), tuned(x), rel=1e-4)
+
+
+@torch.inference_mode()
+def test_a_folder_of_transformers(tuned: nn.Module, folder: Path, tmp_path: Path) -> None:
+    """Its names begin with timm_model., and its config.json has more fields."""
+    tensors = safetensors.torch.load_file(folder / 'model.safetensors')
+    safetensors.torch.save_file(under('timm_model.', tensors), folder / 'model.safetensors')
+    config = json.loads((folder / 'config.json').read_text())
+    config |= dict(architectures=['TimmWrapperForImageClassification'], model_type='timm_wrapper')
+    (folder / 'config.json').write_text(json.dumps(config))
+    result = convert_checkpoint(f'local-dir:{folder}', tmp_path / 'out')
+    loaded = timm.create_model(f'local-dir:{result.folder}', pretrained=True).eval()
+    x = random_images(2, 3, 224)
+    assert_close(loaded(x), tuned(x), rel=1e-4)
+
+
+@torch.inference_mode()
+def test_a_repository(tuned: nn.Module, folder: Path, hub: HubServer, tmp_path: Path) -> None:
+    hub.add_repo('me/tuned', folder)
+    output_of('convert', 'hf-hub:me/tuned', tmp_path / 'out')
+    x = random_images(2, 3, 224)
+    assert_close(load_model(str(tmp_path / 'out'))(x), tuned(x), rel=1e-4)
+
+
+def test_folders_that_do_not_convert(tmp_path: Path) -> None:
+    (tmp_path / 'empty').mkdir()
+    assert 'has no model.safetensors' in refusal('convert', tmp_path / 'empty', tmp_path / 'out')
+    for name, words in (('resnet18', "timm's resnet18, which is no network here"), ('coatnet_atto', 'already')):
+        save_for_hf(timm.create_model(name, num_classes=3), tmp_path / name, safe_serialization=True)
+        assert words in refusal('convert', tmp_path / name, tmp_path / 'out')
