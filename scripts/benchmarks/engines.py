@@ -142,7 +142,8 @@ def save(folder: str) -> dict:
 
     from .inference import pair
 
-    save_for_hf(pair()[1], Path(folder) / 'as created', safe_serialization=True)
+    model = pair()[1].to(memory_format=torch.contiguous_format)
+    save_for_hf(model, Path(folder) / 'as created', safe_serialization=True)
     return {}
 
 

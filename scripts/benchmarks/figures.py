@@ -63,5 +63,5 @@ def write_tables(rows: list[Row], page: Path) -> None:
     for part in dict.fromkeys(row.part for row in rows):
         new = table([row for row in rows if row.part == part])
         marks = rf'(?<=<!-- figures: {part} -->\n).*?(?=<!-- end of figures -->)'
-        text = re.sub(marks, lambda _, new=new: f'\n{new}\n\n', text, flags=re.DOTALL)
+        text = re.sub(marks, lambda _, new=new: f'\n{new}\n\n', text, count=1, flags=re.DOTALL)
     page.write_text(text, encoding='utf-8')

@@ -40,7 +40,7 @@ def test_rows_compare_times_and_outputs(tmp_path: Path) -> None:
 
 def test_tables_have_a_line_for_every_candidate(tmp_path: Path) -> None:
     page = tmp_path / 'page.md'
-    page.write_text('A\n<!-- figures: sizes -->\nold\n<!-- end of figures -->\n<!-- figures: other -->\nkept\n')
+    page.write_text('A\n<!-- figures: sizes -->\n<!-- end of figures -->\n<!-- figures: other -->\nkept\n')
     rows = [
         Row('sizes', '224 px', 'timm', 'timm', 0.2, 0.01, 1.0),
         Row('sizes', '224 px', 'ours', 'timm', 0.1, 0.02, 2.0, 0.0, 300.4),
