@@ -56,6 +56,8 @@ def load_exported(
         raise ExportedModelError(f'performance={performance!r} does not exist; choose latency or throughput.')
     folder = Path(folder)
     record = _read_record(folder)
+    if record.get('int8'):
+        performance = 'latency'  # OpenVINO 2026.4 computes wrong logits with 8-bit integers on several streams
     try:
         compute = _LOADERS[record['format']](folder, performance, threads)
     except ImportError as e:

@@ -51,14 +51,14 @@ def export(folder: str, candidates: list[str]) -> dict:
     return {}
 
 
-def export_both(folder: str, size: int) -> dict:
+def export_both(folder: str, size: int, batch: int) -> dict:
     """Write timm's network and ours for OpenVINO, with the same weights, for images of a size."""
     import openvino
 
     from .inference import pair
 
     for name, model in zip(('timm', 'ours'), pair(size), strict=True):
-        program = torch.export.export(model, (torch.zeros(1, 3, size, size),))
+        program = torch.export.export(model, (torch.zeros(batch, 3, size, size),))
         openvino.save_model(openvino.convert_model(program), Path(folder) / f'{name}.xml', compress_to_fp16=False)
     return {}
 
@@ -70,8 +70,6 @@ def run_both(name: str, folder: str, size: int, batch: int, threads: int) -> dic
     from .inference import random_images
 
     network = openvino.Core().read_model(Path(folder) / f'{name}.xml')
-    if batch > 1:
-        network.reshape([batch, 3, size, size])
     settings = dict(PERFORMANCE_HINT='LATENCY', INFERENCE_NUM_THREADS=threads, INFERENCE_PRECISION_HINT='f32')
     compiled = openvino.compile_model(network, 'CPU', settings)
     images = random_images(batch, size).contiguous().numpy()
@@ -184,7 +182,7 @@ def same_engine(threads: int) -> list[Row]:
     rows = []
     for size, batch in _SIZES if importlib.util.find_spec('openvino') else ():
         with tempfile.TemporaryDirectory() as folder:
-            in_child(export_both, folder=folder, size=size)
+            in_child(export_both, folder=folder, size=size, batch=batch)
             arguments = dict(folder=folder, size=size, batch=batch, threads=threads)
             runs = [{n: in_child(run_both, name=n, **arguments) for n in ('timm', 'ours')} for _ in range(3)]
         times = {name: [run[name]['seconds'] for run in runs] for name in runs[0]}

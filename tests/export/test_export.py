@@ -93,7 +93,7 @@ def test_what_is_kept_beside_the_model(tmp_path: Path, fake: Callable) -> None:
     config = timm.data.resolve_model_data_config(model)
     assert about.pop('labels') == labels and about.pop('input_size') == [3, 64, 64]
     assert [about.pop(key) for key in ('dynamic', 'mode', 'model')] == [['batch'], 'RGB', 'coatnet_0.sw_in1k']
-    assert about.pop('format') == 'fake' and list(about.pop('files')) == ['model.fake']
+    assert about.pop('format') == 'fake' and list(about.pop('files')) == ['model.fake'] and about.pop('int8') is False
     assert about == {k: list(v) if isinstance(v, tuple) else v for k, v in config.items() if k != 'input_size'}
 
 

@@ -97,20 +97,25 @@ def test_candidates_compute_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_engines_are_compared_by_processes_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    def in_child(function: Callable, **arguments) -> dict:
+    def in_child(function: Callable, folder: str, **arguments) -> dict:
         called.append(arguments.get('candidate'))
-        if function is engines.export:
-            return dict(formats=arguments['formats'])
-        return {str(n): dict(seconds=float(len(called)), logits=[[1.0, 2.0]] * n) for n in arguments['batches']}
+        if function in (engines.export, engines.save):
+            for name in arguments.get('candidates', ['as created']):
+                Path(folder, name).mkdir()
+            return {}
+        return {f'batch {n}': dict(seconds=1.0, logits=[[1.0, 2.0]] * n) for n in arguments['batches']}
 
     called: list[str | None] = []
     monkeypatch.setattr(engines, 'in_child', in_child)
-    monkeypatch.setitem(engines.CANDIDATES, 'OpenVINO', ('json', 'no_such_module'))
+    monkeypatch.setattr(engines, 'answer', lambda name, folder: 2.0)
+    for name in ('OpenVINO', 'OpenVINO, 8-bit'):
+        monkeypatch.setitem(engines.CANDIDATES, name, ('openvino', False, ('no_such_module',)))
     rows = engines.engines([1, 2], threads=1)
     installed = [name for name in engines.CANDIDATES if name in called]
-    assert called == [None, *installed, *installed]
-    assert [row.candidate for row in rows] == installed * 2
-    assert 'OpenVINO' not in installed
+    assert called == [None, None, *installed, *installed] and 'OpenVINO' not in installed
+    assert [row.candidate for row in rows[: 2 * len(installed)]] == installed * 2
+    assert {row.setting for row in rows[2 * len(installed) :]} == {'first answer, size on disk'}
+    assert figures.table(rows).count('\n') == 1 + len(installed)
 
 
 @pytest.mark.usefixtures('small')

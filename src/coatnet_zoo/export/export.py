@@ -108,7 +108,7 @@ def export_model(
         raise ExportError(str(e)) from e
     dynamic = {0: 'batch'} if dynamic_batch else {}
     dynamic |= {2: 'height', 3: 'width'} if dynamic_size else {}
-    record = json.dumps(_record(model, config, dynamic, format), ensure_ascii=False)
+    record = json.dumps(dict(_record(model, config, dynamic, format), int8=int8 is not None), ensure_ascii=False)
     images = []
     if int8 is not None:
         progress('reading images')
