@@ -22,7 +22,8 @@ def test_wheel_works_outside_the_checkout(tmp_path: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         top = {name.split('/')[0] for name in archive.namelist() if '.dist-info' not in name}
         archive.extractall(tmp_path / 'site')
-    assert top == {'coatnet_zoo', 'coatnet_zoo_autoload.py', 'coatnet_zoo_command.py'}
+    modules = {f'coatnet_zoo_{name}.py' for name in ('autoload', 'command', 'runtime')}
+    assert top == {'coatnet_zoo', *modules}
     (info,) = (tmp_path / 'site').glob('*.dist-info')
     assert 'coatnet-zoo = coatnet_zoo_command:main' in (info / 'entry_points.txt').read_text()
     links = re.findall(r'\]\(([^)]+)\)', (info / 'METADATA').read_text(encoding='utf-8'))

@@ -14,8 +14,8 @@ import coatnet_zoo
 # By fault: a file, a text that stands in it once, what the fault makes of the text, and the complaint.
 FAULTS = {
     'a page that does not exist': (
-        'docs/commands.md', '(export.md)', '(exports.md)',
-        "docs/commands.md has a link to 'exports.md', which does not exist",
+        'docs/commands.md', '(hub.md)', '(hubs.md)',
+        "docs/commands.md has a link to 'hubs.md', which does not exist",
     ),
     'a name that does not exist': (
         'docs/api.md', '::: coatnet_zoo\n', '::: coatnet_zoo.CoatNet\n', 'coatnet_zoo.CoatNet could not be found'
