@@ -217,17 +217,22 @@ def _read_record(folder: Path) -> dict[str, Any]:
         if not complete:
             raise ValueError('it is not what coatnet-zoo export writes')
         for name, expected in hashes:
-            with (folder / name).open('rb') as file:
-                digest = hashlib.sha256()
-                while chunk := file.read(1 << 20):
-                    digest.update(chunk)
-            if digest.hexdigest() != expected:
+            if sha256_of(folder / name) != expected:
                 raise ValueError(f'{name} has changed since the export')
     except FileNotFoundError as e:
         raise ExportedModelError(f'{folder} has no {Path(e.filename).name}; export the model again.') from e
     except Exception as e:  # a record may be anything
         raise ExportedModelError(f'{folder} cannot be used: {_first_line(e)}; export the model again.') from e
     return record
+
+
+def sha256_of(file: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal digits."""
+    digest = hashlib.sha256()
+    with file.open('rb') as opened:
+        while chunk := opened.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
 
 
 def _load_openvino(folder: Path, performance: str, threads: int | None) -> _Compute:

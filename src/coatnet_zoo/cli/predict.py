@@ -42,12 +42,14 @@ def predict(
     if out is not None:
         check_out(out, '.csv')
     announce(f'loading {name}')
+    from coatnet_zoo_runtime import RECORD_FILE
+
     from ..images import classify, csv_text, find_images, json_text, readable
 
     files, problems = find_images(images)
     answers = []
     if files:
-        is_exported = os.path.isfile(os.path.join(name, 'preprocessing.json'))
+        is_exported = os.path.isfile(os.path.join(name, RECORD_FILE))
         network, prepare, labels = _exported(name, optimize) if is_exported else _model(name, optimize)
         if labels is None:
             click.echo('The model has no label names; classes are numbers.', err=True)

@@ -28,8 +28,9 @@ def read_folder(src: str, ema: bool | None = False) -> tuple[Checkpoint, list[st
         CheckpointError: If the folder has no network of timm that this package has, or cannot be read.
         HubError: If the repository cannot be fetched.
     """
-    scheme, _, place = src.rpartition(':')
-    if scheme.startswith('hf'):
+    place = src.removeprefix('local-dir:')
+    if src.startswith(('hf-hub:', 'hf_hub:')):
+        place = src[len('hf-hub:') :]
         config, weights = (fetch_weights(place, name) for name in (CONFIG, SAFETENSORS))
     else:
         config = Path(place, CONFIG)

@@ -87,6 +87,11 @@ def check_labels(labels: Sequence[str], num_classes: int) -> None:
         raise CheckpointError(f'{len(labels)} labels were given, but the checkpoint has {num_classes} classes.')
 
 
+def average(values: Sequence[float], in_chans: int) -> tuple[float, ...]:
+    """The mean or std of images with other channels than the values are for."""
+    return (round(sum(values) / len(values), 3),) * in_chans
+
+
 def data_config(
     default: Mapping[str, Any], in_chans: int, facts: Mapping[str, Any]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -105,5 +110,5 @@ def data_config(
             channels = f'{in_chans} channel{"s" * (in_chans != 1)}'
             raise CheckpointError(f'{name} has {len(values)} values, but the checkpoint takes images of {channels}.')
         # timm also takes the average if an image does not have that many channels.
-        rest[name] = (round(sum(values) / len(values), 3),) * in_chans
+        rest[name] = average(values, in_chans)
     return {**rest, **given}, {name: value for name, value in rest.items() if name in facts}

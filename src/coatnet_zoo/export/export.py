@@ -2,7 +2,6 @@
 
 import copy
 import errno
-import hashlib
 import json
 import os
 import shutil
@@ -18,7 +17,7 @@ from timm.layers import to_2tuple
 from timm.models import reparameterize_model
 from torch import nn
 
-from coatnet_zoo_runtime import RECORD_FILE, ExportedModel, load_exported
+from coatnet_zoo_runtime import RECORD_FILE, ExportedModel, load_exported, sha256_of
 
 from ..errors import ExplainError, ExportError, first_line, shown
 from ..files import write_folder
@@ -165,7 +164,7 @@ def _record(model: CoAtNet, config: dict[str, Any], dynamic: dict[int, str], for
 
 def _write_record(record: str, folder: Path) -> None:
     """Write the record beside the files of the model, with the SHA-256 of each."""
-    files = {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in sorted(folder.iterdir())}
+    files = {file.name: sha256_of(file) for file in sorted(folder.iterdir())}
     text = json.dumps({**json.loads(record), 'files': files}, indent=1, ensure_ascii=False)
     (folder / RECORD_FILE).write_text(f'{text}\n', encoding='utf-8')
 

@@ -11,6 +11,7 @@ from timm.data import ImageNetInfo, infer_imagenet_subset, resolve_model_data_co
 
 from coatnet_zoo_runtime import prepare
 
+from ..convert import average
 from ..errors import ExplainError
 from ..network import CoAtNet
 from ..registry import INTERPOLATIONS, Crop, Positive, check, short
@@ -37,7 +38,7 @@ def data_config(model: CoAtNet, size: tuple[int, int]) -> dict[str, Any]:
     config = resolve_model_data_config(model, args={'input_size': (model.in_chans, *size)})
     if model.in_chans != 3 and len(config['mean']) == len(config['std']) == 3:
         # Of a model with other channels than its weights; `convert` and timm take the average, too.
-        config |= {key: (round(sum(config[key]) / 3, 3),) * model.in_chans for key in ('mean', 'std')}
+        config |= {key: average(config[key], model.in_chans) for key in ('mean', 'std')}
         found = f'mean {config["mean"][0]} and std {config["std"][0]}'
         _log.warning('%d channels, and no mean and std for them: assumed %s, the average.', model.in_chans, found)
     if not len(config['mean']) == len(config['std']) == model.in_chans:

@@ -8,7 +8,16 @@ import torch.nn.functional as F
 from timm.layers import SqueezeExcite
 from torch import nn
 
-from ..network import BiasAct, MBConv, RelPosBias, RelPosMlp, Stage, Stem, TransformerBlock
+from ..network import (
+    BiasAct,
+    MBConv,
+    RelPosBias,
+    RelPosMlp,
+    Stage,
+    Stem,
+    TransformerBlock,
+    expand_rel_pos_table,
+)
 from .microbatch import microbatch, widest_layer
 
 _MAX_WHOLE = 196  # positions of a feature map of 224 pixels
@@ -86,32 +95,33 @@ class _Kept:
     """
 
     kept_size: tuple[int, int]
-    rows: torch.Tensor
+    rows: torch.Tensor | None  # None if the whole is kept
     bias: torch.Tensor | None
 
     @torch.no_grad()
     def keep(self, height: int, width: int) -> None:
         """Compute the biases of a feature map of this size."""
-        table = super().forward(height, width)
+        table, whole = super().forward(height, width), height * width <= _MAX_WHOLE
         self.kept_size = (height, width)
-        columns = torch.arange(width, device=table.device)
-        # (heads, key's row - query's row, query's column - key's column)
-        grid = table.transpose(0, 1).reshape(-1, 2 * height - 1, 2 * width - 1).flip(1)
-        grid = grid[:, :, columns[:, None] - columns + (width - 1)]
-        # (heads, query's column, (key's row - query's row, key's column))
-        self.register_buffer('rows', grid.transpose(1, 2).flatten(2))
-        self.register_buffer('bias', self._expand() if height * width <= _MAX_WHOLE else None)
-
-    def _expand(self) -> torch.Tensor:
-        height, width = self.kept_size
-        starts = range((height - 1) * width, -1, -width)
-        return torch.stack([self.rows[:, :, i : i + height * width] for i in starts], 1).flatten(1, 2)[None]
+        self.register_buffer('bias', expand_rel_pos_table(table, height, width) if whole else None)
+        self.register_buffer('rows', None if whole else _rows(table, height, width))
 
     def forward(self, height: int, width: int) -> torch.Tensor:
         """The bias of all pairs, (1, heads, N, N) with N = height * width, of the kept size; else a table."""
         if (height, width) != self.kept_size:
             return super().forward(height, width)
-        return self._expand() if self.bias is None else self.bias
+        if self.bias is not None:
+            return self.bias
+        starts = range((height - 1) * width, -1, -width)
+        return torch.stack([self.rows[:, :, i : i + height * width] for i in starts], 1).flatten(1, 2)[None]
+
+
+def _rows(table: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    """(heads, query's column, (key's row - query's row, key's column)) of a table."""
+    columns = torch.arange(width, device=table.device)
+    # (heads, key's row - query's row, query's column - key's column)
+    grid = table.transpose(0, 1).reshape(-1, 2 * height - 1, 2 * width - 1).flip(1)
+    return grid[:, :, columns[:, None] - columns + (width - 1)].transpose(1, 2).flatten(2)
 
 
 class KeptRelPosBias(_Kept, RelPosBias):

@@ -210,8 +210,9 @@ def _check_layers(layers: Layers, structure: Structure) -> None:
         y = settings.get('y', factor)
         if 'multiply' in name and not (isinstance(y, float) and math.isclose(y, factor, rel_tol=1e-6)):
             raise _refusal(name, f'{y=!r}', factor)
-    if missing := next((name for name in expected if any(layers.values()) and name not in layers), None):
-        raise CheckpointError(f'The {_IMPL} checkpoint lacks the layer {missing}.')
+    missing = [name for name in expected if name not in layers]
+    if missing and any(layers.values()):
+        raise CheckpointError(f'The {_IMPL} checkpoint lacks the layer {missing[0]}.')
 
 
 def _refusal(name: str, what: str, right: Any) -> CheckpointError:
