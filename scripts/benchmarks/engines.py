@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib.util
+import os
 import statistics
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from unittest import mock
 
 import torch
 from tqdm import tqdm
@@ -20,12 +22,15 @@ CANDIDATES: dict[str, tuple[str | None, bool, tuple[str, ...]]] = {
     'timm': (None, False, ()),
     'as created': (None, False, ()),
     'optimised': (None, False, ()),
+    'optimised, `PASSIVE`': (None, False, ()),
     'OpenVINO': ('openvino', False, ('openvino', 'nncf')),
     'OpenVINO, 8-bit': ('openvino', True, ('openvino', 'nncf')),
     'ONNX Runtime': ('onnx', False, ('onnxscript', 'onnxruntime')),
     'ONNX Runtime, 8-bit': ('onnx', True, ('onnxscript', 'onnxruntime')),
     'pt2': ('pt2', False, ()),
+    'matmul peak': (None, False, ()),
 }
+_PASSIVE = {'OMP_WAIT_POLICY': 'PASSIVE'}  # threads that wait for each other give up their core
 Call = Callable[[torch.Tensor], torch.Tensor]
 _SECONDS = 2.0  # of every setting in a process, after the first call
 _SIZES = ((224, 1), (224, 8), (448, 1))  # pixels and images, of both networks in OpenVINO
@@ -54,10 +59,11 @@ def export(folder: str, candidates: list[str]) -> dict:
 def export_both(folder: str, size: int, batch: int) -> dict:
     """Write timm's network and ours for OpenVINO, with the same weights, for images of a size."""
     import openvino
+    from timm.utils import reparameterize_model
 
     from .inference import pair
 
-    for name, model in zip(('timm', 'ours'), pair(size), strict=True):
+    for name, model in zip(('timm', 'ours'), map(reparameterize_model, pair(size)), strict=True):
         program = torch.export.export(model, (torch.zeros(batch, 3, size, size),))
         openvino.save_model(openvino.convert_model(program), Path(folder) / f'{name}.xml', compress_to_fp16=False)
     return {}
@@ -97,18 +103,28 @@ def _timed(call: Call, images: torch.Tensor) -> dict:
     return dict(seconds=statistics.median(times), logits=logits.tolist())
 
 
+def matrix_product(batch: int) -> Call:
+    """A call with as many multiply-adds as the network has for a batch, in one large matrix product."""
+    from coatnet_zoo.registry.costs import COSTS
+
+    multiply_adds = batch * 1e9 * COSTS['coatnet_1.sw_in1k', 'timm'][1]
+    a, b = torch.rand(round(multiply_adds / 2048**2), 2048), torch.rand(2048, 2048)
+    return lambda _: (a @ b)[:, :0]  # not handed to the parent
+
+
 @torch.inference_mode()
 def run(candidate: str, folder: str, batches: list[int], threads: int) -> dict:
     """The median time of a candidate for every setting, and the logits; for a child process."""
     from .inference import candidates, random_images
 
     torch.set_num_threads(threads)
-    model = None
-    if CANDIDATES[candidate][0] is None:
-        model = candidates('cpu', 224, compiled=False)[candidate]
+    model = candidates('cpu', 224, compiled=False).get(candidate.split(',')[0])
     found = {}
     for batch in batches:
-        call = model or _exported(candidate, folder, 'latency' if batch == 1 else 'throughput', threads)
+        if candidate == 'matmul peak':
+            call = matrix_product(batch)
+        else:
+            call = model or _exported(candidate, folder, 'latency' if batch == 1 else 'throughput', threads)
         images = random_images(batch).contiguous(
             memory_format=torch.channels_last if model else torch.contiguous_format
         )
@@ -159,13 +175,15 @@ def engines(batches: list[int], threads: int) -> list[Row]:
         sizes = {name: sum(f.stat().st_size for f in Path(folder, name).iterdir()) / 1e6 for name in first}
         for _ in tqdm(range(2), desc='engines', leave=False):
             for name in names:
-                runs[name].append(in_child(run, candidate=name, folder=folder, batches=batches, threads=threads))
+                with mock.patch.dict(os.environ, _PASSIVE if 'PASSIVE' in name else {}):
+                    runs[name].append(in_child(run, candidate=name, folder=folder, batches=batches, threads=threads))
             for name in first:
                 first[name].append(answer(name, folder))
     rows = []
     for setting in runs['timm'][0]:
         times = {name: [result[setting]['seconds'] for result in results] for name, results in runs.items()}
         outputs = {name: torch.tensor(results[0][setting]['logits']) for name, results in runs.items()}
+        outputs['matmul peak'] = None
         for name in names:
             row = summary('engines', setting, name, times)
             row.difference = difference(name, outputs, 0.3 if CANDIDATES[name][1] else 1e-4)

@@ -21,11 +21,13 @@ ENGINES = {
     'timm': ('timm alone', 'for comparison: its own model, in eager mode'),
     'as created': ('nothing', 'logits now and then, training, every image size'),
     'optimised': ('`optimize_for_inference`', 'many images in a program that has torch'),
+    'optimised, `PASSIVE`': ('`OMP_WAIT_POLICY=PASSIVE`', 'the same, where other programs use the cores'),
     'OpenVINO': ('`[openvino]`', 'a server or a script on x86 processors: the fastest in float32'),
     'OpenVINO, 8-bit': ('`[openvino]`, a few dozen images', 'throughput counts more than the last tenths of accuracy'),
     'ONNX Runtime': ('`[onnx]`', 'where OpenVINO does not run; programs in other languages'),
     'ONNX Runtime, 8-bit': ('`[onnx]`, a few dozen images', 'the smallest file that ONNX programs read'),
     'pt2': ('a C++ compiler', 'C++ programs with libtorch, without Python'),
+    'matmul peak': ('', 'for comparison: the same multiply-adds as one large matrix product'),
 }
 
 

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pytest
 import torch
 from clients import assert_same, client, images, small, whose
 
@@ -14,6 +15,16 @@ from executorch.runtime import Runtime  # noqa: E402
 @whose()
 def test_program(whose: str, tmp_path: Path) -> None:
     model, x = small(whose, stages='CT').eval(), images(1)
+    exported = torch.export.export(model, (x,))
+    program = to_edge_transform_and_lower(exported, partitioner=[XnnpackPartitioner()]).to_executorch()
+    (tmp_path / 'm.pte').write_bytes(program.buffer)
+    method = Runtime.get().load_program(tmp_path / 'm.pte').load_method('forward')
+    assert_same(method.execute([x])[0], model(x).detach())
+
+
+@pytest.mark.parametrize('size', [(96, 64), (160, 224)])
+def test_program_of_another_size(size: tuple[int, int], tmp_path: Path) -> None:
+    model, x = small('ours', stages='CT').eval(), torch.randn(1, 3, *size)
     exported = torch.export.export(model, (x,))
     program = to_edge_transform_and_lower(exported, partitioner=[XnnpackPartitioner()]).to_executorch()
     (tmp_path / 'm.pte').write_bytes(program.buffer)

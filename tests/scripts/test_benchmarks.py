@@ -123,6 +123,8 @@ def test_what_a_process_of_its_own_measures(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(engines, '_SECONDS', 0.01)
     found = engines.run('optimised', 'nowhere', [1, 2], torch.get_num_threads())
     assert [len(found[batch]['logits']) for batch in found] == [1, 2]
+    peak = engines.run('matmul peak', 'nowhere', [1, 2], torch.get_num_threads())
+    assert 0 < peak['batch 1']['seconds'] < peak['batch 2']['seconds']
     for candidate in ('timm', 'optimised'):
         assert 0 < fresh.first_logits(candidate, torch.get_num_threads(), time.time())['seconds'] < 60
     result = core.in_child(fresh.import_times)

@@ -167,8 +167,9 @@ def _lerp_offsets(
     if same is not None:
         # Every offset then equals a learned offset, whose weight is 1.
         learned = torch.where(same, torch.arange(src, device=device, dtype=torch.float32) - src // 2, learned)
-    hi = (learned < wanted[:, None]).sum(1).clamp(max=src - 1)  # few runtimes have `bucketize`
-    lo = (hi - 1).clamp(min=0)
+    # Sums of integers: few runtimes have `bucketize`, and Core ML clamps and counts in floating point.
+    hi = (learned[:-1] < wanted[:, None]).to(torch.int64).sum(1)
+    lo = (learned[1:-1] < wanted[:, None]).to(torch.int64).sum(1)
     # The clamp at zero gives offsets beyond either end the value at that end.
     to_lo = (wanted - learned[lo]).clamp(min=0)
     to_hi = (learned[hi] - wanted).clamp(min=0)
