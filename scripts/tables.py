@@ -7,8 +7,9 @@ documents the script replaces the text between `<!-- table: NAME -->` and `<!-- 
 """
 
 import functools
+import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import timm
@@ -23,21 +24,6 @@ from .choice import CHOICE_HEAD, choice_rows, draw_choice
 
 ROOT = Path(__file__).parents[1]
 REGISTRY = ROOT / 'src' / 'coatnet_zoo' / 'registry'
-_COSTS = '''\
-"""What every listed model costs. `make tables` writes this file, because counting needs torch and takes seconds."""
-
-# By name (with the tag, if weights exist) and implementation: parameters, and multiply-adds in billions for one image
-# of the native size. Without weights, the native size is 224x224 pixels and there are 1000 classes.
-COSTS: dict[tuple[str, str], tuple[int, float]] = {
-'''
-_FINGERPRINTS = '''\
-"""The registered networks, ours and timm's, by the hash of names and shapes. `make tables` writes this file."""
-
-# See `convert.recognition`. Networks that differ only in parts without tensors, such as activations, share a hash.
-# A row has the name and the implementation here, and the name in `TIMM_NAMES`.
-FINGERPRINTS: dict[str, tuple[tuple[str, str] | None, str | None]] = {
-'''
-
 Costs = dict[tuple[str, str], tuple[int, float]]
 
 
@@ -64,14 +50,18 @@ def count_costs() -> Costs:
     return costs
 
 
+def json_rows(rows: Iterable[Sequence[object]]) -> str:
+    """A list as JSON, with one row a line."""
+    return '[\n{}\n]\n'.format(',\n'.join(map(json.dumps, rows)))
+
+
 def costs_file(costs: Costs) -> str:
-    """The content of registry/costs.py."""
-    lines = [f'    ({name!r}, {impl!r}): ({params:_}, {gmacs}),\n' for (name, impl), (params, gmacs) in costs.items()]
-    return f'{_COSTS}{"".join(lines)}}}\n'
+    """The content of registry/costs.json."""
+    return json_rows([*key, *cost] for key, cost in costs.items())
 
 
 def fingerprints_file() -> str:
-    """The content of registry/fingerprints.py."""
+    """The content of registry/fingerprints.json."""
     ours: dict[str, tuple[str, str]] = {}
     for size in SIZES:
         for impl in list_impls(size):
@@ -79,8 +69,7 @@ def fingerprints_file() -> str:
     theirs: dict[str, str] = {}
     for name in TIMM_NAMES:
         theirs.setdefault(fingerprint(timm.create_model(name, device='meta').state_dict()), name)
-    rows = [f'    {key!r}: ({ours.get(key)!r}, {theirs.get(key)!r}),\n' for key in {**ours, **theirs}]
-    return f'{_FINGERPRINTS}{"".join(rows)}}}\n'
+    return json_rows([key, ours.get(key), theirs.get(key)] for key in {**ours, **theirs})
 
 
 def _table(head: list[str], rows: list[list[str]], right: set[int] = frozenset()) -> str:
@@ -166,8 +155,8 @@ def documents(costs: Costs) -> dict[Path, str]:
 
 def main() -> None:
     costs = count_costs()
-    (REGISTRY / 'costs.py').write_text(costs_file(costs), encoding='utf-8')
-    (REGISTRY / 'fingerprints.py').write_text(fingerprints_file(), encoding='utf-8')
+    (REGISTRY / 'costs.json').write_text(costs_file(costs), encoding='utf-8')
+    (REGISTRY / 'fingerprints.json').write_text(fingerprints_file(), encoding='utf-8')
     for file, text in documents(costs).items():
         file.write_text(text, encoding='utf-8')
     draw_choice(ROOT / 'docs' / 'models.png')

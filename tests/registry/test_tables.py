@@ -12,11 +12,11 @@ def test_the_documents_have_the_tables() -> None:
 
 
 def test_the_fingerprints_are_those_of_the_networks() -> None:
-    committed = (ROOT / 'src' / 'coatnet_zoo' / 'registry' / 'fingerprints.py').read_text(encoding='utf-8')
-    assert committed == tables.fingerprints_file(), 'fingerprints.py is behind the tables: run `make tables`'
+    committed = (ROOT / 'src' / 'coatnet_zoo' / 'registry' / 'fingerprints.json').read_text(encoding='utf-8')
+    assert committed == tables.fingerprints_file(), 'fingerprints.json is behind the tables: run `make tables`'
 
 
 def test_everything_that_is_listed_has_costs() -> None:
-    committed = (ROOT / 'src' / 'coatnet_zoo' / 'registry' / 'costs.py').read_text(encoding='utf-8')
+    committed = (ROOT / 'src' / 'coatnet_zoo' / 'registry' / 'costs.json').read_text(encoding='utf-8')
     assert list(COSTS) == list(tables.listed())
-    assert committed == tables.costs_file(COSTS), 'costs.py is behind the tables: run `make tables`'
+    assert committed == tables.costs_file(COSTS), 'costs.json is behind the tables: run `make tables`'

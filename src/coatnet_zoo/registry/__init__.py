@@ -1,41 +1,19 @@
 """The registry: sizes, implementations, weights, costs, and the rules on names and structures. It needs no torch."""
 
-from .checks import Channels as Channels
-from .checks import Classes as Classes
-from .checks import Crop as Crop
-from .checks import Positive as Positive
-from .checks import Share as Share
-from .checks import Side as Side
-from .checks import check as check
-from .checks import short as short
-from .configs import STRUCTURE_FIELDS as STRUCTURE_FIELDS
-from .configs import CoAtNetCfg as CoAtNetCfg
-from .configs import PerBlock as PerBlock
-from .configs import check_window as check_window
-from .configs import feature_sizes as feature_sizes
-from .configs import field_types as field_types
-from .configs import num_offsets as num_offsets
-from .costs import COSTS as COSTS
-from .fingerprints import FINGERPRINTS as FINGERPRINTS
-from .impls import IMPLS as IMPLS
-from .impls import PAPER_URL as PAPER_URL
-from .impls import Implementation as Implementation
-from .impls import ThirdPartyCode as ThirdPartyCode
-from .names import choose as choose
-from .sizes import SIZES as SIZES
-from .sizes import list_impls as list_impls
-from .sizes import resolve_cfg as resolve_cfg
-from .spelling import TIMM_NAMES as TIMM_NAMES
-from .spelling import call_of as call_of
-from .spelling import did_you_mean as did_you_mean
-from .spelling import no_such as no_such
-from .spelling import our_name as our_name
-from .spelling import timm_tags as timm_tags
-from .weights import INTERPOLATIONS as INTERPOLATIONS
-from .weights import RELEASE_HOST as RELEASE_HOST
-from .weights import WEIGHTS as WEIGHTS
-from .weights import all_cfgs as all_cfgs
-from .weights import bundled_file as bundled_file
-from .weights import tags_of as tags_of
-from .weights import untrained_cfg as untrained_cfg
-from .weights import weights_cfg as weights_cfg
+from .checks import Channels, Classes, Crop, Positive, Share, Side, check, short
+from .configs import STRUCTURE_FIELDS, CoAtNetCfg, PerBlock, check_window, feature_sizes, field_types, num_offsets
+from .generated import COSTS, FINGERPRINTS
+from .impls import IMPLS, PAPER_URL, Implementation, ThirdPartyCode
+from .names import choose
+from .sizes import SIZES, list_impls, resolve_cfg
+from .spelling import TIMM_NAMES, call_of, did_you_mean, no_such, our_name, timm_tags
+from .weights import (
+    INTERPOLATIONS,
+    RELEASE_HOST,
+    WEIGHTS,
+    all_cfgs,
+    bundled_file,
+    tags_of,
+    untrained_cfg,
+    weights_cfg,
+)

@@ -13,44 +13,27 @@ _TIMM_URL = 'https://github.com/huggingface/pytorch-image-models'
 
 @dataclass(frozen=True)
 class ThirdPartyCode:
-    """How the checkpoints of another code are read.
+    """How the checkpoints of another code are read."""
 
-    Attributes:
-        title: The usual name of the code.
-        mapping: The module that reads a structure from the tensors of that code and maps the tensors; see
-            `convert.adapter.Adapter`.
-        magic: The first bytes of files that only the `read` of that module can read.
-        interpolation: The interpolation by which the evaluation of that code resizes images.
-        crop_pct: Share of the resized image that the evaluation of that code crops.
-        assumed: What the code does that the tensors do not show, as forks of it change it.
-    """
-
-    title: str
-    mapping: str
-    magic: bytes = b''
-    interpolation: str = 'bicubic'
-    crop_pct: float = 0.875
-    assumed: str = ''
+    title: str  # the usual name of the code
+    mapping: str  # the module that reads a structure from the tensors and maps them, see `convert.adapter.Adapter`
+    magic: bytes = b''  # the first bytes of files that only the `read` of that module can read
+    interpolation: str = 'bicubic'  # by which the evaluation of that code resizes images
+    crop_pct: float = 0.875  # share of the resized image that the evaluation of that code crops
+    assumed: str = ''  # what the code does that the tensors do not show, as forks of it change it
 
 
 @dataclass(frozen=True)
 class Implementation:
-    """One implementation of CoAtNet.
+    """One implementation of CoAtNet."""
 
-    Attributes:
-        url: Address of the code or of the paper.
-        flavour: The fields of `CoAtNetCfg` that differ from the defaults; the defaults are the paper's.
-        sizes: The sizes that the code has, each with the fields that differ. The rows of `SIZES` may name the
-            implementation for more sizes.
-        code: How checkpoints of the code are read, if their tensors have other names than the tensors of this package.
-        init: The scheme of the initial weights, see `network/init.py`.
-    """
-
-    url: str
-    flavour: dict[str, Any] = field(default_factory=dict)
+    url: str  # of the code or of the paper
+    flavour: dict[str, Any] = field(default_factory=dict)  # fields of `CoAtNetCfg` that differ from the paper's
+    # The sizes that the code has, each with the fields that differ. The rows of `SIZES` may name the implementation for
+    # more sizes.
     sizes: dict[str, dict[str, Any]] = field(default_factory=dict)
-    code: ThirdPartyCode | None = None
-    init: Literal['timm', 'torch', 'keras_cv'] = 'timm'
+    code: ThirdPartyCode | None = None  # if its tensors have other names than those of this package
+    init: Literal['timm', 'torch', 'keras_cv'] = 'timm'  # scheme of the initial weights, see `network/init.py`
 
 
 # The fields of each code by the part that they change: stem and head, MBConv, Transformer block, both.

@@ -12,17 +12,12 @@ from .impls import IMPLS
 
 @dataclass(frozen=True)
 class Size:
-    """One registered name.
+    """One registered name."""
 
-    Attributes:
-        about: One line, which is the documentation of timm's entrypoint.
-        stages: The fields of `CoAtNetCfg` for the number and the width of blocks.
-        impls: The implementations, the default first, each with the fields that differ from stages and flavour. A
-            third-party code names its sizes in its own row in `IMPLS`.
-    """
-
-    about: str
-    stages: dict[str, Any]
+    about: str  # one line, which is the documentation of timm's entrypoint
+    stages: dict[str, Any]  # the fields of `CoAtNetCfg` for the number and the width of blocks
+    # The implementations, the default first, each with the fields that differ from stages and flavour. A third-party
+    # code names its sizes in its own row in `IMPLS`.
     impls: dict[str, dict[str, Any]] = field(default_factory=lambda: {'paper': {}})
 
 

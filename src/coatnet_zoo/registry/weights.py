@@ -19,27 +19,16 @@ INTERPOLATIONS = ('bicubic', 'bilinear', 'nearest', 'box', 'hamming', 'lanczos')
 
 @dataclass(frozen=True)
 class Weights:
-    """One set of published weights.
+    """One set of published weights."""
 
-    Attributes:
-        impl: The implementation that the weights need.
-        hf_hub_id: Repository on the Hub; None for weights that are bundled or on a release page.
-        data: The training data.
-        top1: Accuracy in percent on the validation data; None if no accuracy is published.
-        top5: Top-5 accuracy in percent; None if no accuracy is published.
-        cfg: The entries that differ from `_DEFAULT_CFG`.
-        release: Path of a `.h5` file on `RELEASE_HOST`, for weights on a release page.
-        md5: Checksum of the `.h5` file.
-    """
-
-    impl: str
-    hf_hub_id: str | None
-    data: str
-    top1: float | None = None
+    impl: str  # that the weights need
+    hf_hub_id: str | None  # repository on the Hub; None for weights that are bundled or on a release page
+    data: str  # the training data
+    top1: float | None = None  # accuracy in percent on the validation data; None if none is published
     top5: float | None = None
-    cfg: dict[str, Any] | None = None
-    release: str | None = None
-    md5: str | None = None
+    cfg: dict[str, Any] | None = None  # the entries that differ from `_DEFAULT_CFG`
+    release: str | None = None  # path of a `.h5` file on `RELEASE_HOST`, for weights on a release page
+    md5: str | None = None  # of the `.h5` file
 
 
 _IN1K = 'ImageNet-1k'
