@@ -1,5 +1,4 @@
 """Exporting a model to ONNX, OpenVINO and torch's AOTInductor, and comparing the exported file with the model."""
 
-from .export import Exported as Exported
-from .export import export_model as export_model
-from .request import check_request as check_request
+from .export import Exported, export_model
+from .request import check_request

@@ -19,7 +19,7 @@ from torch import nn
 
 from coatnet_zoo_runtime import RECORD_FILE, ExportedModel, load_exported, sha256_of
 
-from ..errors import ExplainError, ExportError, first_line, shown
+from ..errors import ExportError, first_line, shown
 from ..files import write_folder
 from ..images import class_labels, data_config
 from ..network import CoAtNet
@@ -34,34 +34,21 @@ _TOLERANCE = 1e-3
 
 @dataclass(frozen=True)
 class Comparison:
-    """How the logits of a runtime compare with the logits of torch.
+    """How the logits of a runtime compare with the logits of torch."""
 
-    Attributes:
-        difference: Largest absolute difference of a logit.
-        largest: Largest absolute logit of torch.
-        agreement: Number of images with the same class.
-    """
-
-    difference: float
-    largest: float
-    agreement: int
+    difference: float  # largest absolute difference of a logit
+    largest: float  # largest absolute logit of torch
+    agreement: int  # number of images with the same class
 
 
 @dataclass(frozen=True)
 class Exported:
-    """The result of an export, and how the exported file compares with the model.
+    """The result of an export, and how the exported file compares with the model."""
 
-    Attributes:
-        file: The file that the runtime opens; `preprocessing.json` is in the same folder.
-        runtime: The runtime.
-        images: Number of calibration images; 0 without 8-bit integers.
-        comparison: The comparison on the calibration images or, without 8-bit integers, on noise of several sizes.
-    """
-
-    file: Path
+    file: Path  # that the runtime opens; `preprocessing.json` is in the same folder
     runtime: str
-    images: int
-    comparison: Comparison
+    images: int  # number of calibration images; 0 without 8-bit integers
+    comparison: Comparison  # on the calibration images or, without 8-bit integers, on noise of several sizes
 
 
 def export_model(
@@ -101,25 +88,22 @@ def export_model(
     chosen = check_request(out, format, img_size, dynamic_size, int8)
     _check_model(model, dynamic_size)
     height, width = to_2tuple(img_size or model.img_size)
-    try:
-        config = data_config(model, (height, width))
-    except ExplainError as e:
-        raise ExportError(str(e)) from e
     dynamic = {0: 'batch'} if dynamic_batch else {}
     dynamic |= {2: 'height', 3: 'width'} if dynamic_size else {}
-    record = json.dumps(dict(_record(model, config, dynamic, format), int8=int8 is not None), ensure_ascii=False)
     images = []
-    if int8 is not None:
-        progress('reading images')
-        images = read_images(int8, config)
-    eager = copy.deepcopy(model).eval().cpu().float()
     try:
+        config = data_config(model, (height, width))
+        if int8 is not None:
+            progress('reading images')
+            images = read_images(int8, config)
+        eager = copy.deepcopy(model).eval().cpu().float()
         network = reparameterize_model(eager)
         if not dynamic_size:
             network.set_input_size((height, width))
             keep_tables(network)
-    except ValueError as e:
+    except ValueError as e:  # a bad configuration or size; the messages are for users
         raise ExportError(str(e)) from e
+    record = json.dumps(_record(model, config, dynamic, format, int8 is not None), ensure_ascii=False)
     # torch.export would make a dimension of length 1 a constant.
     example = torch.zeros(2 if dynamic_batch else 1, model.in_chans, height, width)
     task = Task(network, example, dynamic, images, record)
@@ -154,11 +138,11 @@ def _check_model(model: CoAtNet, dynamic_size: bool) -> None:
         raise ExportError('Attention within windows is exported for one size; export one folder for each img_size.')
 
 
-def _record(model: CoAtNet, config: dict[str, Any], dynamic: dict[int, str], format: str) -> dict[str, Any]:
+def _record(model: CoAtNet, config: dict[str, Any], dynamic: dict[int, str], format: str, int8: bool) -> dict[str, Any]:
     """The facts that users of an exported model need."""
     name = '.'.join(filter(None, (model.pretrained_cfg.get('architecture'), model.pretrained_cfg.get('tag'))))
     mode = {1: 'L', 3: 'RGB'}.get(model.in_chans)  # Pillow's
-    rest = dict(dynamic=list(dynamic.values()), labels=class_labels(model))
+    rest = dict(dynamic=list(dynamic.values()), labels=class_labels(model), int8=int8)
     return {'model': name, 'format': format, 'mode': mode, **config, **rest}
 
 

@@ -14,21 +14,13 @@ IMAGES, LOGITS, RECORD = 'images', 'logits', 'coatnet_zoo'
 
 @dataclass(frozen=True)
 class Task:
-    """The input of a format.
+    """The input of a format."""
 
-    Attributes:
-        network: Images (B, C, H, W) -> logits (B, num_classes), in evaluation mode, in float32, on the CPU.
-        example: Images of a size that the exported network must take.
-        dynamic: Names of the dimensions that may have any size, by the number of the dimension.
-        images: Prepared images (1, C, H, W) for the calibration of 8-bit integers; empty for float32.
-        record: Preprocessing and labels, as JSON, for the metadata.
-    """
-
-    network: nn.Module
-    example: torch.Tensor
-    dynamic: dict[int, str]
-    images: list[np.ndarray]
-    record: str
+    network: nn.Module  # images (B, C, H, W) -> logits (B, num_classes), in evaluation mode, in float32, on the CPU
+    example: torch.Tensor  # images of a size that the exported network must take
+    dynamic: dict[int, str]  # names of the dimensions that may have any size, by the number of the dimension
+    images: list[np.ndarray]  # prepared, (1, C, H, W), for the calibration of 8-bit integers; empty for float32
+    record: str  # preprocessing and labels, as JSON, for the metadata
 
     def program(self) -> torch.export.ExportedProgram:
         """Export the network as a graph of torch."""
@@ -38,22 +30,12 @@ class Task:
 
 @dataclass(frozen=True)
 class Format:
-    """A format of exported models.
+    """A format of exported models."""
 
-    Attributes:
-        file: Name of the file that the runtime opens.
-        runtime: Name of the runtime that computes the file.
-        extra: The extra of this package that installs the modules of the format; None if torch is enough.
-        modules: The modules of the extra.
-        write: Function that writes the file, and other files next to it if necessary.
-        has_int8: Whether `write` quantises.
-        has_dynamic_size: Whether the file can take images of any size.
-    """
-
-    file: str
-    runtime: str
-    extra: str | None
-    modules: tuple[str, ...]
-    write: Callable[[Task, Path], None]
-    has_int8: bool = True
-    has_dynamic_size: bool = True
+    file: str  # name of the file that the runtime opens
+    runtime: str  # name of the runtime that computes the file
+    extra: str | None  # the extra of this package that installs the modules of the format; None if torch is enough
+    modules: tuple[str, ...]  # of the extra
+    write: Callable[[Task, Path], None]  # writes the file, and other files next to it if necessary
+    has_int8: bool = True  # whether `write` quantises
+    has_dynamic_size: bool = True  # whether the file can take images of any size
