@@ -17,10 +17,6 @@ class ExportError(ValueError):
     """A model cannot be exported as asked for, or what the format needs is not installed."""
 
 
-class PredictError(ValueError):
-    """A model cannot classify images."""
-
-
 def first_line(error: BaseException) -> str:
     """The first line of an exception's message, or the exception's type if there is no message."""
     message = str(error).strip()

@@ -19,9 +19,7 @@ import click
     metavar='FOLDER',
     help='Compute with 8-bit integers, calibrated with the images in FOLDER; a few dozen suffice.',
 )
-def export(
-    model: str, out: Path, format: str, img_size: int | None, dynamic_batch: bool, dynamic_size: bool, int8: Path | None
-) -> None:
+def export(model: str, out: Path, format: str, **options) -> None:
     """Export MODEL for another runtime into the new folder OUT, and compare it there with the model itself.
 
     MODEL is a name with or without a tag, a folder, hf-hub:ORG/NAME or a checkpoint file. OUT gets model.onnx,
@@ -36,18 +34,9 @@ def export(
     def progress(step: str) -> None:
         click.echo(f'{time.monotonic() - start:5.0f} s  {step}', err=True)
 
-    check_request(out, format, img_size, dynamic_size, int8)
+    check_request(out, format, options['img_size'], options['dynamic_size'], options['int8'])
     progress(f'loading {model}')
-    done = export_model(
-        load_model(model),
-        out,
-        format,
-        img_size=img_size,
-        dynamic_batch=dynamic_batch,
-        dynamic_size=dynamic_size,
-        int8=int8,
-        progress=progress,
-    )
+    done = export_model(load_model(model), out, format, progress=progress, **options)
     found = done.comparison
     click.echo(
         f'wrote {done.file}; in {done.runtime}, the largest difference of a logit from torch is '

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from ..errors import PredictError, shown
+from ..errors import shown
 from .output import announce, check_out, model_option, write_out
 
 
@@ -81,7 +81,7 @@ def _exported(folder: str, optimize: bool) -> tuple[Callable, Callable, list[str
     from coatnet_zoo_runtime import load_exported
 
     if optimize:
-        raise PredictError(f'{shown(folder)} is exported, which is fast already; leave out --optimize.')
+        raise click.ClickException(f'{shown(folder)} is exported, which is fast already; leave out --optimize.')
     model = load_exported(folder, performance='throughput')
     return model, model.prepare, model.labels
 
@@ -95,7 +95,7 @@ def _model(name: str, optimize: bool) -> tuple[Callable, Callable, list[str] | N
 
     model = load_model(name)
     if problem := classifier_problem(model):
-        raise PredictError(problem)
+        raise click.ClickException(problem)
     config = data_config(model, model.img_size)
     labels = known_labels(model)
     if optimize:

@@ -28,14 +28,12 @@ def push(folder: Path, repo_id: str, private: bool, dry_run: bool, **facts) -> N
     coatnet_zoo_command.import_models()
     from ..hub.publish import prepare, publish
 
-    try:
-        content = prepare(folder, repo_id, **facts)
-        if not dry_run:
-            announce(f'publishing {repo_id}')
-        url = None if dry_run else publish(repo_id, content, private)
-    except (OSError, UnicodeDecodeError) as e:
-        raise click.ClickException(str(e)) from e
-    click.echo(f'would publish {repo_id}:' if dry_run else f'published {url}:')
+    content = prepare(folder, repo_id, **facts)
+    if dry_run:
+        click.echo(f'would publish {repo_id}:')
+    else:
+        announce(f'publishing {repo_id}')
+        click.echo(f'published {publish(repo_id, content, private)}:')
     for name, file in content.items():
         size = len(file) if isinstance(file, bytes) else file.stat().st_size
         click.echo(f'  {name}  {size:,} bytes')

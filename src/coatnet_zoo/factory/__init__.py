@@ -1,4 +1,4 @@
 """The plugin for timm: importing it registers the models. The factory builds models and loads their weights."""
 
-from . import coatnet as coatnet
-from .load import load_model as load_model
+from . import coatnet
+from .load import load_model

@@ -36,10 +36,10 @@ def prepare(folder: Path, repo_id: str, **facts: Any) -> dict[str, Path | bytes]
     if repo_id.count('/') != 1:
         raise CheckpointError(f'{short(repo_id)} does not name a repository; write ORG/NAME.')
     files = {name: folder / name for name in (SAFETENSORS, CONFIG)}
-    for file in (*files.values(), folder / CARD):
-        if file.is_symlink():
-            raise CheckpointError(f'{file} is a link, perhaps to a private file; put the file itself there.')
     with one_line_error(CheckpointError, f'{folder} cannot be published as {short(repo_id)}'):
+        for file in (*files.values(), folder / CARD):
+            if file.is_symlink():
+                raise CheckpointError(f'{file} is a link, perhaps to a private file; put the file itself there.')
         validate_repo_id(repo_id)
         model = timm.create_model(f'local-dir:{folder}', pretrained=True)  # as it loads after a download
         config = json.loads(files[CONFIG].read_bytes())

@@ -10,7 +10,7 @@ _NAMES = {
     'explain': ('BiasTable', 'Explanation', 'explain_image'),
     'picture': ('NO_TABLES', 'draw_explanation', 'require_matplotlib'),
     'predict': ('Guess', 'Prediction', 'classify'),
-    'reading': ('class_labels', 'classifier_problem', 'data_config', 'known_labels', 'logits_of', 'prepare_image'),
+    'reading': ('class_labels', 'classifier_problem', 'data_config', 'known_labels', 'logits_of'),
     'sources': ('find_images',),
     'writing': ('csv_text', 'json_text', 'readable'),
 }

@@ -6,53 +6,39 @@ import numpy as np
 import torch
 from PIL import Image
 
+from coatnet_zoo_runtime import prepare
+
 from ..errors import ExplainError
 from ..network import CoAtNet, RelPosBias, RelPosMlp
 from .predict import Guess
-from .reading import class_labels, classifier_problem, data_config, prepare_image
+from .reading import class_labels, classifier_problem, data_config
 
 _TOP = 5
 
 
 @dataclass(frozen=True)
 class BiasTable:
-    """The relative position bias of one head.
+    """The relative position bias of one head."""
 
-    Attributes:
-        stage: Number of the stage, from 1.
-        block: Number of the block in the stage, from 1.
-        head: Number of the head in the block, from 1.
-        num_heads: Number of heads of the block.
-        values: (2 * height - 1, 2 * width - 1) for a feature map of height x width; the row dy + height - 1 and the
-            column dx + width - 1 are for a query that lies (dy, dx) after its key. Attention
-            adds the values to its logits before softmax.
-    """
-
-    stage: int
-    block: int
-    head: int
-    num_heads: int
+    stage: int  # number of the stage, from 1
+    block: int  # number of the block in the stage, from 1
+    head: int  # number of the head in the block, from 1
+    num_heads: int  # of the block
+    # (2 * height - 1, 2 * width - 1) for a feature map of height x width; the row dy + height - 1 and the column
+    # dx + width - 1 are for a query that lies (dy, dx) after its key. Attention adds the values to its logits.
     values: np.ndarray
 
 
 @dataclass(frozen=True)
 class Explanation:
-    """How a model classifies an image, and where in the image the evidence is.
+    """How a model classifies an image, and where in the image the evidence is."""
 
-    Attributes:
-        image: The input of the network, cropped and resized: (H, W, 3), or (H, W) for one channel; in [0, 1].
-        top: The most probable classes, at most five, the most probable class first.
-        target: The class of `evidence`.
-        evidence: (h, w) of the feature map of the last stage: how much each place adds to the logit of the target; see
-            `explain_image`.
-        tables: One table of each stage that has Transformer blocks with a relative position bias.
-    """
-
-    image: np.ndarray
-    top: tuple[Guess, ...]
-    target: Guess
+    image: np.ndarray  # input of the network, cropped and resized: (H, W, 3), or (H, W) for one channel; in [0, 1]
+    top: tuple[Guess, ...]  # the most probable classes, at most five, the most probable class first
+    target: Guess  # the class of `evidence`
+    # (h, w) of the feature map of the last stage: how much each place adds to the logit, see `explain_image`.
     evidence: np.ndarray
-    tables: tuple[BiasTable, ...]
+    tables: tuple[BiasTable, ...]  # one of each stage that has Transformer blocks with a relative position bias
 
 
 def explain_image(image: Image.Image, model: CoAtNet, target: int | None = None) -> Explanation:
@@ -81,7 +67,7 @@ def explain_image(image: Image.Image, model: CoAtNet, target: int | None = None)
     """
     _check(model, target)
     config = data_config(model, model.img_size)
-    pixels = prepare_image(image, config)
+    pixels = torch.from_numpy(prepare(image, config))
     logits, chosen, evidence, sizes = _grad_cam(model.eval(), pixels, target)
     labels, probabilities = class_labels(model), logits.softmax(0).tolist()
     order = logits.argsort(descending=True, stable=True).tolist()

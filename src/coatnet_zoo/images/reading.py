@@ -6,10 +6,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from PIL import Image
 from timm.data import ImageNetInfo, infer_imagenet_subset, resolve_model_data_config
-
-from coatnet_zoo_runtime import prepare
 
 from ..convert import average
 from ..errors import ExplainError
@@ -55,11 +52,6 @@ def data_config(model: CoAtNet, size: tuple[int, int]) -> dict[str, Any]:
     except ValueError as e:
         raise ExplainError(f"In the model's configuration, {e}") from e
     return config
-
-
-def prepare_image(image: Image.Image, config: dict[str, Any]) -> torch.Tensor:
-    """Prepare an image of any mode and size, as (C, H, W); see `coatnet_zoo_runtime.prepare`."""
-    return torch.from_numpy(prepare(image, config))
 
 
 def logits_of(model: CoAtNet) -> Callable[[np.ndarray], np.ndarray]:

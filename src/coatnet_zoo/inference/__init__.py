@@ -1,3 +1,3 @@
 """Making a trained model fast for inference: folding, channels last, lower precision, a few images at a time."""
 
-from .optimize import optimize_for_inference as optimize_for_inference
+from .optimize import optimize_for_inference

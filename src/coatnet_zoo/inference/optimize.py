@@ -136,13 +136,7 @@ def _is_product(conv: nn.Conv2d) -> bool:
 
 
 def _check(model: nn.Module) -> None:
-    """Check that a module is a CoAtNet itself whose weights can be copied and folded.
-
-    Raises:
-        TypeError: If the module is not a CoAtNet, or wraps a CoAtNet (the message has the name of the inner one).
-        ValueError: If weights are missing, on several devices or in several precisions; or if a module cannot be copied
-            or has a method that an instance replaces (the message has the name of the module).
-    """
+    """Check that a module is a CoAtNet itself whose weights can be copied and folded; see `optimize_for_inference`."""
     if isinstance(model, OptimizedCoAtNet):
         raise TypeError('This model is optimised already; optimise the model that it was made from.')
     if type(model) is not CoAtNet:
