@@ -17,10 +17,10 @@ from tqdm import tqdm
 
 from coatnet_zoo import CoAtNet, list_impls, registry, resolve_cfg
 from coatnet_zoo.convert import fingerprint
-from coatnet_zoo.network import multiply_adds, num_params
 from coatnet_zoo.registry import IMPLS, SIZES, TIMM_NAMES, WEIGHTS
 
 from .choice import CHOICE_HEAD, choice_rows, draw_choice
+from .counting import multiply_adds, num_params
 
 ROOT = Path(__file__).parents[1]
 REGISTRY = ROOT / 'src' / 'coatnet_zoo' / 'registry'

@@ -23,8 +23,7 @@ from timm.scheduler import create_scheduler_v2
 from torch import nn
 from tqdm import tqdm
 
-from coatnet_zoo.network import multiply_adds, num_params
-
+from ..counting import multiply_adds, num_params
 from ..train_digits import IMG_SIZE, accuracy, scaled_digits
 from .layouts_picture import Epoch, draw, summary
 

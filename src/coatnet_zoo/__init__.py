@@ -26,37 +26,29 @@ if TYPE_CHECKING:
     from .registry import list_impls as list_impls
     from .registry import resolve_cfg as resolve_cfg
 
-# The public names are imported when they are first used, each from its subpackage, or from `coatnet_zoo_runtime`.
+# The public names, by module; each is imported when it is first used.
 _PUBLIC = {
-    'CheckpointError': 'errors',
-    'CoAtNet': 'network',
-    'CoAtNetCfg': 'registry',
-    'ExplainError': 'errors',
-    'ExportError': 'errors',
-    'ExportedModelError': 'runtime',
-    'HubError': 'errors',
-    'convert_checkpoint': 'convert',
-    'convert_module': 'convert',
-    'draw_explanation': 'images',
-    'explain_image': 'images',
-    'export_model': 'export',
-    'list_impls': 'registry',
-    'load_exported': 'runtime',
-    'optimize_for_inference': 'inference',
-    'resolve_cfg': 'registry',
+    'coatnet_zoo_runtime': ('ExportedModelError', 'load_exported'),
+    '.convert': ('convert_checkpoint', 'convert_module'),
+    '.errors': ('CheckpointError', 'ExplainError', 'ExportError', 'HubError'),
+    '.export': ('export_model',),
+    '.images': ('draw_explanation', 'explain_image'),
+    '.inference': ('optimize_for_inference',),
+    '.network': ('CoAtNet',),
+    '.registry': ('CoAtNetCfg', 'list_impls', 'resolve_cfg'),
 }
-__all__ = list(_PUBLIC)
+__all__ = sorted(name for names in _PUBLIC.values() for name in names)
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _PUBLIC:
-        raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
-    place = 'coatnet_zoo_runtime' if _PUBLIC[name] == 'runtime' else f'{__name__}.{_PUBLIC[name]}'
-    return getattr(importlib.import_module(place), name)
+    for module, names in _PUBLIC.items():
+        if name in names:
+            return getattr(importlib.import_module(module, __name__), name)
+    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_PUBLIC})
+    return sorted({*globals(), *__all__})
 
 
 # The command registers the models only if it builds one.

@@ -9,6 +9,10 @@ class HubError(RuntimeError):
     """Weights cannot be fetched from the Hub or a release page, or cannot be published on the Hub."""
 
 
+class UnknownNameError(ValueError):
+    """There is no model or implementation of that name, or it has no published weights."""
+
+
 class ExplainError(ValueError):
     """An image or a model cannot be explained, or the extra `explain` is not installed."""
 

@@ -16,8 +16,8 @@ from long_tests import slow
 import coatnet_zoo
 from coatnet_zoo import list_impls
 from coatnet_zoo.hub import Entry, entries
-from coatnet_zoo.network import multiply_adds, num_params
 from coatnet_zoo.registry import COSTS, SIZES, WEIGHTS
+from scripts.counting import multiply_adds, num_params
 
 QUICK = {entry.impl: entry for entry in reversed(entries())}  # the smallest network of each implementation
 LONGEST = max(WEIGHTS, key=len)

@@ -15,8 +15,8 @@ from paths import DATA
 
 from coatnet_zoo import CoAtNet, resolve_cfg
 from coatnet_zoo.convert import read_checkpoint
-from coatnet_zoo.network import num_params
 from coatnet_zoo.registry import IMPLS, SIZES, WEIGHTS, choose, weights_cfg
+from scripts.counting import num_params
 
 SIZE, WEIGHTS_ROW, FILE, IMPL = (block.code for block in blocks('CONTRIBUTING.md') if block.language == 'python')
 

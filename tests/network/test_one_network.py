@@ -16,7 +16,8 @@ from peers import assert_close, random_images, randomize_
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from coatnet_zoo.network import Attention, MBConv, SoftmaxAttention, Stem, TransformerBlock, attention, multiply_adds
+from coatnet_zoo.network import Attention, MBConv, SoftmaxAttention, Stem, TransformerBlock, attention
+from scripts.counting import multiply_adds
 
 STAGES = dict(stem_width=(8, 16), embed_dim=(16, 32, 32, 64), depths=(1, 2, 2, 1), dim_head=8, num_classes=5)
 IMPLS = ['timm', 'timm_bn', 'timm_rmlp', 'timm_rmlp2', 'paper', 'chinhsuanwu', 'keras_cv']

@@ -6,7 +6,7 @@ import pytest
 import timm
 
 from coatnet_zoo import CoAtNet, resolve_cfg
-from coatnet_zoo.network import multiply_adds, num_params
+from scripts.counting import multiply_adds, num_params
 from scripts.tables import network
 
 CHINHSUANWU = [17_789_624, 33_170_624, 55_767_564, 117_724_480, 203_960_368]

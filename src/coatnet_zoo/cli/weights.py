@@ -3,30 +3,16 @@
 import dataclasses
 import fnmatch
 import json
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import click
 
 import coatnet_zoo_command
 
-from ..errors import CheckpointError, HubError
+from ..errors import CheckpointError, HubError, UnknownNameError
 from ..hub import Entry, entries, entries_of, full_names, local_file, pull, verify
 from ..registry import WEIGHTS, short, weights_cfg
 from .columns import table
-
-
-def _checked(look_up: Callable[[Any], list]) -> Callable[..., list]:
-    """A callback that looks up what the user typed; an unknown name ends the command with the message."""
-
-    def callback(ctx: click.Context, param: click.Parameter, typed: Any) -> list:
-        try:
-            return look_up(typed)
-        except ValueError as e:
-            raise click.ClickException(str(e)) from e
-
-    return callback
 
 
 @click.command('list')
@@ -40,11 +26,8 @@ def list_command(names: tuple[str, ...], pretrained: bool, impl: str | None, as_
     NAME leaves out all others: a size, a name with a tag, timm's name of the same weights, or a pattern such as
     '*in1k'. A terminal gets the columns that fit; a pipe or a file gets all of them.
     """
-    try:
-        wanted = {entry.name for name in names for entry in _matching(name)}
-        found = [entry for entry in entries(pretrained, impl) if not names or entry.name in wanted]
-    except ValueError as e:
-        raise click.ClickException(str(e)) from e
+    wanted = {entry.name for name in names for entry in _matching(name)}
+    found = [entry for entry in entries(pretrained, impl) if not names or entry.name in wanted]
     click.echo(json.dumps([dataclasses.asdict(entry) for entry in found], indent=1) if as_json else table(found))
 
 
@@ -54,18 +37,18 @@ def _matching(name: str) -> list[Entry]:
         return entries_of(name)
     found = [entry for entry in entries() if fnmatch.fnmatch(entry.name, name)]
     if not found:
-        raise ValueError(f'No name matches {short(name)}; `coatnet-zoo list` shows every name.')
+        raise UnknownNameError(f'No name matches {short(name)}; `coatnet-zoo list` shows every name.')
     return found
 
 
 @click.command()
-@click.argument('name', callback=_checked(entries_of))
-def info(name: list[Entry]) -> None:
+@click.argument('name')
+def info(name: str) -> None:
     """Show everything that is known about NAME, with or without a tag; offline.
 
     NAME may be timm's name of the same weights.
     """
-    texts = ['\n'.join(f'{key + ":":<16}{value}' for key, value in _facts(entry).items()) for entry in name]
+    texts = ['\n'.join(f'{key + ":":<16}{value}' for key, value in _facts(entry).items()) for entry in entries_of(name)]
     click.echo('\n\n'.join(texts))
 
 
@@ -101,10 +84,10 @@ def _facts(entry: Entry) -> dict[str, str]:
 
 
 @click.command('pull')
-@click.argument('names', nargs=-1, metavar='NAME...', callback=_checked(full_names))
+@click.argument('names', nargs=-1, metavar='NAME...')
 @click.option('--all', 'everything', is_flag=True, help='All published weights.')
 @click.option('--dest', type=click.Path(), metavar='DEST', help='Also make a folder for local-dir:, one for each name.')
-def pull_command(names: list[str], everything: bool, dest: str | None) -> None:
+def pull_command(names: tuple[str, ...], everything: bool, dest: str | None) -> None:
     """Download weights into the cache; files that exist are checked.
 
     With --dest, DEST (or DEST/NAME, for several names) becomes a folder that
@@ -112,9 +95,9 @@ def pull_command(names: list[str], everything: bool, dest: str | None) -> None:
     """
     if bool(names) == everything:
         raise click.UsageError('Give names or --all.')
-    names = list(WEIGHTS) if everything else names
+    wanted = list(WEIGHTS) if everything else full_names(names)
     pulled: list[str] = []
-    for name in names:
+    for name in wanted:
         try:
             click.echo(f'{name}: {pull(name)}')
             pulled.append(name)
@@ -125,18 +108,18 @@ def pull_command(names: list[str], everything: bool, dest: str | None) -> None:
         from ..hub.publish import make_folder
 
         for name in pulled:
-            folder = Path(dest) if len(names) == 1 else Path(dest, name)
+            folder = Path(dest) if len(wanted) == 1 else Path(dest, name)
             make_folder(name, folder)
             click.echo(f"wrote {folder}; load it by timm.create_model('local-dir:{folder}', pretrained=True)")
-    if len(pulled) < len(names):
+    if len(pulled) < len(wanted):
         raise SystemExit(1)
 
 
 @click.command('verify')
-@click.argument('names', nargs=-1, required=True, metavar='NAME...', callback=_checked(full_names))
-def verify_command(names: list[str]) -> None:
+@click.argument('names', nargs=-1, required=True, metavar='NAME...')
+def verify_command(names: tuple[str, ...]) -> None:
     """Compare cached weights with the SHA-256 that the Hub declared for them; offline."""
-    verdicts = {name: verify(name) for name in names}
+    verdicts = {name: verify(name) for name in full_names(names)}
     for name, (_, text) in verdicts.items():
         click.echo(f'{name}: {text}')
     if not all(sound for sound, _ in verdicts.values()):

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..errors import UnknownNameError
 from ..registry import (
     COSTS,
     IMPLS,
@@ -52,11 +53,11 @@ def entries(pretrained: bool = False, impl: str | None = None) -> list[Entry]:
         impl: Leave out the other implementations, in any case of letters.
 
     Raises:
-        ValueError: If there is no such implementation.
+        UnknownNameError: If there is no such implementation.
     """
     known = impl and impl.lower()
     if known is not None and known not in IMPLS:
-        raise ValueError(f'There is no impl={short(impl)}; there are {", ".join(IMPLS)}.')
+        raise UnknownNameError(f'There is no impl={short(impl)}; there are {", ".join(IMPLS)}.')
     found: list[Entry] = []
     for size in SIZES:
         tags = tags_of(size)
@@ -93,12 +94,12 @@ def entries_of(name: str) -> list[Entry]:
     """The entries of a name of ours or of timm's: one for a name with a tag, else all of a size.
 
     Raises:
-        ValueError: If the name does not exist.
+        UnknownNameError: If the name does not exist.
     """
     ours = our_name(name)
     found = [entry for entry in entries() if ours in (entry.name, entry.name.partition('.')[0])]
     if not found:
-        raise ValueError(no_such(name))
+        raise UnknownNameError(no_such(name))
     return found
 
 
@@ -106,14 +107,14 @@ def full_names(names: Sequence[str]) -> list[str]:
     """The names of weights, ours or timm's, as names of ours with tags. A size alone means its default weights.
 
     Raises:
-        ValueError: If a name does not exist or has no weights.
+        UnknownNameError: If a name does not exist or has no weights.
     """
     full = []
     for name in names:
         tagged = [entry.name for entry in entries_of(name) if entry.tag]
         if not tagged:
             sizes = dict.fromkeys(known.partition('.')[0] for known in WEIGHTS)
-            raise ValueError(f'No weights are published for {name}; there are weights for {", ".join(sizes)}.')
+            raise UnknownNameError(f'No weights are published for {name}; there are weights for {", ".join(sizes)}.')
         full.append(tagged[0])
     return list(dict.fromkeys(full))
 

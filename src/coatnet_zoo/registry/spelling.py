@@ -4,6 +4,7 @@ import difflib
 import re
 from typing import Any
 
+from ..errors import UnknownNameError
 from .checks import short
 from .sizes import SIZES
 from .weights import WEIGHTS, tags_of
@@ -53,21 +54,21 @@ def our_name(name: str) -> str:
         name: Any name. timm's names may have a tag, such as `coatnet_1_rw_224.sw_in1k`, and `hf-hub:timm/` before them.
 
     Raises:
-        ValueError: If the name is timm's, but timm has published no such weights.
+        UnknownNameError: If the name is timm's, but timm has published no such weights.
     """
     theirs, _, tag = name.removeprefix('hf-hub:timm/').partition('.')
     if theirs not in TIMM_NAMES:
         return name
     if TIMM_NAMES[theirs] is None:
-        raise ValueError(
+        raise UnknownNameError(
             f"timm's {theirs} has blocks that no network of this package has; timm.create_model({theirs!r}) makes it."
         )
     ours = timm_tags(theirs)
     if not ours:
-        raise ValueError(f"timm's {theirs} has no published weights; {call_of(theirs)} makes an untrained model.")
+        raise UnknownNameError(f"timm's {theirs} has no published weights; {call_of(theirs)} makes an untrained model.")
     tag = tag or next(iter(ours))
     if tag not in ours:
-        raise ValueError(f"timm's {theirs} has no tag {short(tag)}; its tags are {', '.join(ours)}.")
+        raise UnknownNameError(f"timm's {theirs} has no tag {short(tag)}; its tags are {', '.join(ours)}.")
     return ours[tag]
 
 
