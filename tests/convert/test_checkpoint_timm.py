@@ -90,11 +90,18 @@ def test_networks_without_an_equal_are_refused_by_name(name: str) -> None:
     assert f"timm's {name}, which has blocks" in message
 
 
-UNSEEN = dict(conv_act='relu', conv_norm_eps=1e-3, conv_stride='expand', attn_pool_first=True, pool_type='max2')
+UNSEEN = dict(
+    **dict(conv_act='relu', conv_norm_eps=1e-3, pre_norm_act=False, conv_stride='expand', se_act='gelu'),
+    **dict(norm_eps=1e-5, attn_pool_first=True, pool_type='max2'),
+)
 
 
 @pytest.mark.parametrize('field', UNSEEN)
 def test_what_no_shape_tells_is_compared(field: str) -> None:
+    """Also for networks of timm's code in sizes that timm does not register."""
+    theirs, ours = theirs_and_ours('coatnet_0_rw_224', **{field: UNSEEN[field]})
+    if field != 'pre_norm_act':  # timm's registered networks have both values
+        assert f'computes with {field}={UNSEEN[field]!r} as' in refusal(ours, theirs.state_dict())
     registered = timm.create_model('coatnet_0', impl='timm', **{field: UNSEEN[field]}, device='meta')
     assert getattr(resolve_cfg('coatnet_0', 'timm'), field) != UNSEEN[field]
     assert "load it by timm.create_model('coatnet_0', impl='timm'" in refusal(registered, on_meta('coatnet_0_rw_224'))

@@ -9,6 +9,7 @@ from .convert import convert_module as convert_module
 from .folders import is_folder as is_folder
 from .loading import Adapted as Adapted
 from .loading import adapt_state_dict as adapt_state_dict
+from .loading import take_timms_layers as take_timms_layers
 from .preprocessing import average as average
 from .preprocessing import check_arguments as check_arguments
 from .preprocessing import check_fields as check_fields

@@ -3,6 +3,7 @@
 `CoAtNet.load_state_dict` and timm's loading of pretrained weights call `adapt_state_dict` with raw checkpoints.
 """
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,7 +12,7 @@ from timm.layers import resize_rel_pos_bias_table
 from torch import nn
 
 from ..errors import CheckpointError
-from ..registry import CoAtNetCfg, feature_sizes, field_types, num_offsets, resolve_cfg
+from ..registry import TIMM_NAMES, CoAtNetCfg, feature_sizes, field_types, num_offsets, resolve_cfg
 from .adapter import Checkpoint, Translation, third_party_codes, translate
 from .recognition import TABLE, create_call, fingerprint, identify, is_timms
 from .state_dicts import find_network
@@ -60,6 +61,35 @@ def as_linear(tensor: torch.Tensor, own: torch.Tensor | None) -> torch.Tensor:
     if own is not None and own.ndim == 2 and tensor.ndim == 4 and tensor.shape[2:] == (1, 1):
         return tensor.flatten(1)
     return tensor
+
+
+def take_timms_layers(cfg: CoAtNetCfg, stage: nn.Module, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
+    """A hook before torch loads a stage: make linear layers of timm's, see `as_linear`. `cfg` is the network's.
+
+    Raises:
+        CheckpointError: If no network of timm computes as this one.
+    """
+    for name, own in stage.named_parameters(prefix.rstrip('.')):
+        if (tensor := state_dict.get(name)) is not None and (linear := as_linear(tensor, own)) is not tensor:
+            _check_unseen(cfg)
+            state_dict[name] = linear
+
+
+def _check_unseen(cfg: CoAtNetCfg) -> None:
+    """Refuse a checkpoint of timm's code for a network that computes as no registered network of timm does."""
+    values = [(name, getattr(cfg, name)) for name in _UNSEEN]
+    if unlike := ', '.join(f'{name}={value!r}' for name, value in values if value not in _timms_values(name)):
+        raise CheckpointError(
+            f"The checkpoint was saved by timm's code, and no CoAtNet of timm computes with {unlike} as this model of "
+            f'impl={cfg.impl!r} does; give the arguments that timm had.'
+        )
+
+
+@functools.cache
+def _timms_values(name: str) -> set[Any]:
+    """The values of a field that timm's registered networks have."""
+    rows = [row for row in TIMM_NAMES.values() if row is not None]
+    return {getattr(resolve_cfg(size, impl, **args), name) for size, impl, args in rows}
 
 
 def _check_structure(translation: Translation, cfg: CoAtNetCfg) -> None:
@@ -115,9 +145,11 @@ def _adapt(
 def _check_same_network(
     state_dict: Mapping[str, torch.Tensor], own: Mapping[str, torch.Tensor], cfg: CoAtNetCfg
 ) -> None:
-    """Raise if the checkpoint is another registered network's."""
+    """Raise if the checkpoint is another registered network's, or surely not of a network that computes as this one."""
     known, timms = identify(state_dict), is_timms(state_dict)
     if known is None:
+        if timms:
+            _check_unseen(cfg)
         return
     if known.size is None:
         raise CheckpointError(

@@ -4,6 +4,7 @@ Read `CoAtNet.forward` and `Stage.forward` here, then blocks.py, attention.py an
 """
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from timm.models import checkpoint_seq
 from torch import nn
 
 from .._timm import feature_take_indices, update_model_input_size
-from ..convert import Adapted, adapt_state_dict
+from ..convert import Adapted, adapt_state_dict, take_timms_layers
 from ..registry import CoAtNetCfg, Side, check, check_window, feature_sizes
 from .attention import Attention
 from .blocks import MBConv, PatchStem, Stem, TransformerBlock, get_norm_2d
@@ -53,6 +54,8 @@ class Stage(nn.Module):
                 blocks.append(TransformerBlock(*args, feat_size, drop_path[i], attn_drop, proj_drop, **dd))
             dim = width
         self.blocks = nn.Sequential(*blocks)
+        # For a stage inside another module, whose `load_state_dict` is not ours.
+        self.register_load_state_dict_pre_hook(partial(take_timms_layers, cfg))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, dim, H, W) -> (B, width of the last block, ceil(H/stride), ceil(W/stride)), stride 2 or 1."""
