@@ -3,6 +3,7 @@
 import argparse
 import copy
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,8 @@ import torch
 from command_line import output_of, refusal
 from paths import DATA
 from peers import assert_close, random_images, randomize_
-from timm.data import resolve_data_config, resolve_model_data_config
+from timm.data import resolve_input_data_config, resolve_model_data_config
+from timm.models import resolve_model_input_args, save_for_hf
 from timm.utils import CheckpointSaver, ModelEmaV3
 from torch import nn
 
@@ -36,6 +38,20 @@ RUNS: dict[str, dict[str, Any]] = {
     'a tag': dict(model='coatnet_atto.digits', num_classes=10, in_chans=1),
     'a folder': dict(model='local-dir:start', num_classes=10, in_chans=1, pretrained=True),
     'a folder with other classes and channels': dict(model='local-dir:start', num_classes=3, pretrained=True),
+    "a folder of timm's": dict(model='local-dir:theirs', num_classes=3, pretrained=True),
+    "a folder of timm's as it is": dict(model='local-dir:theirs'),
+    "timm's repository": dict(
+        model='hf_hub:timm/coatnet_nano_rw_224.sw_in1k', num_classes=3, img_size=96, model_kwargs=TINY
+    ),
+    "timm's name like a path": dict(
+        model='timm/coatnet_nano_rw_224', num_classes=3, input_size=[3, 64, 96], model_kwargs=TINY
+    ),
+    "timm's native size": dict(model='test_coatnet', num_classes=3),
+    "timm's 384 pixels": dict(model='coatnet_rmlp_2_rw_384', num_classes=3, model_kwargs=TINY),
+    "timm's classes of a tag": dict(model='coatnet_2_rw_224.sw_in12k', model_kwargs=dict(TINY, img_size=64)),
+    'no tables, built for another size': dict(
+        model='coatnet_rmlp_nano_rw_224', num_classes=3, model_kwargs=dict(TINY, img_size=96)
+    ),
     "timm's own name": dict(
         model='coatnet_nano_rw_224.sw_in1k', num_classes=3, img_size=64, theirs=dict(TINY, img_size=64)
     ),
@@ -53,6 +69,8 @@ def start(digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     """A folder to start from, by a path from the folder where the script ran."""
     monkeypatch.chdir(tmp_path)
     shutil.copytree(digits, 'start')
+    theirs = timm.create_model('coatnet_rmlp_nano_rw_224', **TINY, num_classes=4, in_chans=3, img_size=64)
+    save_for_hf(theirs, 'theirs', model_config=dict(pretrained_cfg=dict(crop_pct=0.8)), safe_serialization=True)
 
 
 def arguments(run: dict[str, Any]) -> argparse.Namespace:
@@ -63,14 +81,15 @@ def arguments(run: dict[str, Any]) -> argparse.Namespace:
 
 def create(args: argparse.Namespace) -> nn.Module:
     """The model as train.py makes it, with random weights."""
+    name = re.sub('^(hf_hub:)?timm/', '', args.model)
     model = timm.create_model(
-        args.model,
+        name,
         in_chans=args.in_chans or (args.input_size[0] if args.input_size else 3),
         num_classes=args.num_classes,
         drop_rate=args.drop,
         drop_path_rate=args.drop_path,
         global_pool=args.gp,
-        **args.model_kwargs,
+        **{'img_size': resolve_model_input_args(name, vars(args)).get('img_size'), **args.model_kwargs},
     )
     return randomize_(model)
 
@@ -93,7 +112,7 @@ def save(args: argparse.Namespace, folder: Path) -> tuple[nn.Module, nn.Module]:
 def test_the_folder_gives_the_logits_of_the_tuned_model(case: str, tmp_path: Path) -> None:
     args = arguments(RUNS[case])
     for average, tuned in enumerate(save(args, tmp_path)):
-        config = resolve_data_config(vars(args), model=tuned)
+        config = resolve_input_data_config(tuned, vars(args))
         names = [f'class {i}' for i in range(tuned.num_classes)]
         result = convert_checkpoint('model_best.pth.tar', out := f'out {average}', ema=bool(average), labels=names)
         assert (result.assumed, result.left_out, result.structure.num_classes) == ({}, (), tuned.num_classes)

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import safetensors.torch
@@ -10,6 +11,7 @@ import timm
 import torch
 from command_line import output_of, refusal
 from hub_server import HubServer
+from paths import DATA
 from peers import assert_close, random_images, timm_peer
 from timm.models import save_for_hf
 from torch import nn
@@ -18,12 +20,13 @@ from coatnet_zoo import convert_checkpoint
 from coatnet_zoo.factory import load_model
 
 Tensors = dict[str, torch.Tensor]
+PHOTO = next(iter((DATA / 'digits').glob('*.png')))
 LABELS = [f'thing {i}' for i in range(7)]
 
 
 @pytest.fixture(scope='module')
 def tuned() -> nn.Module:
-    return timm_peer('coatnet_nano_rw_224', num_classes=7)
+    return timm_peer('test_coatnet', num_classes=7)
 
 
 @pytest.fixture
@@ -60,13 +63,50 @@ def test_state_dicts_convert_with_their_classifier(form: str, tuned: nn.Module, 
     said = output_of('convert', tmp_path / 'best.pth', tmp_path / 'out')
     assert '7 classes' in said and 'left out' not in said
     loaded = timm.create_model(f'local-dir:{tmp_path / "out"}', pretrained=True).eval()
-    x = random_images(2, 3, 224)
+    x = random_images(2, 3, 160)
     assert_close(loaded(x), tuned(x), rel=1e-2 if form == 'half' else 1e-4)
+
+
+SIZES: dict[str, tuple[str, dict[str, Any], tuple[str, ...], str]] = {
+    'the tables show it': ('test_coatnet', dict(img_size=96, in_chans=1), (), '96x96; 7'),
+    'the tables fit no square': ('test_coatnet', dict(img_size=(96, 128)), ('--img-size', '96x128'), '96x128; 7'),
+    'no table, as said': ('coatnet_rmlp_nano_rw_224', dict(img_size=96), ('--img-size', '96'), '96x96; 7'),
+    'no table, as usual': ('coatnet_rmlp_nano_rw_224', {}, (), 'img_size=(224, 224)'),
+    'no bias': ('test_coatnet', dict(img_size=64), (), '64x64; 7'),
+}
+
+
+@pytest.mark.parametrize('case', SIZES)
+@torch.inference_mode()
+def test_sizes_and_channels(case: str, tmp_path: Path) -> None:
+    name, arguments, options, words = SIZES[case]
+    with torch.inference_mode(False):
+        theirs = timm_peer(name, num_classes=7, **arguments)
+    if case == 'no bias':
+        theirs.head.fc.bias = None
+    torch.save(theirs.state_dict(), tmp_path / 'best.pth')
+    assert words in output_of('convert', tmp_path / 'best.pth', tmp_path / 'out', *options)
+    ours = timm.create_model(f'local-dir:{tmp_path / "out"}', pretrained=True).eval()
+    x = random_images(2, ours.in_chans, ours.img_size)
+    assert_close(ours(x), theirs(x), rel=1e-5)
+
+
+def test_sizes_that_no_file_shows_are_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    torch.save(timm_peer('test_coatnet', num_classes=3, img_size=(64, 96)).state_dict(), file := tmp_path / 'best.pth')
+    for size, words in ((), 'HEIGHTxWIDTH'), (('--img-size', '64x64'), 'HEIGHTxWIDTH'):
+        assert words in refusal('convert', file, tmp_path / 'out', *size)
+    output_of('predict', PHOTO, '--model', file, '--img-size', '64x96')
+    torch.save(timm_peer('coatnet_rmlp_nano_rw_224', num_classes=3).state_dict(), file)
+    assert load_model(str(file), (96, 128)).img_size == (96, 128) and not caplog.messages
+    assert load_model(str(file)).img_size == (224, 224)
+    assert '224x224 pixels assumed; `coatnet-zoo convert --img-size`' in caplog.text
+    torch.save(timm_peer('test_coatnet', num_classes=3).state_dict(), file)
+    assert 'was trained at (160, 160)' in refusal('convert', file, tmp_path / 'out', '--img-size', '96')
 
 
 def test_another_head_is_named(tuned: nn.Module, tmp_path: Path) -> None:
     tensors = {k: v for k, v in tuned.state_dict().items() if 'head.fc' not in k}
-    tensors |= {'head.fc.0.weight': torch.ones(9, 512), 'head.fc.2.weight': torch.ones(7, 9)}
+    tensors |= {'head.fc.0.weight': torch.ones(9, 128), 'head.fc.2.weight': torch.ones(7, 9)}
     torch.save(tensors, tmp_path / 'best.pth')
     assert '--no-head' in refusal('convert', tmp_path / 'best.pth', tmp_path / 'out')
     assert 'no classes' in output_of('convert', tmp_path / 'best.pth', tmp_path / 'out', '--no-head')
@@ -74,15 +114,16 @@ def test_another_head_is_named(tuned: nn.Module, tmp_path: Path) -> None:
 
 @torch.inference_mode()
 def test_folders_keep_labels_and_preprocessing(tuned: nn.Module, folder: Path, tmp_path: Path) -> None:
-    x = random_images(2, 3, 224)
-    assert_close(load_model(str(folder))(x), tuned(x), rel=1e-4)
+    x = random_images(2, 3, 160)
+    assert_close(load_model(str(folder))(x), tuned(x), rel=1e-5)
     said = output_of('convert', folder, tmp_path / 'out')
     assert 'assumed' not in said
     cfg = json.loads((tmp_path / 'out' / 'config.json').read_text())
     assert cfg['label_names'] == LABELS and cfg['pretrained_cfg']['mean'] == [0.4, 0.4, 0.4]
     assert cfg['pretrained_cfg']['crop_pct'] == 0.8
     loaded = timm.create_model(f'local-dir:{tmp_path / "out"}', pretrained=True).eval()
-    assert_close(loaded(x), tuned(x), rel=1e-4)
+    assert_close(loaded(x), tuned(x), rel=1e-5)
+    assert 'no classes' in output_of('convert', folder, tmp_path / 'headless', '--no-head')
 
 
 @torch.inference_mode()
@@ -95,21 +136,21 @@ def test_a_folder_of_transformers(tuned: nn.Module, folder: Path, tmp_path: Path
     (folder / 'config.json').write_text(json.dumps(config))
     result = convert_checkpoint(f'local-dir:{folder}', tmp_path / 'out')
     loaded = timm.create_model(f'local-dir:{result.folder}', pretrained=True).eval()
-    x = random_images(2, 3, 224)
-    assert_close(loaded(x), tuned(x), rel=1e-4)
+    x = random_images(2, 3, 160)
+    assert_close(loaded(x), tuned(x), rel=1e-5)
 
 
 @torch.inference_mode()
 def test_a_repository(tuned: nn.Module, folder: Path, hub: HubServer, tmp_path: Path) -> None:
     hub.add_repo('me/tuned', folder)
     output_of('convert', 'hf-hub:me/tuned', tmp_path / 'out')
-    x = random_images(2, 3, 224)
-    assert_close(load_model(str(tmp_path / 'out'))(x), tuned(x), rel=1e-4)
+    x = random_images(2, 3, 160)
+    assert_close(load_model(str(tmp_path / 'out'))(x), tuned(x), rel=1e-5)
 
 
 def test_folders_that_do_not_convert(tmp_path: Path) -> None:
     (tmp_path / 'empty').mkdir()
-    assert 'has no model.safetensors' in refusal('convert', tmp_path / 'empty', tmp_path / 'out')
+    assert 'has no config.json of timm' in refusal('convert', tmp_path / 'empty', tmp_path / 'out')
     for name, words in (('resnet18', "timm's resnet18, which is no network here"), ('coatnet_atto', 'already')):
         save_for_hf(timm.create_model(name, num_classes=3), tmp_path / name, safe_serialization=True)
         assert words in refusal('convert', tmp_path / name, tmp_path / 'out')

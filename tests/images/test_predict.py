@@ -163,7 +163,7 @@ def test_models_that_cannot_answer(tmp_path: Path, model: CoAtNet, monkeypatch: 
     assert 'nothing' in refusal('predict', SEVEN, '--model', 'nothing')
     broken = timm.create_model('coatnet_atto.digits', pretrained=True).eval()
     nn.init.constant_(broken.head.fc.bias, torch.nan)
-    monkeypatch.setattr('coatnet_zoo.factory.load_model', lambda _: broken)
+    monkeypatch.setattr('coatnet_zoo.factory.load_model', lambda *_: broken)
     assert f'{SEVEN} are not finite' in refusal('predict', SEVEN, '--model', 'broken')
 
 

@@ -15,6 +15,15 @@ model_option = click.option(
 )
 
 
+def image_size(text: str) -> tuple[int, int]:
+    """The height and width of images: `320`, or `192x256`."""
+    height, _, width = text.partition('x')
+    try:
+        return int(height), int(width or height)
+    except ValueError as e:
+        raise click.BadParameter(f'{text!r} is not a size in pixels such as 320 or 192x256') from e
+
+
 def announce(step: str) -> None:
     """Print what takes long on stderr, if stderr is a terminal."""
     if sys.stderr.isatty():

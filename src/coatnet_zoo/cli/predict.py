@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from ..errors import shown
-from .output import announce, check_out, model_option, write_out
+from .output import announce, check_out, image_size, model_option, write_out
 
 
 @click.command()
@@ -30,9 +30,22 @@ from .output import announce, check_out, model_option, write_out
     show_default=True,
     help='Images that the model computes at once.',
 )
+@click.option(
+    '--img-size',
+    type=image_size,
+    metavar='PIXELS|HEIGHTxWIDTH',
+    help="Size of the images. Default: the model's; of a checkpoint, that of its training.",
+)
 @click.option('--optimize', is_flag=True, help='Make the model faster first, which pays from a few dozen images on.')
 def predict(
-    images: tuple[str, ...], name: str, topk: int, as_json: bool, out: Path | None, batch_size: int, optimize: bool
+    images: tuple[str, ...],
+    name: str,
+    topk: int,
+    as_json: bool,
+    out: Path | None,
+    batch_size: int,
+    img_size: tuple[int, int] | None,
+    optimize: bool,
 ) -> None:
     """Name the most probable classes of images.
 
@@ -50,7 +63,7 @@ def predict(
     answers = []
     if files:
         is_exported = os.path.isfile(os.path.join(name, RECORD_FILE))
-        network, prepare, labels = _exported(name, optimize) if is_exported else _model(name, optimize)
+        network, prepare, labels = (_exported if is_exported else _model)(name, img_size, optimize)
         if labels is None:
             click.echo('The model has no label names; classes are numbers.', err=True)
         predictions = classify(network, prepare, labels, files, topk, batch_size)
@@ -76,24 +89,28 @@ def predict(
         raise SystemExit(1)
 
 
-def _exported(folder: str, optimize: bool) -> tuple[Callable, Callable, list[str] | None]:
+def _exported(
+    folder: str, img_size: tuple[int, int] | None, optimize: bool
+) -> tuple[Callable, Callable, list[str] | None]:
     """The network, the preparation of images and the labels of an exported folder; without torch."""
     from coatnet_zoo_runtime import load_exported
 
     if optimize:
         raise click.ClickException(f'{shown(folder)} is exported, which is fast already; leave out --optimize.')
+    if img_size:
+        raise click.ClickException(f'{shown(folder)} is exported for its own size; export again with the other --img-size.')
     model = load_exported(folder, performance='throughput')
     return model, model.prepare, model.labels
 
 
-def _model(name: str, optimize: bool) -> tuple[Callable, Callable, list[str] | None]:
+def _model(name: str, img_size: tuple[int, int] | None, optimize: bool) -> tuple[Callable, Callable, list[str] | None]:
     """The network, the preparation of images and the labels of a model."""
     from coatnet_zoo_runtime import prepare
 
     from ..factory import load_model
     from ..images import classifier_problem, data_config, known_labels, logits_of
 
-    model = load_model(name)
+    model = load_model(name, img_size)
     if problem := classifier_problem(model):
         raise click.ClickException(problem)
     config = data_config(model, model.img_size)

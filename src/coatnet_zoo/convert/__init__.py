@@ -7,6 +7,7 @@ from .convert import Conversion as Conversion
 from .convert import convert_checkpoint as convert_checkpoint
 from .convert import convert_module as convert_module
 from .folders import is_folder as is_folder
+from .folders import read_folder as read_folder
 from .loading import Adapted as Adapted
 from .loading import adapt_state_dict as adapt_state_dict
 from .loading import take_timms_layers as take_timms_layers

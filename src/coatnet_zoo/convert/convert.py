@@ -3,7 +3,6 @@
 import json
 import logging
 import os
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 import timm
 import torch
 from safetensors import SafetensorError
+from timm.layers import to_2tuple
 from timm.models import save_for_hf
 from torch import nn
 
@@ -26,7 +26,7 @@ from .folders import is_folder, read_folder
 from .loading import Adapted, as_linear
 from .preprocessing import check_facts, check_labels, data_config
 from .reading import read_checkpoint
-from .recognition import identify
+from .recognition import TABLE, identify
 from .source import Source, own_source, third_party_source
 from .state_dicts import find_network
 from .values import check_values
@@ -34,6 +34,7 @@ from .values import check_values
 _log = logging.getLogger(__name__)
 
 _FIRST = 'stem.conv1.weight'
+_SIZE = 'img_size=(HEIGHT, WIDTH) or --img-size HEIGHTxWIDTH'
 # The fields of a pretrained configuration that hold for other classes, and only for the published weights of a name.
 _CLASSES = ('tag', 'label_names', 'label_descriptions')
 _ORIGIN = (
@@ -56,7 +57,7 @@ class Conversion:
 
 
 def convert_checkpoint(
-    src: str | os.PathLike,
+    src: str | os.PathLike | Checkpoint,
     dst: str | os.PathLike,
     *,
     ema: bool = False,
@@ -64,7 +65,7 @@ def convert_checkpoint(
     prefix: str | None = None,
     head: bool = True,
     in_chans: int | None = None,
-    img_size: int | None = None,
+    img_size: int | tuple[int, int] | None = None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     interpolation: str | None = None,
@@ -85,14 +86,16 @@ def convert_checkpoint(
 
     Args:
         src: A `.pth`, `.pt`, `.tar`, `.bin` or `.safetensors` file with the state dict, wrapped or not; a `.h5` file of
-            Keras, the whole model or weights only; or a folder or `hf-hub:ORG/NAME` with one of timm's CoAtNets.
+            Keras, the whole model or weights only; a folder or `hf-hub:ORG/NAME` with one of timm's CoAtNets; or what
+            was read from one of these.
         dst: Folder to write. Without `overwrite`, the folder must not exist. Missing parents are made.
         ema: Take the moving average that the checkpoint has in addition to the weights.
         key: The key of the state dict in the file. Default: a usual key, or the only key with a state dict.
         prefix: The prefix of the names of the network. Default: the only prefix with a known network.
         head: Keep the classifier. Without classifier, the folder is a start for fine-tuning.
         in_chans: 3 makes three channels of one: the same logits for grey images with three equal channels.
-        img_size: Height and width in pixels; only for networks whose files have no size, as those without attention.
+        img_size: Height and width of the training images in pixels, or one number for both; for files that do not show
+            it, as position tables of square images do. Default: that of the registered network, see `assumed`.
         mean: Mean of the training images per channel, in [0, 1]. Default: what train.py recorded, what the registered
             network has, or ImageNet's for a third-party code.
         std: Standard deviation of the training images per channel, in [0.001, 1]. Default: as for the mean.
@@ -102,7 +105,6 @@ def convert_checkpoint(
         labels: Names of the classes, one per class.
         name: Name of the weights, recorded as the configuration's tag.
         overwrite: Write into `dst` if it is empty or has only files of these three names, which are replaced.
-
         compare: A function that builds the network of the code that trained it. The checkpoint is loaded into it, and
             both must compute the same logits, see `convert_module`.
         check: A file with `images` and the `logits` that the code that trained it computes, by `torch.save`.
@@ -112,19 +114,17 @@ def convert_checkpoint(
             fit the checkpoint; if the folder cannot be written; or if h5py is missing for a `.h5` file.
         HubError: If train.py started from a repository on the Hub whose configuration cannot be fetched.
     """
-    src, dst = Path(src), Path(dst)
+    dst = Path(dst)
     _check_destination(src, dst, overwrite)
     facts = dict(mean=mean, std=std, interpolation=interpolation, crop_pct=crop_pct)
     try:
         check_facts({**facts, 'img_size': img_size, 'name': name, 'labels': labels})
     except ValueError as e:
         raise CheckpointError(str(e)) from e
-    file, own_labels = shown(src, 500), None
-    if is_folder(str(src)):
-        checkpoint, own_labels = read_folder(str(src), ema)
-    else:
-        checkpoint = read_checkpoint(src, ema, key, prefix)
-    labels = own_labels if labels is None else labels
+    file = 'The checkpoint' if isinstance(src, Checkpoint) else shown(src, 500)
+    checkpoint, own_labels = _read(src, file, ema, key, prefix)
+    if labels is None and head:
+        labels = own_labels
     source, model, default = build_network(checkpoint, file, head, img_size)
     preprocessing, assumed = data_config(default, model.in_chans, facts)
     if labels is not None:
@@ -142,7 +142,7 @@ def convert_checkpoint(
     unknown = (*_CLASSES, *(() if source.is_tuned else _ORIGIN))
     model.pretrained_cfg = {name: value for name, value in model.pretrained_cfg.items() if name not in unknown}
     size = preprocessing.get('input_size', (None, *model.img_size))[1:]
-    if img_size is not None and size != (img_size, img_size):
+    if img_size is not None and size != to_2tuple(img_size):
         raise CheckpointError(
             f'img_size={img_size} was given, but the checkpoint was trained at {size}; leave img_size out.'
         )
@@ -152,6 +152,8 @@ def convert_checkpoint(
         except ValueError as e:
             raise CheckpointError(f'{file} was trained at {size}, which its network cannot keep: {e}') from e
     preprocessing['input_size'] = (model.in_chans, *size)
+    if img_size is None and not source.has_size:
+        assumed['img_size'] = size
     num_params = sum(p.numel() for p in model.parameters())
     model_config: dict[str, Any] = dict(pretrained_cfg=dict(tag=name)) if name is not None else {}
     if labels is not None:
@@ -206,12 +208,23 @@ def convert_module(
     check_same(module, model, images, source.names)
     if dst is None:
         return model
-    with tempfile.TemporaryDirectory(prefix='coatnet-zoo-') as folder:
-        torch.save(dict(checkpoint.tensors), file := Path(folder, 'module.pth'))
-        return convert_checkpoint(file, dst, **options)
+    return convert_checkpoint(checkpoint, dst, **options)
 
 
-def _check_destination(src: Path, dst: Path, overwrite: bool) -> None:
+def _read(
+    src: str | os.PathLike | Checkpoint, name: str, ema: bool, key: str | None, prefix: str | None
+) -> tuple[Checkpoint, list[str] | None]:
+    """The checkpoint of a source, and the labels, if the source has any."""
+    if isinstance(src, Checkpoint):
+        return src, None
+    if not is_folder(os.fspath(src)):
+        return read_checkpoint(src, ema, key, prefix), None
+    if found := read_folder(os.fspath(src), ema):
+        return found
+    raise CheckpointError(f'{name} is of this package already: timm.create_model(..., pretrained=True).')
+
+
+def _check_destination(src: str | os.PathLike | Checkpoint, dst: Path, overwrite: bool) -> None:
     """Refuse a place to which a conversion may not write."""
     if dst.name in ('', '..'):
         raise CheckpointError(f"'{shown(dst)}' does not name a folder that can be made; give the new folder a name.")
@@ -223,7 +236,7 @@ def _check_destination(src: Path, dst: Path, overwrite: bool) -> None:
             raise CheckpointError(
                 f'{shown(dst)} exists already; choose another folder or pass overwrite (--overwrite).'
             )
-        if src.resolve().is_relative_to(dst.resolve()):
+        if not isinstance(src, Checkpoint) and Path(src).resolve().is_relative_to(dst.resolve()):
             raise CheckpointError(f'{shown(src)} lies in {shown(dst)}, which would be replaced; choose another DST.')
         is_folder = dst.is_dir() and not dst.is_symlink()
         problem = None if is_folder else 'is not a folder'
@@ -263,7 +276,7 @@ def _not_convertible(src: str, tensors: Mapping[str, torch.Tensor]) -> str:
 
 
 def build_network(
-    checkpoint: Checkpoint, src: str, head: bool, img_size: int | None
+    checkpoint: Checkpoint, src: str, head: bool, img_size: int | tuple[int, int] | None
 ) -> tuple[Source, nn.Module, dict[str, Any]]:
     """The source of a checkpoint, its network on the meta device, and timm's data_config of the network."""
     try:
@@ -292,9 +305,10 @@ def _fitting(source: Source, model: nn.Module, src: str) -> dict[str, torch.Tens
             verb = 'lacks' if name in own else 'has'
             raise CheckpointError(f'{src} {verb} the tensor {theirs}, unlike its network.')
         if tensors[name].shape != own[name].shape:
+            way = f'; give the size of the training images, {_SIZE}' if name.endswith(TABLE) else ''
             raise CheckpointError(
                 f'The tensor {theirs} of {src} has the shape {tuple(tensors[name].shape)}, where its network needs '
-                f'{tuple(own[name].shape)}.'
+                f'{tuple(own[name].shape)}{way}.'
             )
     check_values(tensors, own, src, source.names)
     # safetensors takes only contiguous tensors that share no memory.

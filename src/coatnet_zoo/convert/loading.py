@@ -12,9 +12,10 @@ from timm.layers import resize_rel_pos_bias_table
 from torch import nn
 
 from ..errors import CheckpointError
-from ..registry import TIMM_NAMES, CoAtNetCfg, feature_sizes, field_types, num_offsets, resolve_cfg
+from ..registry import TIMM_NAMES, CoAtNetCfg, feature_sizes, num_offsets, resolve_cfg
 from .adapter import Checkpoint, Translation, third_party_codes, translate
-from .recognition import TABLE, create_call, fingerprint, identify, is_timms
+from .recognition import TABLE, Known, create_call, fingerprint, is_timms, square_size
+from .source import with_own_head
 from .state_dicts import find_network
 from .values import check_dense, check_values
 
@@ -130,7 +131,8 @@ def _adapt(
         _check_structure(translation, model.cfg)
         tensors, img_size = translation.tensors, translation.structure.img_size
     else:
-        _check_same_network(checkpoint.tensors, own, model.cfg)
+        checkpoint, known = with_own_head(checkpoint)
+        _check_same_network(checkpoint.tensors, known, own, model.cfg)
         tensors = {k: as_linear(v, own.get(k)) for k, v in checkpoint.tensors.items()}
     left_over = next((name for name in tensors if '.rel_pos.' in name), None)
     if model.cfg.rel_attn == 'none' and left_over is not None:
@@ -143,10 +145,10 @@ def _adapt(
 
 
 def _check_same_network(
-    state_dict: Mapping[str, torch.Tensor], own: Mapping[str, torch.Tensor], cfg: CoAtNetCfg
+    state_dict: Mapping[str, torch.Tensor], known: Known | None, own: Mapping[str, torch.Tensor], cfg: CoAtNetCfg
 ) -> None:
     """Raise if the checkpoint is another registered network's, or surely not of a network that computes as this one."""
-    known, timms = identify(state_dict), is_timms(state_dict)
+    timms = is_timms(state_dict)
     if known is None:
         if timms:
             _check_unseen(cfg)
@@ -156,10 +158,9 @@ def _check_same_network(
             f'The checkpoint is {known.title}, which has blocks that no network of this package has; load it into '
             "timm's own model."
         )
-    if fingerprint(state_dict) == fingerprint(own):
-        theirs = resolve_cfg(known.size, known.impl, **{k: v for k, v in known.args.items() if k in field_types()})
-        if not timms or all(getattr(theirs, name) == getattr(cfg, name) for name in _UNSEEN):
-            return
+    is_alike = not timms or all(getattr(known.cfg, name) == getattr(cfg, name) for name in _UNSEEN)
+    if is_alike and fingerprint(state_dict) == fingerprint(own):
+        return
     raise CheckpointError(
         f'The checkpoint is {known.title} and does not fit this model of impl={cfg.impl!r}; load it by {known.call}.'
     )
@@ -176,6 +177,14 @@ def _resize_tables(
     For windows, tables of a whole feature map are first cut down to the offsets inside a window.
     """
     cfg, out = model.cfg, dict(tensors)
+    other = next(
+        (k for k, v in own.items() if k.endswith(TABLE) and k in tensors and tensors[k].shape != v.shape), None
+    )
+    if other and img_size is None and cfg.attn_window is None and square_size(tensors, cfg.patch_size) is None:
+        raise CheckpointError(
+            f'The table {other} has {len(tensors[other])} rows, so the network was not trained on square images; give '
+            'the model the size of these images: img_size=(HEIGHT, WIDTH).'
+        )
 
     def grids(size: tuple[int, int], stage: int) -> tuple[tuple[int, int], tuple[int, int]]:
         """(height, width) of the feature map of a stage, and of the part that attention sees at once."""

@@ -26,7 +26,8 @@ _FACTS: dict[str, Any] = {
     'std': tuple[Annotated[float, 'a number in [0.001, 1]', 1e-3, 1], ...],
     'crop_pct': Crop,
     'interpolation': Literal[INTERPOLATIONS],
-    'img_size': Side,
+    'img_size': Side | tuple[Side, Side],
+    'input_size': tuple[Channels, Side, Side],
     'name': str,
     'labels': tuple[str, ...],
 }

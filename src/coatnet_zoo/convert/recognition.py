@@ -8,7 +8,18 @@ from typing import Any
 
 import torch
 
-from ..registry import FINGERPRINTS, TIMM_NAMES, num_offsets, resolve_cfg, tags_of, untrained_cfg, weights_cfg
+from ..registry import (
+    FINGERPRINTS,
+    TIMM_NAMES,
+    CoAtNetCfg,
+    feature_sizes,
+    field_types,
+    num_offsets,
+    resolve_cfg,
+    tags_of,
+    untrained_cfg,
+    weights_cfg,
+)
 
 TABLE = 'relative_position_bias_table'
 
@@ -27,10 +38,16 @@ class Known:
         """The call that loads the checkpoint."""
         return create_call(self.size, self.impl, self.args)
 
+    @property
+    def cfg(self) -> CoAtNetCfg:
+        """The structure of the network, which must be one of this package."""
+        return resolve_cfg(self.size, self.impl, **{k: v for k, v in self.args.items() if k in field_types()})
+
 
 def create_call(size: str, impl: str, args: Mapping[str, Any]) -> str:
-    """The call of `timm.create_model` that loads a checkpoint, as text."""
-    arguments = ', '.join([repr(size), f'impl={impl!r}', *(f'{k}={v!r}' for k, v in args.items())])
+    """The call of `timm.create_model` that loads a checkpoint, as text. None is for the reader to fill in."""
+    values = {k: '(HEIGHT, WIDTH)' if v is None else repr(v) for k, v in args.items()}
+    arguments = ', '.join([repr(size), f'impl={impl!r}', *(f'{k}={v}' for k, v in values.items())])
     return f'timm.create_model({arguments}, checkpoint_path=...)'
 
 
@@ -73,18 +90,29 @@ def identify(tensors: Mapping[str, torch.Tensor]) -> Known | None:
     return Known(title, size, impl, {**args, **_ends(tensors, size, impl)})
 
 
+def square_size(tensors: Mapping[str, torch.Tensor], patch_size: int | None = None) -> int | None:
+    """The height of the square images that all position tables are for; None for no tables, or for other images."""
+    tables = {int(name.split('.')[1]): len(table) for name, table in tensors.items() if name.endswith(TABLE)}
+    if not tables:
+        return None
+    side = (math.isqrt(tables[min(tables)]) + 1) // 2 * (patch_size or 2 ** (min(tables) + 2))
+    sizes = feature_sizes((side, side), max(tables) + 1, patch_size)
+    return side if all(num_offsets(sizes[stage]) == count for stage, count in tables.items()) else None
+
+
 def _ends(tensors: Mapping[str, torch.Tensor], size: str, impl: str) -> dict[str, Any]:
-    """The arguments for classes, channels and the size of square images, if these differ from the defaults."""
+    """The arguments for classes, channels and the size of images, if these differ from the defaults.
+
+    A size of None means position tables of images that are not square, which `timm.create_model` takes as no argument.
+    """
     tag = next((tag for tag, needed in tags_of(size).items() if needed == impl), None)
-    default = untrained_cfg(size) if tag is None else weights_cfg(f'{size}.{tag}')
+    default, cfg = untrained_cfg(size) if tag is None else weights_cfg(f'{size}.{tag}'), resolve_cfg(size, impl)
     in_chans, _, pixels = default['input_size']
-    usual = dict(num_classes=default['num_classes'], in_chans=in_chans, img_size=pixels)
+    usual = dict(num_classes=default['num_classes'], in_chans=in_chans, img_size=pixels, head_bias=cfg.head_bias)
     classifier, stem = tensors.get('head.fc.weight'), tensors['stem.conv1.weight']
-    found = dict(num_classes=0 if classifier is None else len(classifier), in_chans=stem.shape[1])
-    table = next((name for name in tensors if name.endswith(TABLE)), None)
-    if table is not None:
-        count, stage = len(tensors[table]), int(table.split('.')[1])
-        side = (math.isqrt(count) + 1) // 2
-        if num_offsets((side, side)) == count:
-            found['img_size'] = side * (resolve_cfg(size, impl).patch_size or 2 ** (stage + 2))
+    found: dict[str, Any] = dict(num_classes=0 if classifier is None else len(classifier), in_chans=stem.shape[1])
+    if classifier is not None:
+        found['head_bias'] = 'head.fc.bias' in tensors
+    if any(name.endswith(TABLE) for name in tensors):
+        found['img_size'] = square_size(tensors, cfg.patch_size)
     return {name: value for name, value in found.items() if value != usual[name]}

@@ -8,10 +8,9 @@ import torch
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import nn
 
-from ..registry import field_types, resolve_cfg
 from .adapter import Checkpoint, third_party_codes, translate
 from .heads import plain_head
-from .recognition import TABLE, identify
+from .recognition import Known, identify, square_size
 
 _PARTS = ('stem', 'stages', 'norm', 'head')
 
@@ -54,16 +53,22 @@ def third_party_source(checkpoint: Checkpoint, head: bool) -> Source | None:
 
 def own_source(checkpoint: Checkpoint, head: bool) -> Source | None:
     """The registered network of a state dict of this package or of timm; None for any other state dict."""
-    known = identify(checkpoint.tensors)
+    checkpoint, known = with_own_head(checkpoint, head)
     if known is None or known.size is None:
         return None
-    fields = {k: v for k, v in known.args.items() if k in field_types()}
-    width = resolve_cfg(known.size, known.impl, **fields).stage_widths[-1][-1]
-    checkpoint = plain_head(checkpoint, 'head.fc', _PARTS, width, head)
-    arguments = dict(identify(checkpoint.tensors).args, impl=known.impl)
 
     def preprocessing(model: nn.Module) -> dict[str, Any]:
         return {k: model.pretrained_cfg[k] for k in ('mean', 'std', 'interpolation', 'crop_pct', 'crop_mode')}
 
-    has_size = any(name.endswith(TABLE) for name in checkpoint.tensors)
-    return Source(known.size, arguments, checkpoint.tensors, preprocessing, has_size, tuple(checkpoint.beside))
+    arguments, tensors = dict(known.args, impl=known.impl), checkpoint.tensors
+    has_size = square_size(tensors, known.cfg.patch_size) is not None
+    return Source(known.size, arguments, tensors, preprocessing, has_size, tuple(checkpoint.beside))
+
+
+def with_own_head(checkpoint: Checkpoint, head: bool = True) -> tuple[Checkpoint, Known | None]:
+    """A checkpoint of this package or of timm with its classifier as `head.fc`, or without; and its network."""
+    known = identify(checkpoint.tensors)
+    if known is None or known.size is None:
+        return checkpoint, known
+    checkpoint = plain_head(checkpoint, 'head.fc', _PARTS, known.cfg.stage_widths[-1][-1], head)
+    return checkpoint, identify(checkpoint.tensors)

@@ -1,24 +1,29 @@
 """Loading a model from any source: a name, a tag, a folder, a repository on the Hub, or a checkpoint file."""
 
+import logging
 import tempfile
 from pathlib import Path
 
 import timm
-from timm.models import is_model, is_model_in_modules, resolve_model_input_args
+from timm.models import is_model, is_model_in_modules
 
-from ..convert import convert_checkpoint, is_folder
+from ..convert import Checkpoint, convert_checkpoint, is_folder, read_folder
 from ..errors import CheckpointError, HubError, shown
-from ..hub import fetch_weights, sentence
+from ..hub import sentence
 from ..network import CoAtNet
-from ..registry import TIMM_NAMES, did_you_mean, our_name
+from ..registry import did_you_mean, our_name
+
+_log = logging.getLogger(__name__)
 
 
-def load_model(source: str) -> CoAtNet:
+def load_model(source: str, img_size: tuple[int, int] | None = None) -> CoAtNet:
     """Load a model with weights, in evaluation mode.
 
     Args:
         source: A registered name, with a tag or without, or timm's name of the same weights; a folder, with
             `local-dir:` before it or without; `hf-hub:ORG/NAME`; or a checkpoint file that `convert_checkpoint` takes.
+        img_size: Height and width of images in pixels. Default: those of the model; of a checkpoint, those of its
+            training.
 
     Raises:
         CheckpointError: If there is no such model, if the model is not one of this package, or if the weights cannot be
@@ -28,20 +33,18 @@ def load_model(source: str) -> CoAtNet:
     path = Path(source)
     try:
         if not is_model(source) and path.is_file():
-            return _converted(path)
+            return _converted(path, img_size)
         name = f'local-dir:{source}' if not is_model(source) and path.is_dir() else our_name(source)
-        if name.startswith(('hf-hub:', 'hf_hub:')):
-            # Once this is in the cache, timm asks once. Without a network timm would ask for 23 seconds.
-            fetch_weights(name.partition(':')[2], 'config.json')
-        architecture = resolve_model_input_args(name)['model_name']
-        if is_folder(name) and TIMM_NAMES.get(architecture):
-            return _converted(name)
-        if not is_model_in_modules(architecture, 'coatnet'):
+        if is_folder(name):
+            # This also puts config.json into the cache. Without a network timm would ask for it for 23 seconds.
+            if found := read_folder(name):
+                return _converted(found[0], img_size, found[1])
+        elif is_model(name) and not is_model_in_modules(architecture := name.partition('.')[0], 'coatnet'):
             raise CheckpointError(
                 f'{shown(source)} is not one of this package, but of the architecture {architecture}; see '
                 '`coatnet-zoo list`.'
             )
-        return timm.create_model(name, pretrained=True).eval()
+        return timm.create_model(name, pretrained=True, img_size=img_size).eval()
     except (HubError, CheckpointError):
         raise
     except Exception as e:  # timm raises many kinds for a bad name or configuration
@@ -51,9 +54,14 @@ def load_model(source: str) -> CoAtNet:
         ) from e
 
 
-def _converted(source: str | Path) -> CoAtNet:
-    """The model of a checkpoint file, or of a folder with one of timm's CoAtNets."""
+def _converted(source: Path | Checkpoint, img_size: tuple[int, int] | None, labels: list[str] | None = None) -> CoAtNet:
+    """The model of a checkpoint file, or of one that was read already."""
     with tempfile.TemporaryDirectory(prefix='coatnet-zoo-') as parent:
-        folder = Path(parent) / 'converted'
-        convert_checkpoint(source, folder)
-        return timm.create_model(f'local-dir:{folder}', pretrained=True).eval()
+        done = convert_checkpoint(source, Path(parent) / 'converted', img_size=img_size, labels=labels)
+        if size := done.assumed.get('img_size'):
+            _log.warning(
+                'No position table shows the size of the training images: %dx%d pixels assumed; `coatnet-zoo convert '
+                '--img-size` writes a folder with another.',
+                *size,
+            )
+        return timm.create_model(f'local-dir:{done.folder}', pretrained=True).eval()

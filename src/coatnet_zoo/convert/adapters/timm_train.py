@@ -1,7 +1,7 @@
 """Checkpoints that timm's train.py writes: the network is built again from the arguments that the script records."""
 
+import re
 from collections.abc import Mapping
-from functools import partial
 from typing import Any
 
 from timm.data import resolve_data_config
@@ -9,14 +9,17 @@ from timm.models import get_pretrained_cfg, is_model_in_modules
 from torch import nn
 
 from ...errors import shown
-from ...registry import TIMM_NAMES, Channels, Side, check
+from ...registry import TIMM_NAMES
 from ..adapter import Checkpoint
+from ..folders import SOURCES, read_config
 from ..preprocessing import check_arguments, check_facts
-from ..recognition import identify
+from ..recognition import square_size
 from ..source import Source
 
 # The script's names of arguments of the model.
 _OF_MODEL = dict(num_classes='num_classes', global_pool='gp', drop_rate='drop', drop_path_rate='drop_path')
+_FACTS = ('mean', 'std', 'interpolation', 'crop_pct', 'img_size', 'input_size')
+_OF_SOURCE = ('model_name', 'pretrained_cfg', 'pretrained_model_args')
 _STARTS = ('pretrained', 'pretrained_path', 'initial_checkpoint')
 
 
@@ -28,56 +31,60 @@ def trained_source(checkpoint: Checkpoint, head: bool) -> Source | None:
     Raises:
         ValueError: If the file records arguments of no network, or of a network that is not one of this package.
     """
-    record = checkpoint.record
+    record, tensors = checkpoint.record, checkpoint.tensors
     if not record:
         return None
-    start, arguments = _network(record)
-    if (known := identify(checkpoint.tensors)) and 'img_size' in known.args:
-        arguments.setdefault('img_size', known.args['img_size'])
-    tensors = checkpoint.tensors
+    facts = {name: record[name] for name in _FACTS if record.get(name)}
+    check_facts(facts)
+    start, arguments, cfg = _network(record)
+    if cfg is not None:  # timm builds its own for one size of images
+        sizes = (facts.get('input_size', ())[1:], facts.get('img_size'), square_size(tensors), cfg['input_size'][1:])
+        arguments.setdefault('img_size', next(filter(None, sizes)))
     if not head:
         tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith('head.fc.')}
         arguments['num_classes'] = 0
+
+    def preprocessing(model: nn.Module) -> dict[str, Any]:
+        """timm's data_config of the script's validation."""
+        given = {**facts, 'in_chans': model.in_chans}
+        if 'img_size' in arguments:
+            given['input_size'] = (model.in_chans, *model.img_size)
+        found = resolve_data_config(given, pretrained_cfg=cfg or model.pretrained_cfg)
+        return {**found, 'input_size': (model.in_chans, *found['input_size'][1:])}
+
     return Source(
         start,
         arguments,
         tensors,
-        partial(_preprocessing, record),
+        preprocessing,
         has_size=True,
         left_out=tuple(checkpoint.beside),
         is_assumed=False,
-        is_tuned=any(isinstance(record.get(option), (bool, str)) and record[option] for option in _STARTS),
+        is_tuned=(cfg or {}).get('source') != 'local-dir'  # whose weights are not the published ones
+        and any(isinstance(record.get(option), (bool, str)) and record[option] for option in _STARTS),
     )
 
 
-def _network(record: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    """The name and the arguments for `timm.create_model`, as train.py passes them."""
+def _network(record: Mapping[str, Any]) -> tuple[str, dict[str, Any], dict[str, Any] | None]:
+    """The name and the arguments for `timm.create_model`, as train.py passes them, and timm's configuration, if its."""
     arguments = {ours: record.get(theirs) for ours, theirs in _OF_MODEL.items()}
     in_chans, size = record.get('in_chans'), record.get('input_size')
     arguments['in_chans'] = in_chans if in_chans is not None else 3 if size is None else size[0]
     arguments = {k: v for k, v in arguments.items() if v is not None and not (k.startswith('drop') and v == 0)}
     arguments |= record.get('model_kwargs') or {}
-    check_arguments(arguments)
-    name = record['model']
-    if theirs := TIMM_NAMES.get(name.partition('.')[0]):
+    name = re.sub('^(hf[-_]hub:)?timm/', '', record['model'])
+    saved = read_config(name)[1] if name.startswith(SOURCES) else {}
+    architecture = saved.get('model_name', name.partition('.')[0])
+    if theirs := TIMM_NAMES.get(architecture):
+        cfg = saved.get('pretrained_cfg') or get_pretrained_cfg(name).to_dict()
+        kept = {k: v for k, v in saved.items() if k not in _OF_SOURCE}
         size, impl, fields = theirs
-        return size, {'impl': impl, **fields, **arguments}
-    is_elsewhere = name.startswith(('local-dir:', 'hf-hub:'))
-    if not is_elsewhere and not is_model_in_modules(name.partition('.')[0], 'coatnet'):
+        arguments = {'impl': impl, **fields, 'num_classes': cfg['num_classes'], **kept, **arguments}
+        check_arguments(arguments)
+        return size, arguments, cfg
+    check_arguments(arguments)
+    if not saved and not is_model_in_modules(architecture, 'coatnet'):
         raise ValueError(
             f'it was trained as {shown(name)}, which is not a network of this package; see `coatnet-zoo list`'
         )
-    return name, arguments
-
-
-def _preprocessing(record: Mapping[str, Any], model: nn.Module) -> dict[str, Any]:
-    """timm's data_config of the script's validation."""
-    facts = {k: record[k] for k in ('mean', 'std', 'interpolation', 'crop_pct', 'img_size') if record.get(k)}
-    check_facts(facts)
-    if record.get('input_size'):
-        check('input_size', record['input_size'], tuple[Channels, Side, Side])
-        facts['input_size'] = record['input_size']
-    name = record['model']
-    cfg = get_pretrained_cfg(name).to_dict() if TIMM_NAMES.get(name.partition('.')[0]) else model.pretrained_cfg
-    found = resolve_data_config({**facts, 'in_chans': model.in_chans}, pretrained_cfg=cfg)
-    return {**found, 'input_size': (model.in_chans, *found['input_size'][1:])}
+    return name, arguments, None
