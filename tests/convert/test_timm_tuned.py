@@ -1,6 +1,7 @@
 """timm's own CoAtNets, fine-tuned: folders, repositories and the forms in which state dicts are saved."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,9 @@ from paths import DATA
 from peers import assert_close, random_images, timm_peer
 from timm.models import save_for_hf
 from torch import nn
+from torch.nn.utils import prune
 
-from coatnet_zoo import convert_checkpoint
+from coatnet_zoo import CheckpointError, convert_checkpoint
 from coatnet_zoo.factory import load_model
 
 Tensors = dict[str, torch.Tensor]
@@ -56,6 +58,14 @@ FORMS: dict[str, Callable[[Tensors], dict]] = {
 }
 
 
+def by_the_printed_call(content: dict, file: Path, size: tuple[int, int]) -> nn.Module:
+    """The model that a refusal says how to load."""
+    with torch.inference_mode(False), pytest.raises(CheckpointError) as caught:
+        timm.create_model('coatnet_atto', device='meta').load_state_dict(content)
+    call = re.search(r'timm\.create_model\(.*\.\.\.\)', str(caught.value))[0]
+    return eval(call.replace('...', repr(str(file))).replace('(HEIGHT, WIDTH)', str(size))).eval()
+
+
 @pytest.mark.parametrize('form', FORMS)
 @torch.inference_mode()
 def test_state_dicts_convert_with_their_classifier(form: str, tuned: nn.Module, tmp_path: Path) -> None:
@@ -88,7 +98,8 @@ def test_sizes_and_channels(case: str, tmp_path: Path) -> None:
     assert words in output_of('convert', tmp_path / 'best.pth', tmp_path / 'out', *options)
     ours = timm.create_model(f'local-dir:{tmp_path / "out"}', pretrained=True).eval()
     x = random_images(2, ours.in_chans, ours.img_size)
-    assert_close(ours(x), theirs(x), rel=1e-5)
+    for loaded in (ours, by_the_printed_call(theirs.state_dict(), tmp_path / 'best.pth', ours.img_size)):
+        assert_close(loaded(x), theirs(x), rel=1e-5)
 
 
 def test_sizes_that_no_file_shows_are_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -110,6 +121,39 @@ def test_another_head_is_named(tuned: nn.Module, tmp_path: Path) -> None:
     torch.save(tensors, tmp_path / 'best.pth')
     assert '--no-head' in refusal('convert', tmp_path / 'best.pth', tmp_path / 'out')
     assert 'no classes' in output_of('convert', tmp_path / 'best.pth', tmp_path / 'out', '--no-head')
+
+
+@torch.inference_mode()
+def test_pruning_is_made_permanent_as_the_refusal_says(tmp_path: Path) -> None:
+    model, x = timm_peer('test_coatnet', num_classes=7), random_images(2, 3, 160)
+    layers = [layer for layer in model.modules() if isinstance(layer, nn.Conv2d)]
+    for layer in layers:
+        prune.l1_unstructured(layer, 'weight', 0.3)
+    torch.save(model.state_dict(), tmp_path / 'best.pth')
+    call = re.search(r'torch.*?\)', refusal('convert', tmp_path / 'best.pth', tmp_path / 'out'))[0]
+    for layer in layers:
+        eval(call, dict(torch=torch, layer=layer))
+    torch.save(model.state_dict(), tmp_path / 'best.pth')
+    assert_close(load_model(str(tmp_path / 'best.pth'))(x), model(x), rel=1e-5)
+
+
+STRANGE: dict[str, tuple[Callable[[Tensors], Tensors], str]] = {
+    'LoRA': (lambda sd: {k.replace('.qkv.', '.qkv.base_layer.'): v for k, v in sd.items()}, 'merge_and_unload()'),
+    'LoRA alone': (lambda sd: {'base_model.model.stages.2.qkv.lora_A.weight': torch.ones(8, 8)}, 'merge_and_unload()'),
+    'features': (lambda sd: {k.replace('stages.', 'stages_'): v for k, v in sd.items()}, 'features_only=True'),
+    'MaxViT': (lambda sd: timm.create_model('test_maxvit', device='meta').state_dict(), 'of a MaxViT'),
+    'CoAtNeXt': (
+        lambda sd: timm.create_model('coatnext_nano_rw_224', depths=(1,) * 4, device='meta').state_dict(),
+        'of a CoAtNeXt',
+    ),
+}
+
+
+@pytest.mark.parametrize('case', STRANGE)
+def test_other_layers_are_named_with_the_way(case: str, tuned: nn.Module, tmp_path: Path) -> None:
+    change, words = STRANGE[case]
+    torch.save({k: torch.ones(v.shape) for k, v in change(tuned.state_dict()).items()}, tmp_path / 'best.pth')
+    assert words in refusal('convert', tmp_path / 'best.pth', tmp_path / 'out')
 
 
 @torch.inference_mode()

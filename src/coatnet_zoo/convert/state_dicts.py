@@ -20,6 +20,14 @@ _MAX_DEPTH = 8  # of nested dictionaries, e.g. {'ema': {'state_dict': ...}}, and
 _COUNTERS = ('n_averaged', 'total_ops', 'total_params')
 # What compiling, sharding and recomputing put into the names of the layers that they wrap.
 _WRAPPERS = re.compile(r'\b_(?:orig_mod|fsdp_wrapped_module|checkpoint_wrapped_module)\.')
+# Names of tensors of layers that no CoAtNet has, with the way to a checkpoint that loads.
+_STRANGE = {
+    r'\.(lora_[AB]|base_layer)\.': 'of LoRA that is not merged; save model.merge_and_unload().state_dict()',
+    r'_(orig|mask)$': "of pruning; make it permanent by torch.nn.utils.prune.remove(layer, 'weight'), and save again",
+    r'\bstages_\d': 'of features_only; load it by timm.create_model(..., features_only=True, checkpoint_path=...)',
+    r'\.attn_(block|grid)\.': "of a MaxViT, which is no network here; load it into timm's own",
+    r'\.conv_dw\.': "of a CoAtNeXt, which is no network here; load it into timm's own",
+}
 
 Path = tuple[str, ...]
 
@@ -65,6 +73,9 @@ def find_network(
     if not network:
         firsts = _some(dict.fromkeys(full.partition('.')[0] for full in tensors))
         raise CheckpointError(f'{name} has no tensor under the prefix {shown(start)}; its names begin with {firsts}.')
+    for pattern, problem in _STRANGE.items():
+        if strange := next(filter(re.compile(pattern).search, network), None):
+            raise CheckpointError(f'{name} has the tensor {shown(strange)} {problem}.')
     layers = getattr(dicts[path], 'layers', {})
     inside = {name.removeprefix(start): layer for name, layer in layers.items() if name.startswith(start)}
     return Checkpoint(network, inside, beside)
