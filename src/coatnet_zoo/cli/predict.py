@@ -98,7 +98,7 @@ def _exported(
     if optimize:
         raise click.ClickException(f'{shown(folder)} is exported, which is fast already; leave out --optimize.')
     if img_size:
-        raise click.ClickException(f'{shown(folder)} is exported for its own size; export again with the other --img-size.')
+        raise click.ClickException(f'{shown(folder)} has one size; export again with another --img-size.')
     model = load_exported(folder, performance='throughput')
     return model, model.prepare, model.labels
 
