@@ -21,7 +21,10 @@ DIFFERENT: dict[str, tuple[dict, str]] = {
     'fc that is not called': (dict(after=lambda x: x[:, :2]), 'what follows s4 differs'),
     'ReLU in squeeze-excite': (dict(se_act=nn.ReLU), 's1.0.conv.fn.6.fc.1 is ReLU, not GELU'),
     'average pooling': (dict(pool=nn.AvgPool2d), 's1.0.pool is AvgPool2d, not MaxPool2d'),
-    'the stride in the depthwise convolution': (dict(stride_in_depthwise=True), 's1.0.conv.fn.3 strides'),
+    'the stride in the depthwise convolution': (
+        dict(stride_in_depthwise=True),
+        's1.0.conv.fn.0 has stride=(1, 1), not (2, 2)',
+    ),
     'eps of batch norms': (dict(eps=1e-3), 's1.0.conv.fn.1 has eps=0.001, not 1e-05'),
     'eps of layer norms': (dict(ln_eps=1e-6), 's3.0.attn.1.norm has eps=1e-06, not 1e-05'),
     'the scale of the queries': (dict(scale_from_width=True), 's3.0 computes something else'),

@@ -24,6 +24,8 @@ class Checkpoint:
     layers: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # settings by name, if in the file
     beside: Mapping[str, torch.Tensor] = field(default_factory=dict)  # the tensors beside the network, by name
     record: Mapping[str, Any] = field(default_factory=dict)  # the arguments of timm's train.py, if it wrote the file
+    prefix: str = ''  # of the names in the file
+    assumed: str = ''  # of the network, in words
 
 
 @dataclass(frozen=True)
@@ -109,6 +111,7 @@ class Translation:
     tensors: dict[str, torch.Tensor]  # contiguous, and not copied if the layout stays
     third_party_names: dict[str, str]  # by the names in this package
     left_out: tuple[str, ...]  # the names of the tensors beside the network
+    assumed: str  # of the network, in words
 
 
 def count_numbered(names: Collection[str], before: str, after: str) -> int:
@@ -180,7 +183,7 @@ def translate(checkpoint: Checkpoint, head: bool = True) -> Translation | None:
     if not head:
         mapped = {name: tensor for name, tensor in mapped.items() if not name.startswith('head.fc.')}
         structure = replace(structure, num_classes=0, head_bias=None)
-    return Translation(impl, structure, mapped, names, tuple(checkpoint.beside))
+    return Translation(impl, structure, mapped, names, tuple(checkpoint.beside), checkpoint.assumed)
 
 
 def _rearrange(name: str, tensor: torch.Tensor, layout: str | None, impl: str, dim_head: int) -> torch.Tensor:

@@ -1,7 +1,7 @@
 """The classifier of a checkpoint: people replace it, leave it out, or put another classifier beside the network."""
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 
 import torch
@@ -10,7 +10,7 @@ from ..errors import CheckpointError, shown
 from .adapter import Checkpoint
 
 # What training keeps, and no network computes with.
-_OF_TRAINING = re.compile('loss|criterion|metric', re.IGNORECASE)
+_OF_TRAINING = re.compile(r'loss|criterion|metric|confmat|(?:class|pos)_weight|(?:^|_)acc(?:[._]|uracy)', re.IGNORECASE)
 
 Tensors = dict[str, torch.Tensor]
 
@@ -18,8 +18,8 @@ Tensors = dict[str, torch.Tensor]
 def plain_head(checkpoint: Checkpoint, own: str, parts: Collection[str], width: int, head: bool = True) -> Checkpoint:
     """Bring the classifier to the names that it has in the network's code, or leave it out.
 
-    The classifier may be inside of a `Sequential`, such as `fc.1.weight` after a dropout, or beside the network, such
-    as `head.weight` after a `backbone` without a classifier. What is left out moves to `beside`.
+    The classifier may be inside of a `Sequential`, such as `fc.1.weight` after a dropout, or behind or beside the
+    network, such as `head.weight` after a `backbone` without a classifier. What is left out moves to `beside`.
 
     Args:
         checkpoint: The checkpoint.
@@ -32,32 +32,49 @@ def plain_head(checkpoint: Checkpoint, own: str, parts: Collection[str], width: 
     """
     inside: Tensors = {}
     network: Tensors = {}
-    strange: dict[str, Tensors] = {}
-    for name, tensor in checkpoint.tensors.items():
-        unknown = strange.setdefault(_part(name), {}) if _part(name) not in parts else network
-        (inside if name.startswith(f'{own}.') else unknown)[name] = tensor
+    behind: Tensors = {}
     beside = dict(checkpoint.beside)
-    for group in strange.values():
-        takes_over = (not inside or not head) and any(_takes(tensor, width) for tensor in group.values())
-        # A part that is neither training's nor in place of the classifier changes what the network computes.
-        (beside if takes_over or any(map(_OF_TRAINING.search, group)) else network).update(group)
+    unknown = _names_behind(checkpoint.tensors, own, parts)
+    for name, tensor in checkpoint.tensors.items():
+        of_training = _part(name) not in parts and _OF_TRAINING.search(name)
+        last = inside if name.startswith(f'{own}.') else behind if name in unknown else network
+        (beside if of_training else last)[name] = tensor
     if not head:
-        return replace(checkpoint, tensors=network, beside={**beside, **inside})
-    layer = _linear(inside)
-    if inside and layer is None:
-        raise _not_one_layer(own, inside)
-    outputs = width if layer is None else next(iter(layer[0].shape), 0)
-    firsts = {
-        _part(name)
-        for name, tensor in beside.items()
-        if not _OF_TRAINING.search(name) and _takes(tensor, outputs, norms=not inside)
-    }
-    followers = {name: tensor for name, tensor in beside.items() if _part(name) in firsts}
-    if followers and (inside or (layer := _linear(followers)) is None):
+        return replace(checkpoint, tensors=network, beside={**beside, **behind, **inside})
+    followers = inside or {**behind, **_followers(beside, width)}
+    layer = _linear(followers)
+    if layer is None and followers:
         raise _not_one_layer(own, followers)
+    # A layer is the classifier only if nothing follows it.
+    outputs = width if layer is None else next(iter(layer[0].shape), 0)
+    after = {**(behind if inside else {}), **_followers(beside, outputs, norms=not inside)}
+    if layer is not None and (after := {name: tensor for name, tensor in after.items() if name not in followers}):
+        raise _not_one_layer(own, after if inside else {**followers, **after})
     named = dict(zip((f'{own}.weight', f'{own}.bias'), layer or (), strict=False))
     rest = {name: tensor for name, tensor in beside.items() if name not in followers}
-    return replace(checkpoint, tensors={**network, **named}, beside=rest)
+    assumed = '' if inside or layer is None else f'{shown(next(iter(followers)))} is the classifier'
+    return replace(checkpoint, tensors={**network, **named}, beside=rest, assumed=assumed)
+
+
+def _names_behind(tensors: Mapping[str, torch.Tensor], own: str, parts: Collection[str]) -> set[str]:
+    """The names of the tensors behind the network: of no part of it, and after its parts unless names are sorted.
+
+    A state dict has the order of the layers; safetensors sorts names.
+    """
+    names, floats = list(tensors), [name for name, tensor in tensors.items() if tensor.is_floating_point()]
+    known = [name for name in names if _part(name) in parts and not name.startswith(f'{own}.')]
+    start = names.index(known[-1]) if known and floats != sorted(floats) else 0
+    return {name for name in names[start:] if _part(name) not in parts}
+
+
+def _followers(tensors: Tensors, width: int, norms: bool = True) -> Tensors:
+    """The tensors beside a network of the parts that take `width` values."""
+    firsts = {
+        _part(name)
+        for name, tensor in tensors.items()
+        if not _OF_TRAINING.search(name) and _takes(tensor, width, norms)
+    }
+    return {name: tensor for name, tensor in tensors.items() if _part(name) in firsts}
 
 
 def _part(name: str) -> str:
@@ -82,5 +99,5 @@ def _linear(tensors: Tensors) -> tuple[torch.Tensor, ...] | None:
 def _not_one_layer(own: str, names: Collection[str]) -> CheckpointError:
     return CheckpointError(
         f'After the network, the checkpoint has {", ".join(map(shown, list(names)[:4]))}, and not one linear layer as '
-        f'{own} is; leave the classifier out by head=False (--no-head).'
+        f'{own} is; leave out what follows the network by head=False (--no-head).'
     )

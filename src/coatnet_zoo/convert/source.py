@@ -48,7 +48,8 @@ def third_party_source(checkpoint: Checkpoint, head: bool) -> Source | None:
     assumed |= dict(interpolation=code.interpolation, crop_pct=code.crop_pct)
     has_size, names = structure.img_size is not None, translation.third_party_names
     tensors, left_out = translation.tensors, translation.left_out
-    return Source(size, arguments, tensors, lambda _: assumed, has_size, left_out, names, assumed_network=code.assumed)
+    facts = ', '.join(filter(None, (code.assumed, translation.assumed)))
+    return Source(size, arguments, tensors, lambda _: assumed, has_size, left_out, names, assumed_network=facts)
 
 
 def own_source(checkpoint: Checkpoint, head: bool) -> Source | None:
@@ -62,7 +63,8 @@ def own_source(checkpoint: Checkpoint, head: bool) -> Source | None:
 
     arguments, tensors = dict(known.args, impl=known.impl), checkpoint.tensors
     has_size = square_size(tensors, known.cfg.patch_size) is not None
-    return Source(known.size, arguments, tensors, preprocessing, has_size, tuple(checkpoint.beside))
+    left_out, facts = tuple(checkpoint.beside), checkpoint.assumed
+    return Source(known.size, arguments, tensors, preprocessing, has_size, left_out, assumed_network=facts)
 
 
 def with_own_head(checkpoint: Checkpoint, head: bool = True) -> tuple[Checkpoint, Known | None]:

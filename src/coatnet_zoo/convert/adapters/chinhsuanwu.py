@@ -5,7 +5,9 @@ chinhsuanwu's code is MIT-licensed; this module uses only its tensor names and s
 
 import functools
 import math
+import re
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -51,42 +53,94 @@ _LAYOUTS = {
 }
 
 
+# What forks put in place of a part of a block, by the name of the part.
+_OTHER_PARTS = {
+    'conv': 'another MBConv',
+    'attn': 'another attention',
+    'ff': 'another feed-forward network',
+    'proj': 'a projection in the shortcut of every block',
+}
+_IN_BLOCK = {f'{layer}.{p}' for layers in _BLOCKS.values() for layer, (_, params) in layers.items() for p in params}
+_IN_BLOCK |= {_TABLE, _INDEX}
+_STRIDES = re.compile(r'(?:^|\.)s?(?:0\.0\.0|[1-4]\.0\.conv\.fn\.0)$')  # the layers of stride 2
+_WITHIN = re.compile(r'(?:^|\.)s?[0-4]\.\d+\.')  # the layers within the stem and the blocks
+_SETTINGS: dict[str, dict[str, Any]] = {
+    'Conv2d': dict(padding_mode='zeros', dilation=(1, 1)),
+    'MaxPool2d': dict(kernel_size=3, stride=2, padding=1, ceil_mode=False),
+    'GELU': dict(approximate='none'),
+    **{norm: dict(eps=1e-5) for norm in ('BatchNorm2d', 'SyncBatchNorm', 'LayerNorm')},
+}
+
+
 def recognises(names: Collection[str]) -> bool:
-    """Whether these names are those of chinhsuanwu's code."""
-    return 's0.0.0.weight' in names and any(name.startswith('s1.0.') for name in names)
+    """Whether these names are those of chinhsuanwu's code, also where a `Sequential` numbers the stages."""
+    firsts = {'s0.0.0.weight': ('s1.0.',), '0.0.0.weight': ('1.0.conv.norm.', '1.0.attn.1.norm.')}
+    return any(stem in names and any(name.startswith(block) for name in names) for stem, block in firsts.items())
 
 
 def oddity(layers: Mapping[str, Mapping[str, Any]]) -> str | None:
     """The first layer that computes something else than a layer of that code, in words.
 
     Args:
-        layers: The class (`kind`) and the attributes of every layer, by name.
+        layers: The class (`kind`) and the attributes of every layer, by name. TorchScript has no settings there.
     """
     for name, layer in layers.items():
         module, _, kind = layer['kind'].rpartition('.')
-        if kind.startswith(('AvgPool', 'LPPool')):
-            return f'{shown(name)} is {shown(kind)}, not MaxPool2d'
-        if module == 'torch.nn.modules.activation' and kind not in ('GELU', 'Sigmoid', 'Softmax'):
-            return f'{shown(name)} is {shown(kind)}, not GELU'
-        if kind in ('BatchNorm2d', 'LayerNorm') and layer.get('eps') != 1e-5:
-            return f'{shown(name)} has eps={layer.get("eps")}, not 1e-05'
-        if kind == 'Conv2d' and layer.get('groups') != 1 and layer.get('stride') != (1, 1):
-            return f'{shown(name)} strides, and not the 1x1 convolution before it'
-        if kind == 'GELU' and layer.get('approximate', 'none') != 'none':
-            return f'{shown(name)} is an approximation of GELU'
+        group = module.removeprefix('torch.nn.modules.')
+        within, expected = _WITHIN.search(name), ()
+        if group == 'pooling':
+            expected = ('MaxPool2d',) if re.search(r'\d\.pool\d?$', name) else ('AvgPool2d', 'AdaptiveAvgPool2d')
+        elif group == 'activation' and kind != 'MultiheadAttention':
+            if not within:
+                return f'{shown(name)} is {shown(kind)}, which that code does not have there'
+            expected = ('Sigmoid',) if name.endswith('.fc.3') else ('Softmax',) if 'attend' in name else ('GELU',)
+        elif group in ('batchnorm', 'instancenorm', 'normalization') and within:
+            expected = ('LayerNorm',) if re.search(r'(?:attn|ff)\.1\.norm$', name) else ('BatchNorm2d', 'SyncBatchNorm')
+        if expected and kind not in expected:
+            return f'{shown(name)} is {shown(kind)}, not {expected[0]}'
+        stride = dict(stride=(2, 2) if _STRIDES.search(name) else (1, 1)) if kind == 'Conv2d' else {}
+        for setting, value in {**_SETTINGS.get(kind, {}), **stride}.items() if within else ():
+            if layer.get(setting, value) not in (value, (value, value)):
+                return f'{shown(name)} has {setting}={shown(str(layer[setting]))}, not {value}'
     return None
 
 
 def prepare(checkpoint: Checkpoint, head: bool) -> Checkpoint:
-    """Bring the classifier to the names `fc.weight` and `fc.bias`, or leave it out; see `plain_head`.
+    """Bring the tensors to the names and the order of that code.
+
+    The stages may be in a `Sequential`, the tables in another order than that code has. For the classifier, see
+    `plain_head`.
 
     Raises:
-        CheckpointError: If the layers, where the file has them, are not those of that code.
+        CheckpointError: If the layers, where the file has them, are not those of that code, or if there are layers that
+            only forks have.
     """
     if odd := oddity(checkpoint.layers):
         raise CheckpointError(f'The {_IMPL} checkpoint computes something else: {odd}.')
-    width = shape_of(checkpoint.tensors, 's4.0.proj.weight', 4, _IMPL)[0]
-    return plain_head(checkpoint, 'fc', _PARTS, width, head)
+    tensors = {re.sub(r'^(?=[0-4]\.)', 's', name): tensor for name, tensor in checkpoint.tensors.items()}
+    if other := _other_part(tensors):
+        raise CheckpointError(f'The {_IMPL} checkpoint is of a fork: it has {other}; this package cannot compute that.')
+    for name in [name for name in tensors if name.endswith(_TABLE)]:
+        grid, order = _grid(tensors, name.removesuffix(_TABLE))
+        index = name.removesuffix(_TABLE) + _INDEX
+        tensors |= {name: tensors[name][order], index: _index(grid)}
+    width = shape_of(tensors, 's4.0.proj.weight', 4, _IMPL)[0]
+    return plain_head(replace(checkpoint, tensors=tensors), 'fc', _PARTS, width, head)
+
+
+def _other_part(tensors: Mapping[str, torch.Tensor]) -> str | None:
+    """The first part that only forks have, in words."""
+    stages = sorted({m[0] for name in tensors if (m := re.match(r's[0-9](?=\.)', name))} - {'s0'})
+    if stages != list(_PARTS[1:5]):
+        return f'{len(stages)} stages ({", ".join(stages)}) and not four'
+    for name, tensor in tensors.items():
+        parts = name.split('.', 2)
+        part = parts[2].partition('.')[0] if len(parts) > 2 and parts[0] in stages else None
+        if tensor.ndim == 5 or (tensor.ndim == 3 and name == 's0.0.0.weight'):
+            return f'{tensor.ndim - 2}-D convolutions, as {shown(name)} is'
+        if part in _OTHER_PARTS and parts[2] not in _IN_BLOCK and not (part == 'proj' and parts[1] == '0'):
+            return f'{_OTHER_PARTS[part]} ({shown(name)})'
+    return None
 
 
 def infer_structure(checkpoint: Checkpoint) -> Structure:
@@ -98,21 +152,20 @@ def infer_structure(checkpoint: Checkpoint) -> Structure:
     tensors = checkpoint.tensors
     shape = functools.partial(shape_of, tensors, impl=_IMPL)
     depths = [count_numbered(tensors, f's{stage}.', '.') for stage in range(5)]
-    types, widths, heads, sizes = '', [], set(), set()
+    convs, attns = ({name.partition(part)[0] for name in tensors} for part in ('conv.', 'attn.'))
+    types, widths, heads, sizes = [], [], set(), set()
     for stage in range(1, 5):
         if not depths[stage]:
             raise CheckpointError(f'The {_IMPL} checkpoint has no blocks in its stage s{stage}.')
-        if any(name.startswith(f's{stage}.0.conv.') for name in tensors):
-            types += 'C'
-            widths.append(shape(f's{stage}.0.conv.fn.7.weight', 4)[0])
-            continue
-        types += 'T'
-        widths.append(shape(f's{stage}.0.ff.1.norm.weight', 1)[0])
-        for block in range(depths[stage]):
-            prefix = f's{stage}.{block}.'
-            num_heads = shape(prefix + _TABLE, 2)[1]
-            heads.add((num_heads, shape(prefix + 'attn.1.fn.to_qkv.weight', 2)[0] // (3 * num_heads)))
-            sizes.add(tuple(side * 2 ** (stage + 1) for side in _grid(tensors, prefix)))
+        blocks = [f's{stage}.{block}.' for block in range(depths[stage])]
+        # A block without either is as the first, and its tensors are missing.
+        kinds = ''.join('C' if b in convs or (b not in attns and blocks[0] in convs) else 'T' for b in blocks)
+        types.append(kinds if len(set(kinds)) > 1 else kinds[0])
+        widths.append(shape(f's{stage}.0.proj.weight', 4)[0])
+        for block in (block for block, kind in zip(blocks, kinds, strict=True) if kind == 'T'):
+            num_heads = shape(block + _TABLE, 2)[1]
+            heads.add((num_heads, shape(block + 'attn.1.fn.to_qkv.weight', 2)[0] // (3 * num_heads)))
+            sizes.add(tuple(side * 2 ** (stage + 1) for side in _grid(tensors, block)[0]))
     for what, values in (('heads of one kind', heads), ('one input size', sizes)):
         if len(values) > 1:
             raise CheckpointError(f'The blocks of the {_IMPL} checkpoint do not have {what}, but {sorted(values)[:4]}.')
@@ -122,7 +175,7 @@ def infer_structure(checkpoint: Checkpoint) -> Structure:
         stem_width=tuple(shape(f's0.{i}.0.weight', 4)[0] for i in range(depths[0])),
         embed_dim=tuple(widths),
         depths=tuple(depths[1:]),
-        block_types=types,
+        block_types=''.join(types) if max(map(len, types)) == 1 else tuple(types),
         num_heads=num_heads,
         dim_head=dim_head,
         in_chans=shape('s0.0.0.weight', 4)[1],
@@ -132,27 +185,30 @@ def infer_structure(checkpoint: Checkpoint) -> Structure:
     )
 
 
-def _grid(tensors: Mapping[str, torch.Tensor], prefix: str) -> tuple[int, int]:
-    """(height, width) of the feature map that a block attends over: the grid whose relative positions the buffer has.
+def _grid(tensors: Mapping[str, torch.Tensor], prefix: str) -> tuple[tuple[int, int], torch.Tensor]:
+    """(height, width) of the feature map that a block attends over, and the row of the table for every offset.
 
-    The length of the table may fit several grids. chinhsuanwu's code uses the buffer as the index into the table, so
-    every entry of the buffer must be right for the grid.
+    The length of the table may fit several grids. chinhsuanwu's code uses the buffer of relative positions as the index
+    into the table. Forks fill it in another order, such as that of `torch.meshgrid(..., indexing='xy')`. The buffer has
+    to be a function of the offset between two positions of the grid.
     """
     index = tensors.get(prefix + _INDEX, torch.empty(0)).flatten().cpu().double()
-    positions, rows = math.isqrt(index.numel()), len(tensors[prefix + _TABLE])
+    positions, rows = math.isqrt(index.numel()), shape_of(tensors, prefix + _TABLE, 2, _IMPL)[0]
     for height in range(1, positions + 1):
         grid = (height, positions // height)
-        if math.prod(grid) == positions and num_offsets(grid) == rows and torch.equal(index, _index(grid)):
-            return grid
+        if math.prod(grid) == positions and positions**2 == index.numel() and num_offsets(grid) == rows:
+            order = index.new_zeros(rows).scatter(0, _index(grid), index).long().clamp(0, rows - 1)
+            if torch.equal(order[_index(grid)].double(), index):
+                return grid, order
     raise CheckpointError(
-        f'In the {_IMPL} checkpoint, {prefix + _INDEX} is missing, damaged or of another code: it is not the buffer of '
-        f'relative positions of a grid that fits the {rows} rows of {prefix + _TABLE}.'
+        f'In the {_IMPL} checkpoint, {prefix + _INDEX} is missing, damaged or of another code: it is not a function of '
+        f'the offsets in a grid that fits the {rows} rows of {prefix + _TABLE}.'
     )
 
 
 @functools.cache
 def _index(grid: tuple[int, int]) -> torch.Tensor:
-    return gen_relative_position_index(grid).flatten().double()
+    return gen_relative_position_index(grid).flatten()
 
 
 def tensor_map(structure: Structure) -> dict[str, Target]:
@@ -165,8 +221,8 @@ def tensor_map(structure: Structure) -> dict[str, Target]:
         targets |= {f's0.{i}.1.{p}': Target(f'stem.norm{i + 1}.{p}') for p in _BATCH_NORM}
     # That code leaves the output projection out if the block has one head that is as wide as the input of the block.
     identity = {'weight': torch.eye(structure.dim_head), 'bias': torch.zeros(structure.dim_head)}
-    for stage, (depth, kind) in enumerate(zip(structure.depths, structure.block_types, strict=True)):
-        for block in range(depth):
+    for stage, (depth, types) in enumerate(zip(structure.depths, structure.block_types, strict=True)):
+        for block, kind in enumerate(types if len(types) > 1 else types * depth):
             source, target = f's{stage + 1}.{block}.', f'stages.{stage}.blocks.{block}.'
             for theirs, (ours, params) in _BLOCKS[kind].items():
                 if kind == 'T' and block == 0 and ours == 'norm1':
