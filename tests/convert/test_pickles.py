@@ -23,6 +23,7 @@ from checkpoint_bytes import STATE_DICT, archive, records, refusal, saved, write
 from command_line import refusal as refused
 from fork import Fork
 from peers import assert_close, random_images, randomize_
+from torch.nn.utils import prune
 
 from coatnet_zoo import CheckpointError, convert_checkpoint
 from coatnet_zoo.convert import read_checkpoint
@@ -110,6 +111,17 @@ class Executed:
         return os.mkdir, ('executed',)
 
 
+class Restored:
+    """A model that is built by a call, and not from its layers."""
+
+    def __init__(self, tensors: dict[str, torch.Tensor]) -> None:
+        self.state_dict = lambda: tensors
+        self.tensors = tensors
+
+    def __reduce__(self) -> tuple:
+        return Restored, (self.tensors,)
+
+
 WHOLE: dict[str, tuple[Any, str]] = {
     'a call': (Executed(), 'mkdir'),
     'a call under a key': ({'state_dict': Executed()}, 'mkdir'),
@@ -128,11 +140,17 @@ def test_calls_are_refused_with_a_way_out(case: str, zipped: bool, read: Read) -
 
 def test_the_code_in_the_message_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    model = torch.nn.Sequential(collections.OrderedDict(body=torch.nn.Linear(2, 2)))
-    torch.jit.script(model).save('scripted.pt')
-    message = refused('convert', 'scripted.pt', 'out')
-    exec(message[message.index('model = ') : message.rindex(')') + 1], dict(torch=torch))
-    assert torch.load('weights.pth', weights_only=True).keys() == model.state_dict().keys()
+    model = randomize_(Fork())
+    expected = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    prune.l1_unstructured(model.s0[0][0], 'weight', 0.5)
+    for content, start, names in (
+        (model, 'from torch', dict(torch=torch, model=model)),
+        ({'model': Restored(expected)}, 'model = ', dict(torch=torch)),
+    ):
+        torch.save(content, 'a.pth')
+        message = refused('convert', 'a.pth', 'out')
+        exec(message[message.index(start) : message.rindex(')') + 1], names)
+        assert torch.load('weights.pth', weights_only=True).keys() == expected.keys()
 
 
 WHOLE_MODELS: dict[str, Callable[[torch.nn.Module], Any]] = {

@@ -52,7 +52,7 @@ class SelfAttention(nn.Module):
         super().__init__()
         self.scale = (dim if fork.scale_from_width else 8) ** -0.5
         self.relative_bias_table = nn.Parameter(torch.randn((2 * grid[0] - 1) * (2 * grid[1] - 1), 4))
-        self.register_buffer('relative_index', gen_relative_position_index(grid).reshape(-1, 1))
+        self.register_buffer('relative_index', fork.index(grid).reshape(-1, 1))
         self.to_qkv = nn.Linear(dim, 3 * 4 * 8, bias=False)
         self.to_out = nn.Sequential(nn.Linear(4 * 8, out), nn.Dropout())
 
@@ -105,12 +105,14 @@ class Fork(nn.Module):
         scale_from_width: bool = False,
         before: Callable[[torch.Tensor], torch.Tensor] | None = None,
         after: Callable[[torch.Tensor], torch.Tensor] | None = None,
+        index: Callable[[tuple[int, int]], torch.Tensor] = gen_relative_position_index,
+        third_stage: str = 'T',
         size: int = 64,
     ) -> None:
         super().__init__()
         self.act, self.se_act, self.pool, self.eps, self.ln_eps = act, se_act, pool, eps, ln_eps
         self.stride_in_depthwise, self.scale_from_width = stride_in_depthwise, scale_from_width
-        self.before, self.after = before, after
+        self.before, self.after, self.index = before, after, index
         stem = [(3, 8, 2), (8, 8, 1)]
         self.s0 = nn.Sequential(
             *(nn.Sequential(nn.Conv2d(i, o, 3, s, 1, bias=False), nn.BatchNorm2d(o), act()) for i, o, s in stem)
@@ -118,7 +120,13 @@ class Fork(nn.Module):
         self.s1 = nn.Sequential(ConvBlock(8, 12, True, self), ConvBlock(12, 12, False, self))
         self.s2 = nn.Sequential(ConvBlock(12, 16, True, self))
         grids = [(size // 16, size // 16), (size // 32, size // 32)]
-        self.s3 = nn.Sequential(AttentionBlock(16, 24, True, grids[0], self))
+        first, *more = (
+            AttentionBlock(16 if i == 0 else 24, 24, i == 0, grids[0], self)
+            if kind == 'T'
+            else ConvBlock(16 if i == 0 else 24, 24, i == 0, self)
+            for i, kind in enumerate(third_stage)
+        )
+        self.s3 = nn.Sequential(first, *more)
         self.s4 = nn.Sequential(
             AttentionBlock(24, 32, True, grids[1], self), AttentionBlock(32, 32, False, grids[1], self)
         )

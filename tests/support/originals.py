@@ -4,6 +4,7 @@ import importlib.util
 import json
 import os
 import subprocess
+import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -19,6 +20,7 @@ def coatnet_pytorch() -> ModuleType:
         pytest.skip('set COATNET_PYTORCH to a checkout of chinhsuanwu/coatnet-pytorch to compare with its code')
     spec = importlib.util.spec_from_file_location('coatnet_pytorch', Path(folder) / 'coatnet.py')
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # for pickle
     spec.loader.exec_module(module)
     return module
 

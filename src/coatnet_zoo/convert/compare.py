@@ -106,7 +106,7 @@ def _first_place(
         if _difference(seen[1, own][1], output) > tolerance:
             layers = dict(theirs.get_submodule(name).named_modules(prefix=name))
             kinds = {n: {**vars(m), 'kind': f'{type(m).__module__}.{type(m).__name__}'} for n, m in layers.items()}
-            return oddity(kinds) or f'{shown(name)} computes something else'
+            return (names and oddity(kinds)) or f'{shown(name)} computes something else'
     return f'all blocks agree, so what follows {shown(places[-1][0].rpartition(".")[0] or places[-1][0])} differs'
 
 
@@ -116,6 +116,7 @@ def _blocks(theirs: nn.Module, ours: nn.Module, names: Mapping[str, str]) -> Ite
     for block in ('stem', *(f'stages.{i}.blocks.{j}' for i, s in enumerate(ours.stages) for j in range(len(s.blocks)))):
         tensor = next(f'{block}.{name}' for name in ours.get_submodule(block).state_dict())
         name = names.get(tensor, tensor)
-        full = next(one for one in every if f'.{one}'.endswith(f'.{name}'))
-        found = re.match(r's0|s[1-4]\.[0-9]+', name) if names else None
+        # A fork may number the stages instead of naming them.
+        full, name = next((one, end) for one in every for end in (name, name[1:]) if f'.{one}'.endswith(f'.{end}'))
+        found = re.match(r's?0|s?[1-4]\.[0-9]+', name) if names else None
         yield full.removesuffix(name) + (found[0] if found else block), block

@@ -4,6 +4,7 @@ import io
 import mmap
 import os
 import pickle
+import re
 import warnings
 import zipfile
 from collections.abc import Mapping
@@ -27,6 +28,10 @@ _OTHERS = {
     b'\x1f\x8b': 'a gzip archive; unpack it by gunzip or tar',
     b'\x93NUMPY': 'a NumPy array, not a state dict; save that by torch.save',
 }
+_OTHERS |= dict.fromkeys(
+    (bytes((8, version, 18)) for version in range(3, 16)),
+    'an ONNX file, whose tensors have lost their names; save the state dict of the model that was exported',
+)
 
 
 def require_regular(path: str | os.PathLike) -> Path:
@@ -74,11 +79,12 @@ def _read(path: Path) -> tuple[Any, Mapping[str, Mapping[str, Any]]]:
         start = file.read(64)
     if reader := find_reader(start):
         return (checkpoint := reader.read(path)).tensors, checkpoint.layers
-    if other := next((other for first, other in _OTHERS.items() if start.startswith(first)), None):
-        raise CheckpointError(f'{shown(path, 500)} is {other}.')
     # The name decides only where the content is of neither kind.
     is_torch = start[:1] in (b'\x80', b'P')
-    is_safe = start[8:9] == b'{' or (path.suffix == '.safetensors' and not is_torch)
+    is_safe = start[5:9] == b'\0\0\0{' or (path.suffix == '.safetensors' and not is_torch)
+    other = next((other for first, other in _OTHERS.items() if start.startswith(first)), None)
+    if other and start[5:9] != b'\0\0\0{':
+        raise CheckpointError(f'{shown(path, 500)} is {other}.')
     try:
         return (safetensors.torch.load_file if is_safe else _read_torch)(path), {}
     except CheckpointError:
@@ -95,44 +101,66 @@ def _read_torch(path: Path) -> Any:
 
 def _read_zip(path: Path) -> Any:
     """Read what torch.save writes since torch 1.6. Tensors are mapped from the file into memory."""
-    sizes = _check_zip(path)
+    # torch takes a path with this ending for another format, whatever the content.
+    is_misnamed = path.suffix == '.safetensors'
+    data = _without_code(path) or (path.read_bytes() if is_misnamed else None)
+    sizes = _check_zip(io.BytesIO(data) if data else path, shown(path, 500))
     used: list[int] = []
 
     def on_cpu(storage: torch.UntypedStorage, _: str) -> torch.UntypedStorage:
         used.append(storage.nbytes())
         return storage
 
-    # torch takes a path with this ending for another format, whatever the content.
-    is_misnamed = path.suffix == '.safetensors'
-    source = io.BytesIO(path.read_bytes()) if is_misnamed else path
-    try:
-        content = torch.load(source, on_cpu, weights_only=True, mmap=not is_misnamed)
-    except pickle.UnpicklingError:  # for objects beside the tensors, never for code of TorchScript
+    def load(*args: Any, weights_only: bool) -> Any:
         used.clear()
-        content = torch.load(source, on_cpu, unpickling, weights_only=False, mmap=not is_misnamed)
+        source = io.BytesIO(data) if data else path
+        return torch.load(source, on_cpu, *args, weights_only=weights_only, mmap=data is None)
+
+    try:
+        content = load(weights_only=True)
+    except pickle.UnpicklingError:  # for objects beside the tensors
+        content = load(unpickling, weights_only=False)
     if sorted(filter(None, used)) != sizes:
         raise ValueError('the record of a tensor has another length than the tensor')
     return content
 
 
-def _check_zip(path: Path) -> list[int]:
+def _without_code(path: Path) -> bytes | None:
+    """The data of a file of TorchScript, for which torch.load would execute its code; None for another file."""
+    data = io.BytesIO()
+    with zipfile.ZipFile(path) as script, zipfile.ZipFile(data, 'w') as archive:
+        if not any(name.endswith('/constants.pkl') for name in script.namelist()):
+            return None
+        parts = re.compile(r'[^/]+/(?:data/|data\.pkl$|byteorder$|(?:\.data/)?version$)')
+        records = [record for record in script.infolist() if parts.match(record.filename)]
+        if not any('/data/' in record.filename for record in records):
+            raise CheckpointError(
+                f'{shown(path, 500)} is a frozen TorchScript file, whose tensors have no names; save the state dict of '
+                'the model before it is frozen.'
+            )
+        for record in records:
+            _require_stored(record)
+            archive.writestr(record.filename, script.read(record))
+    return data.getvalue()
+
+
+def _require_stored(record: zipfile.ZipInfo) -> None:
+    if record.compress_type != zipfile.ZIP_STORED:
+        raise ValueError('it has a compressed record, which could be of any length')
+
+
+def _check_zip(file: Path | io.BytesIO, name: str) -> list[int]:
     """Check every checksum and what torch.save never writes; return the sizes of the tensors' records, sorted."""
-    with zipfile.ZipFile(path) as archive:
+    with zipfile.ZipFile(file) as archive:
         records = {record.filename: record for record in archive.infolist()}
         if 'model.weights.h5' in records:
-            raise CheckpointError(f'{shown(path, 500)} is a .keras file; save it as .h5: model.save("model.h5").')
-        if records and all(name.endswith('.npy') for name in records):
-            raise CheckpointError(f'{shown(path, 500)} holds NumPy arrays, not a state dict; save that by torch.save.')
-        if any(name.endswith('/constants.pkl') for name in records):
-            name = shown(path, 500)
-            raise CheckpointError(
-                f'{name} is a TorchScript file, whose code would have to be executed; save its state dict: '
-                f'model = torch.jit.load({name!r}); torch.save(model.state_dict(), "weights.pth").'
-            )
+            raise CheckpointError(f'{name} is a .keras file; save it as .h5: model.save("model.h5").')
+        if records and all(record.endswith('.npy') for record in records):
+            raise CheckpointError(f'{name} holds NumPy arrays, not a state dict; save that by torch.save.')
         if len(records) < len(archive.infolist()):
             raise ValueError('it has two records of one name')
-        if any(record.compress_type != zipfile.ZIP_STORED for record in records.values()):
-            raise ValueError('it has a compressed record, which could be of any length')
+        for record in records.values():
+            _require_stored(record)
         if archive.testzip() is not None:
             raise ValueError('the checksum of a record is wrong')
     return sorted(record.file_size for name, record in records.items() if '/data/' in name and record.file_size)

@@ -18,6 +18,12 @@ _EMA = re.compile(r'(?:^|[._])ema(?:[._]|$)', re.IGNORECASE)
 _MAX_DEPTH = 8  # of nested dictionaries, e.g. {'ema': {'state_dict': ...}}, and of prefixes
 # What tools store next to weights: the number of averaged models, and thop's counts for every module.
 _COUNTERS = ('n_averaged', 'total_ops', 'total_params')
+# Makes torch's pruning permanent and saves the state dict.
+_UNPRUNE = (
+    'make it permanent where the model is: from torch.nn.utils import prune; [prune.remove(m, n[:-5]) for m in '
+    'model.modules() for n, _ in [*m.named_parameters(recurse=False)] if n.endswith("_orig")]; '
+    'torch.save(model.state_dict(), "weights.pth")'
+)
 # What compiling, sharding and recomputing put into the names of the layers that they wrap.
 _WRAPPERS = re.compile(r'\b_(?:orig_mod|fsdp_wrapped_module|checkpoint_wrapped_module)\.')
 # Names of tensors of layers that no CoAtNet has, with the way to a checkpoint that loads.
@@ -28,6 +34,9 @@ _STRANGE = {
     r'\.attn_(block|grid)\.': "of a MaxViT, which is no network here; load it into timm's own",
     r'\.conv_dw\.': "of a CoAtNeXt, which is no network here; load it into timm's own",
 }
+
+# TorchScript's names of classes begin with this, and have a number where there are several.
+_SCRIPT, _NUMBERS = '__torch__.', re.compile(r'___torch_mangle_[0-9]+\.')
 
 Path = tuple[str, ...]
 
@@ -49,7 +58,9 @@ def find_network(
     """
     if isinstance(content, (list, tuple)) and any(isinstance(part, Mapping) for part in content):
         content = {str(number): part for number, part in enumerate(content)}
-    dicts = {path: found for path, found in _state_dicts(content, (), set()) if key is None or path[:1] == (key,)}
+    dicts = dict(_state_dicts(content, (), set()))
+    if key is not None:
+        dicts = {path: found for path, found in dicts.items() if f'{".".join(path)}.'.startswith(f'{key}.')}
     if not dicts:
         raise _no_state_dict(content, name, key)
     networks = {path: _networks(found) for path, found in dicts.items()}
@@ -78,7 +89,7 @@ def find_network(
             raise CheckpointError(f'{name} has the tensor {shown(strange)} {problem}.')
     layers = getattr(dicts[path], 'layers', {})
     inside = {name.removeprefix(start): layer for name, layer in layers.items() if name.startswith(start)}
-    return Checkpoint(network, inside, beside)
+    return Checkpoint(network, inside, beside, prefix=start)
 
 
 def _networks(names: Iterable[Any]) -> list[str]:
@@ -102,7 +113,7 @@ def _state_dicts(content: Any, path: Path, seen: set[int]) -> Iterator[tuple[Pat
     """Every dictionary of tensors inside of dictionaries, with its keys. A dictionary under many keys comes once."""
     if isinstance(content, Mapping) and id(content) not in seen and len(path) <= _MAX_DEPTH:
         seen.add(id(content))
-        if isinstance(content, Stub) and '_modules' in content.attributes:
+        if isinstance(content, Stub) and ('_modules' in content.attributes or content.name.startswith(_SCRIPT)):
             content = _of_module(content)
         if any(map(_has_tensor, content.items())):
             yield path, content
@@ -124,15 +135,17 @@ def _of_module(stub: Stub) -> _Module:
     todo, done = [('', stub)], set()
     while todo:
         prefix, module = todo.pop()
-        parts = {key: module.attributes.get(key) or {} for key in ('_parameters', '_buffers', '_modules')}
-        if id(module) in done or not all(isinstance(part, Mapping) for part in parts.values()):
+        parts = [module.attributes.get(key) or {} for key in ('_parameters', '_buffers', '_modules')]
+        if module.name.startswith(_SCRIPT):
+            parts = [module.attributes]  # with the parameters, the buffers and the modules
+        if id(module) in done or not all(isinstance(part, Mapping) for part in parts):
             continue
         done.add(id(module))
-        state.layers[prefix.rstrip('.')] = {**module.attributes, 'kind': module.name}
-        tensors = {**parts['_parameters'], **parts['_buffers']}.items()
-        state.update({f'{prefix}{name}': tensor for name, tensor in tensors if isinstance(tensor, torch.Tensor)})
-        inner = [(f'{prefix}{name}.', part) for name, part in parts['_modules'].items() if isinstance(part, Stub)]
-        todo += reversed(inner)
+        kind = _NUMBERS.sub('', module.name.removeprefix(_SCRIPT))
+        state.layers[prefix.rstrip('.')] = {**module.attributes, 'kind': kind}
+        named = [(f'{prefix}{name}', value) for part in parts for name, value in part.items()]
+        state.update({name: value for name, value in named if isinstance(value, torch.Tensor)})
+        todo += [(f'{name}.', value) for name, value in reversed(named) if isinstance(value, Stub)]
     return state
 
 
@@ -176,6 +189,8 @@ def _tensors(content: Mapping[Any, Any], name: str) -> dict[str, torch.Tensor]:
                 f'{name} has {shown(key)} as a tensor of another kind ({shown(kind)}); save plain tensors of real '
                 'numbers instead.'
             )
+        if isinstance(key, str) and key.endswith('_mask') and f'{key[:-4]}orig' in content:
+            raise CheckpointError(f'{name} has the masks of a pruning ({shown(key)}); {_UNPRUNE}.')
         if _has_tensor((key, value)) and key.rpartition('.')[2] not in _COUNTERS:
             key = _WRAPPERS.sub('', key)
             if key in tensors:
@@ -185,13 +200,15 @@ def _tensors(content: Mapping[Any, Any], name: str) -> dict[str, torch.Tensor]:
 
 
 def _no_state_dict(content: Any, name: str, key: str | None) -> CheckpointError:
-    parts = (content if isinstance(content, Mapping) and content else dict(model=content)).items()
-    wholes = [v for k, v in parts if isinstance(v, Stub) and not v and (k in _KEYS or '_modules' in v.attributes)]
-    if wholes:
+    is_dict = isinstance(content, Mapping) and bool(content)
+    parts = (content if is_dict else dict(model=content)).items()
+    wholes = [(k, v) for k, v in parts if isinstance(v, Stub) and not v and (k in _KEYS or '_modules' in v.attributes)]
+    for place, whole in wholes[:1]:
+        index = f'[{place!r}]' if is_dict else ''
         return CheckpointError(
-            f'{name} holds a pickled object ({shown(wholes[0].name)}) that would have to be executed to be read, which '
+            f'{name} holds a pickled object ({shown(whole.name)}) that would have to be executed to be read, which '
             'is refused; where its code is, save model.state_dict() instead of the model: '
-            f'model = torch.load({name!r}, weights_only=False); torch.save(model.state_dict(), "weights.pth").'
+            f'model = torch.load({name!r}, weights_only=False){index}; torch.save(model.state_dict(), "weights.pth").'
         )
     if not isinstance(content, Mapping):
         return CheckpointError(f'{name} holds a {type(content).__name__}, not a state dict.')
