@@ -123,7 +123,7 @@ def test_other_heads_are_refused_or_dropped(case: str, tmp_path: Path) -> None:
 def test_a_layer_beside_the_network_is_the_classifier_with_a_line(tmp_path: Path) -> None:
     tensors = {**WRAPPED, 'projector.weight': WITH_FC['fc.weight']}
     model, said = converted(tmp_path, saved(tensors))
-    assert 'straight from fc, projector.weight is the classifier; to be sure' in said
+    assert 'logits from fc, projector.weight is the classifier; to be sure' in said
     assert_close(model(X), NETWORK(X), rel=1e-5)
 
 

@@ -43,21 +43,18 @@ def plain_head(checkpoint: Checkpoint, own: str, parts: Collection[str], width: 
         return replace(checkpoint, tensors=network, beside={**beside, **behind, **inside})
     followers = inside or {**behind, **_followers(beside, width)}
     layer = _linear(followers)
-    if layer is None and followers:
-        raise _not_one_layer(own, followers)
     # A layer is the classifier only if nothing follows it.
-    outputs = width if layer is None else next(iter(layer[0].shape), 0)
-    after = {**(behind if inside else {}), **_followers(beside, outputs, norms=not inside)}
-    if layer is not None and (after := {name: tensor for name, tensor in after.items() if name not in followers}):
-        raise _not_one_layer(own, after if inside else {**followers, **after})
+    after = {**behind, **_followers(beside, width if layer is None else len(layer[0]), norms=not inside)}
+    if followers and (layer is None or not after.keys() <= followers.keys()):
+        raise _not_one_layer(own, {**followers, **after})
     named = dict(zip((f'{own}.weight', f'{own}.bias'), layer or (), strict=False))
     rest = {name: tensor for name, tensor in beside.items() if name not in followers}
-    assumed = '' if inside or layer is None else f'{shown(next(iter(followers)))} is the classifier'
+    assumed = f'{shown(next(iter(followers)))} is the classifier' if followers and not inside else ''
     return replace(checkpoint, tensors={**network, **named}, beside=rest, assumed=assumed)
 
 
 def _names_behind(tensors: Mapping[str, torch.Tensor], own: str, parts: Collection[str]) -> set[str]:
-    """The names of the tensors behind the network: of no part of it, and after its parts unless names are sorted.
+    """The names of the tensors of no part of the network that come after its parts, or anywhere if names are sorted.
 
     A state dict has the order of the layers; safetensors sorts names.
     """
@@ -68,12 +65,14 @@ def _names_behind(tensors: Mapping[str, torch.Tensor], own: str, parts: Collecti
 
 
 def _followers(tensors: Tensors, width: int, norms: bool = True) -> Tensors:
-    """The tensors beside a network of the parts that take `width` values."""
-    firsts = {
-        _part(name)
-        for name, tensor in tensors.items()
-        if not _OF_TRAINING.search(name) and _takes(tensor, width, norms)
-    }
+    """The tensors of the parts beside a network that could take `width` values."""
+
+    def takes(name: str, tensor: torch.Tensor) -> bool:
+        inputs = {1: tensor.shape[-1:] if norms else (), 2: tensor.shape[1:], 4: tensor.shape[1:2]}
+        is_layer = tensor.is_floating_point() and not _OF_TRAINING.search(name)
+        return is_layer and tuple(inputs.get(tensor.ndim, ())) == (width,)
+
+    firsts = {_part(name) for name, tensor in tensors.items() if takes(name, tensor)}
     return {name: tensor for name, tensor in tensors.items() if _part(name) in firsts}
 
 
@@ -81,17 +80,12 @@ def _part(name: str) -> str:
     return name.partition('.')[0]
 
 
-def _takes(tensor: torch.Tensor, width: int, norms: bool = True) -> bool:
-    """Whether a tensor could belong to a layer that takes `width` values."""
-    dims = (1, 2) if norms else (2,)
-    return tensor.is_floating_point() and tensor.ndim in dims and tensor.shape[-1] == width
-
-
 def _linear(tensors: Tensors) -> tuple[torch.Tensor, ...] | None:
     """Weight and bias, if tensors are those of one linear layer."""
     layers = {name.rpartition('.')[0] for name in tensors}
     by_kind = {name.rpartition('.')[2]: tensor for name, tensor in tensors.items()}
-    if len(layers) != 1 or 'weight' not in by_kind or not by_kind.keys() <= {'weight', 'bias'}:
+    is_plain = len(layers) == 1 and 'weight' in by_kind and by_kind.keys() <= {'weight', 'bias'}
+    if not is_plain or by_kind['weight'].ndim != 2:
         return None
     return tuple(by_kind[kind] for kind in ('weight', 'bias') if kind in by_kind)
 

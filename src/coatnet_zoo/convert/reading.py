@@ -132,21 +132,15 @@ def _without_code(path: Path) -> bytes | None:
         if not any(name.endswith('/constants.pkl') for name in script.namelist()):
             return None
         parts = re.compile(r'[^/]+/(?:data/|data\.pkl$|byteorder$|(?:\.data/)?version$)')
-        records = [record for record in script.infolist() if parts.match(record.filename)]
+        records = [r for r in script.infolist() if parts.match(r.filename) and r.compress_type == zipfile.ZIP_STORED]
         if not any('/data/' in record.filename for record in records):
             raise CheckpointError(
                 f'{shown(path, 500)} is a frozen TorchScript file, whose tensors have no names; save the state dict of '
                 'the model before it is frozen.'
             )
         for record in records:
-            _require_stored(record)
             archive.writestr(record.filename, script.read(record))
     return data.getvalue()
-
-
-def _require_stored(record: zipfile.ZipInfo) -> None:
-    if record.compress_type != zipfile.ZIP_STORED:
-        raise ValueError('it has a compressed record, which could be of any length')
 
 
 def _check_zip(file: Path | io.BytesIO, name: str) -> list[int]:
@@ -159,8 +153,8 @@ def _check_zip(file: Path | io.BytesIO, name: str) -> list[int]:
             raise CheckpointError(f'{name} holds NumPy arrays, not a state dict; save that by torch.save.')
         if len(records) < len(archive.infolist()):
             raise ValueError('it has two records of one name')
-        for record in records.values():
-            _require_stored(record)
+        if any(record.compress_type != zipfile.ZIP_STORED for record in records.values()):
+            raise ValueError('it has a compressed record, which could be of any length')
         if archive.testzip() is not None:
             raise ValueError('the checksum of a record is wrong')
     return sorted(record.file_size for name, record in records.items() if '/data/' in name and record.file_size)

@@ -71,7 +71,7 @@ IMPLS: dict[str, Implementation] = {
         code=ThirdPartyCode(
             'chinhsuanwu/coatnet-pytorch',
             'coatnet_zoo.convert.adapters.chinhsuanwu',
-            assumed='GELU, max pooling, the stride in the first 1x1 convolution, eps 1e-05, logits straight from fc',
+            assumed='GELU, max pooling, stride 2 in the stem and the first 1x1 convolution, eps 1e-05, logits from fc',
         ),
         init='torch',
     ),

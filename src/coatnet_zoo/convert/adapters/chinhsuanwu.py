@@ -51,15 +51,9 @@ _LAYOUTS = {
     'se.fc1': 'o i -> o i 1 1',
     'se.fc2': 'o i -> o i 1 1',
 }
-
-
 # What forks put in place of a part of a block, by the name of the part.
-_OTHER_PARTS = {
-    'conv': 'another MBConv',
-    'attn': 'another attention',
-    'ff': 'another feed-forward network',
-    'proj': 'a projection in the shortcut of every block',
-}
+_OTHER_PARTS = dict(conv='another MBConv', attn='another attention', ff='another feed-forward network')
+_OTHER_PARTS |= dict(proj='a projection in the shortcut of every block')
 _IN_BLOCK = {f'{layer}.{p}' for layers in _BLOCKS.values() for layer, (_, params) in layers.items() for p in params}
 _IN_BLOCK |= {_TABLE, _INDEX}
 _STRIDES = re.compile(r'(?:^|\.)s?(?:0\.0\.0|[1-4]\.0\.conv\.fn\.0)$')  # the layers of stride 2
@@ -94,7 +88,7 @@ def oddity(layers: Mapping[str, Mapping[str, Any]]) -> str | None:
             if not within:
                 return f'{shown(name)} is {shown(kind)}, which that code does not have there'
             expected = ('Sigmoid',) if name.endswith('.fc.3') else ('Softmax',) if 'attend' in name else ('GELU',)
-        elif group in ('batchnorm', 'instancenorm', 'normalization') and within:
+        elif group in ('batchnorm', 'normalization') and within:
             expected = ('LayerNorm',) if re.search(r'(?:attn|ff)\.1\.norm$', name) else ('BatchNorm2d', 'SyncBatchNorm')
         if expected and kind not in expected:
             return f'{shown(name)} is {shown(kind)}, not {expected[0]}'
@@ -108,12 +102,10 @@ def oddity(layers: Mapping[str, Mapping[str, Any]]) -> str | None:
 def prepare(checkpoint: Checkpoint, head: bool) -> Checkpoint:
     """Bring the tensors to the names and the order of that code.
 
-    The stages may be in a `Sequential`, the tables in another order than that code has. For the classifier, see
-    `plain_head`.
+    The stages may be in a `Sequential`, the tables in another order. For the classifier, see `plain_head`.
 
     Raises:
-        CheckpointError: If the layers, where the file has them, are not those of that code, or if there are layers that
-            only forks have.
+        CheckpointError: If the layers, where the file has them, or the tensors are not those of that code.
     """
     if odd := oddity(checkpoint.layers):
         raise CheckpointError(f'The {_IMPL} checkpoint computes something else: {odd}.')
@@ -155,13 +147,11 @@ def infer_structure(checkpoint: Checkpoint) -> Structure:
     convs, attns = ({name.partition(part)[0] for name in tensors} for part in ('conv.', 'attn.'))
     types, widths, heads, sizes = [], [], set(), set()
     for stage in range(1, 5):
-        if not depths[stage]:
-            raise CheckpointError(f'The {_IMPL} checkpoint has no blocks in its stage s{stage}.')
+        widths.append(shape(f's{stage}.0.proj.weight', 4)[0])
         blocks = [f's{stage}.{block}.' for block in range(depths[stage])]
         # A block without either is as the first, and its tensors are missing.
         kinds = ''.join('C' if b in convs or (b not in attns and blocks[0] in convs) else 'T' for b in blocks)
         types.append(kinds if len(set(kinds)) > 1 else kinds[0])
-        widths.append(shape(f's{stage}.0.proj.weight', 4)[0])
         for block in (block for block, kind in zip(blocks, kinds, strict=True) if kind == 'T'):
             num_heads = shape(block + _TABLE, 2)[1]
             heads.add((num_heads, shape(block + 'attn.1.fn.to_qkv.weight', 2)[0] // (3 * num_heads)))
