@@ -85,6 +85,8 @@ from torch import nn
 
 def build(): return Fork()
 
+def wrapped(): return nn.DataParallel(Fork())
+
 def mish(): return Fork(act=nn.Mish)
 
 def other(): return nn.Linear(2, 2)
@@ -106,7 +108,9 @@ def test_the_command_compares(files: Path) -> None:
     best, code = files / 'best.pth', files / 'my_model.py'
     plain = output_of('convert', best, files / 'a')
     assert 'assumed of the network: GELU, max pooling' in plain and '--compare or --check' in plain
-    for number, options in enumerate((('--compare', f'{code}:build'), ('--check', files / 'pair.pt'))):
+    for number, options in enumerate(
+        (('--compare', f'{code}:build'), ('--compare', f'{code}:wrapped'), ('--check', files / 'pair.pt'))
+    ):
         said = output_of('convert', best, files / str(number), *options)
         assert 'compared: the logits are those' in said and 'GELU' not in said
     for options, words in (

@@ -96,6 +96,7 @@ OTHERS = {
     'an array': (b'\x93NUMPY\x01\0', 'is a NumPy array'),
     'arrays': (archive([('a.npy', b'')]), 'holds NumPy arrays'),
     'a .keras file': (archive([('model.weights.h5', b'')]), 'save it as .h5'),
+    'an ONNX file': (b'\x08\x08\x12\x07pytorch', 'is an ONNX file'),
     'an index': (b'{"metadata": {}, "weight_map": {}}', 'perhaps the index of a checkpoint in several files'),
 }
 

@@ -160,7 +160,7 @@ REFUSED: dict[str, tuple[Any, str]] = {
     'an MBConv': (changed(s1__0__conv__fn__9__weight=KERNEL), 'another MBConv (s1.0.conv.fn.9.weight)'),
     'a layer inside': ({'cbam.weight': KERNEL, **WITH_FC}, 'do not belong there: cbam.weight'),
     'a C after a T': (Fork(third_stage='TC').state_dict(), 'has a convolutional block (C) after a Transformer'),
-    'masks': (changed(s0__0__0__weight_mask=KERNEL, s0__0__0__weight_orig=KERNEL), 'prune.remove(m, n[:-5])'),
+    'masks': (changed(s0__0__0__weight_mask=KERNEL, s0__0__0__weight_orig=KERNEL), "prune.remove(layer, 'weight')"),
     'Mish in TorchScript': (Fork(act=nn.Mish), 's0.0.2 is Mish, not GELU'),
     'a frozen TorchScript': (Fork(), 'is a frozen TorchScript file, whose tensors have no names; save the state'),
 }

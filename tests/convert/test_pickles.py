@@ -8,6 +8,7 @@ import functools
 import os
 import pathlib
 import random
+import re
 import struct
 import sys
 import time
@@ -142,15 +143,15 @@ def test_the_code_in_the_message_works(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.chdir(tmp_path)
     model = randomize_(Fork())
     expected = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    prune.l1_unstructured(model.s0[0][0], 'weight', 0.5)
-    for content, start, names in (
-        (model, 'from torch', dict(torch=torch, model=model)),
-        ({'model': Restored(expected)}, 'model = ', dict(torch=torch)),
-    ):
+    for content in (Restored(expected), {'model': Restored(expected)}):
         torch.save(content, 'a.pth')
         message = refused('convert', 'a.pth', 'out')
-        exec(message[message.index(start) : message.rindex(')') + 1], names)
+        exec(message[message.index('model = ') : message.rindex(')') + 1], dict(torch=torch))
         assert torch.load('weights.pth', weights_only=True).keys() == expected.keys()
+    prune.l1_unstructured(layer := model.s0[0][0], 'weight', 0.5)
+    torch.save(model.state_dict(), 'a.pth')
+    exec(re.search(r'torch\.nn\S+ \S+\)', refused('convert', 'a.pth', 'out'))[0], dict(torch=torch, layer=layer))
+    assert model.state_dict().keys() == expected.keys()
 
 
 WHOLE_MODELS: dict[str, Callable[[torch.nn.Module], Any]] = {

@@ -122,6 +122,7 @@ TWO = {**under('student.', STATE_DICT), **under('teacher.', HEADLESS)}
     [
         (TWO, "under the prefixes 'student.' and 'teacher.'; choose one by prefix (--prefix)", ('--prefix', 'teacher')),
         ({'a': STATE_DICT, 'b': HEADLESS}, 'under a and b; choose one by key (--key)', ('--key', 'b')),
+        ({'run': {'a': STATE_DICT, 'b.c': HEADLESS}}, 'under run.a and run.b.c', ('--key', 'run.b.c')),
         ({**STATE_DICT, **under('momentum.', HEADLESS)}, "'' and 'momentum.'", ('--prefix', 'momentum.')),
     ],
 )

@@ -255,9 +255,9 @@ def _loaded(build: Callable[[], nn.Module], checkpoint: Checkpoint) -> nn.Module
     """The network of another code with the tensors of a checkpoint."""
     try:
         network = build()
-        own = network.state_dict()
-        whole = {f'{checkpoint.prefix}{name}': tensor for name, tensor in checkpoint.tensors.items()}
-        every = {**checkpoint.tensors, **whole, **checkpoint.beside}  # the code may build the network or its wrapper
+        # The code may build the network or its wrapper.
+        own, every = network.state_dict(), {**checkpoint.beside, **checkpoint.tensors}
+        every |= {f'{checkpoint.prefix}{name}': tensor for name, tensor in checkpoint.tensors.items()}
         network.load_state_dict({name: tensor for name, tensor in every.items() if name in own})
     except Exception as e:  # another code may raise anything
         raise CheckpointError(f'The code to compare with does not load the checkpoint: {first_line(e)}') from e

@@ -54,10 +54,7 @@ def plain_head(checkpoint: Checkpoint, own: str, parts: Collection[str], width: 
 
 
 def _names_behind(tensors: Mapping[str, torch.Tensor], own: str, parts: Collection[str]) -> set[str]:
-    """The names of the tensors of no part of the network that come after its parts, or anywhere if names are sorted.
-
-    A state dict has the order of the layers; safetensors sorts names.
-    """
+    """The names of no part of the network, after its parts unless names are sorted, as safetensors sorts them."""
     names, floats = list(tensors), [name for name, tensor in tensors.items() if tensor.is_floating_point()]
     known = [name for name in names if _part(name) in parts and not name.startswith(f'{own}.')]
     start = names.index(known[-1]) if known and floats != sorted(floats) else 0

@@ -8,6 +8,7 @@ import re
 import warnings
 import zipfile
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +65,7 @@ def read_checkpoint(
     content, layers = _read(path)
     found = find_network(content, ema, name, key, prefix)
     check_dense(found.tensors, name, not_plain)
-    return Checkpoint(found.tensors, layers or found.layers, found.beside, _record(content))
+    return replace(found, layers=layers or found.layers, record=_record(content))
 
 
 def corrupt(path: str | os.PathLike, kind: str, error: Exception) -> CheckpointError:

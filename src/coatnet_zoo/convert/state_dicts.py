@@ -18,12 +18,6 @@ _EMA = re.compile(r'(?:^|[._])ema(?:[._]|$)', re.IGNORECASE)
 _MAX_DEPTH = 8  # of nested dictionaries, e.g. {'ema': {'state_dict': ...}}, and of prefixes
 # What tools store next to weights: the number of averaged models, and thop's counts for every module.
 _COUNTERS = ('n_averaged', 'total_ops', 'total_params')
-# Makes torch's pruning permanent and saves the state dict.
-_UNPRUNE = (
-    'make it permanent where the model is: from torch.nn.utils import prune; [prune.remove(m, n[:-5]) for m in '
-    'model.modules() for n, _ in [*m.named_parameters(recurse=False)] if n.endswith("_orig")]; '
-    'torch.save(model.state_dict(), "weights.pth")'
-)
 # What compiling, sharding and recomputing put into the names of the layers that they wrap.
 _WRAPPERS = re.compile(r'\b_(?:orig_mod|fsdp_wrapped_module|checkpoint_wrapped_module)\.')
 # Names of tensors of layers that no CoAtNet has, with the way to a checkpoint that loads.
@@ -190,7 +184,10 @@ def _tensors(content: Mapping[Any, Any], name: str) -> dict[str, torch.Tensor]:
                 'numbers instead.'
             )
         if isinstance(key, str) and key.endswith('_mask') and f'{key[:-4]}orig' in content:
-            raise CheckpointError(f'{name} has the masks of a pruning ({shown(key)}); {_UNPRUNE}.')
+            raise CheckpointError(
+                f'{name} has the masks of a pruning ({shown(key)}); make it permanent for every such layer by '
+                f'torch.nn.utils.prune.remove(layer, {shown(key.rpartition(".")[2][:-5])!r}), and save again.'
+            )
         if _has_tensor((key, value)) and key.rpartition('.')[2] not in _COUNTERS:
             key = _WRAPPERS.sub('', key)
             if key in tensors:
@@ -200,16 +197,14 @@ def _tensors(content: Mapping[Any, Any], name: str) -> dict[str, torch.Tensor]:
 
 
 def _no_state_dict(content: Any, name: str, key: str | None) -> CheckpointError:
-    is_dict = isinstance(content, Mapping) and bool(content)
-    parts = (content if is_dict else dict(model=content)).items()
-    wholes = [(k, v) for k, v in parts if isinstance(v, Stub) and not v and (k in _KEYS or '_modules' in v.attributes)]
-    for place, whole in wholes[:1]:
-        index = f'[{place!r}]' if is_dict else ''
-        return CheckpointError(
-            f'{name} holds a pickled object ({shown(whole.name)}) that would have to be executed to be read, which '
-            'is refused; where its code is, save model.state_dict() instead of the model: '
-            f'model = torch.load({name!r}, weights_only=False){index}; torch.save(model.state_dict(), "weights.pth").'
-        )
+    for place, part in (content if isinstance(content, Mapping) and content else {'': content}).items():
+        if isinstance(part, Stub) and not part and (place in ('', *_KEYS) or '_modules' in part.attributes):
+            index = f'[{shown(place)!r}]' if place else ''
+            return CheckpointError(
+                f'{name} holds a pickled object ({shown(part.name)}) that would have to be executed to be read, which '
+                'is refused; where its code is, save model.state_dict() instead of the model: model = torch.load('
+                f'{name!r}, weights_only=False){index}; torch.save(model.state_dict(), "weights.pth").'
+            )
     if not isinstance(content, Mapping):
         return CheckpointError(f'{name} holds a {type(content).__name__}, not a state dict.')
     keys = ', '.join(_KEYS) if key is None else shown(key)

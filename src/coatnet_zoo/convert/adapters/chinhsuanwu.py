@@ -79,8 +79,7 @@ def oddity(layers: Mapping[str, Mapping[str, Any]]) -> str | None:
         layers: The class (`kind`) and the attributes of every layer, by name. TorchScript has no settings there.
     """
     for name, layer in layers.items():
-        module, _, kind = layer['kind'].rpartition('.')
-        group = module.removeprefix('torch.nn.modules.')
+        group, _, kind = layer['kind'].removeprefix('torch.nn.modules.').rpartition('.')
         within, expected = _WITHIN.search(name), ()
         if group == 'pooling':
             expected = ('MaxPool2d',) if re.search(r'\d\.pool\d?$', name) else ('AvgPool2d', 'AdaptiveAvgPool2d')
@@ -113,9 +112,8 @@ def prepare(checkpoint: Checkpoint, head: bool) -> Checkpoint:
     if other := _other_part(tensors):
         raise CheckpointError(f'The {_IMPL} checkpoint is of a fork: it has {other}; this package cannot compute that.')
     for name in [name for name in tensors if name.endswith(_TABLE)]:
-        grid, order = _grid(tensors, name.removesuffix(_TABLE))
-        index = name.removesuffix(_TABLE) + _INDEX
-        tensors |= {name: tensors[name][order], index: _index(grid)}
+        grid, order = _grid(tensors, block := name.removesuffix(_TABLE))
+        tensors |= {name: tensors[name][order], block + _INDEX: _index(grid)}
     width = shape_of(tensors, 's4.0.proj.weight', 4, _IMPL)[0]
     return plain_head(replace(checkpoint, tensors=tensors), 'fc', _PARTS, width, head)
 
@@ -178,9 +176,8 @@ def infer_structure(checkpoint: Checkpoint) -> Structure:
 def _grid(tensors: Mapping[str, torch.Tensor], prefix: str) -> tuple[tuple[int, int], torch.Tensor]:
     """(height, width) of the feature map that a block attends over, and the row of the table for every offset.
 
-    The length of the table may fit several grids. chinhsuanwu's code uses the buffer of relative positions as the index
-    into the table. Forks fill it in another order, such as that of `torch.meshgrid(..., indexing='xy')`. The buffer has
-    to be a function of the offset between two positions of the grid.
+    The length of the table may fit several grids. The buffer that indexes the table tells the grid: it has to be a
+    function of the offset between two positions. Forks have another order, such as of `meshgrid(indexing='xy')`.
     """
     index = tensors.get(prefix + _INDEX, torch.empty(0)).flatten().cpu().double()
     positions, rows = math.isqrt(index.numel()), shape_of(tensors, prefix + _TABLE, 2, _IMPL)[0]
