@@ -13,6 +13,7 @@ import safetensors.torch
 import timm
 import torch
 from checkpoint_bytes import FIXTURE, STATE_DICT, archive, records, refusal, saved, write
+from command_line import output_of
 
 from coatnet_zoo import CheckpointError
 from coatnet_zoo.convert import read_checkpoint
@@ -160,8 +161,18 @@ IRREGULAR: dict[str, Callable[[Path], Any]] = {
 def test_only_regular_files_are_opened(case: str, ending: str, tmp_path: Path) -> None:
     path = tmp_path / f'a.{ending}'
     IRREGULAR[case](path)
-    words = 'has no model.safetensors; give the checkpoint file itself' if case == 'folder' else 'There is no file'
+    words = 'has no config.json of timm' if case == 'folder' else 'There is no file'
     assert words in refusal(path)
+
+
+@pytest.mark.parametrize('config', [None, '{"architectures": ["CoAtNet"]}'], ids=['accelerate', 'the Trainer'])
+def test_a_folder_of_weights_alone_is_refused_with_a_call_that_works(config: str | None, tmp_path: Path) -> None:
+    (folder := tmp_path / 'checkpoint-500').mkdir()
+    (folder / 'model.safetensors').write_bytes(safetensors.torch.save(STATE_DICT))
+    if config:
+        (folder / 'config.json').write_text(config)
+    call = refusal(folder).partition('coatnet-zoo ')[2].removesuffix('.').replace('DST', str(tmp_path / 'out'))
+    assert 'wrote' in output_of(*call.split())
 
 
 @pytest.mark.parametrize('name', ['a\0b.pth', 'x' * 5000 + '.pth', 'a\nb.pth', ''])

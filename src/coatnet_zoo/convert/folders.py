@@ -13,6 +13,7 @@ from ..registry import TIMM_NAMES
 from .adapter import Checkpoint
 from .reading import read_checkpoint
 
+_WEIGHTS = (SAFETENSORS, 'pytorch_model.bin')
 _HUB = ('hf-hub:', 'hf_hub:')
 SOURCES = (*_HUB, 'local-dir:')
 
@@ -37,8 +38,10 @@ def read_config(src: str) -> tuple[Path, dict[str, Any]]:
     except HubError:
         raise
     except Exception as e:  # timm raises many kinds for a bad file
+        file = next((file for name in _WEIGHTS if (file := Path(place, name)).is_file()), None)
+        way = f'; convert the file in it: coatnet-zoo convert {shown(file, 500)} DST' if file else ''
         raise CheckpointError(
-            f'{shown(src, 500)} has no {CONFIG} of timm, which describes the network ({shown(first_line(e))}).'
+            f'{shown(src, 500)} has no {CONFIG} of timm, which describes the network ({shown(first_line(e))}){way}.'
         ) from e
 
 
@@ -62,7 +65,7 @@ def read_folder(src: str, ema: bool | None = False) -> tuple[Checkpoint, list[st
     if src.startswith(_HUB):
         weights = fetch_weights(src.partition(':')[2], SAFETENSORS)
     else:
-        weights = next((f for f in (folder / SAFETENSORS, folder / 'pytorch_model.bin') if f.is_file()), None)
+        weights = next((file for name in _WEIGHTS if (file := folder / name).is_file()), None)
     if weights is None:
         raise CheckpointError(f'{shown(src, 500)} has no {SAFETENSORS}; give the checkpoint file itself.')
     record = dict(model=f'local-dir:{folder}', in_chans=config.get('in_chans', cfg['input_size'][0]))

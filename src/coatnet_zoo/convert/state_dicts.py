@@ -183,11 +183,6 @@ def _tensors(content: Mapping[Any, Any], name: str) -> dict[str, torch.Tensor]:
                 f'{name} has {shown(key)} as a tensor of another kind ({shown(kind)}); save plain tensors of real '
                 'numbers instead.'
             )
-        if isinstance(key, str) and key.endswith('_mask') and f'{key[:-4]}orig' in content:
-            raise CheckpointError(
-                f'{name} has the masks of a pruning ({shown(key)}); make it permanent for every such layer by '
-                f'torch.nn.utils.prune.remove(layer, {shown(key.rpartition(".")[2][:-5])!r}), and save again.'
-            )
         if _has_tensor((key, value)) and key.rpartition('.')[2] not in _COUNTERS:
             key = _WRAPPERS.sub('', key)
             if key in tensors:
