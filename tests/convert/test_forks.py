@@ -101,6 +101,9 @@ REFUSED_HEADS: dict[str, Tensors] = {
     'head.0': {**HEADLESS, **layer('head.0', 16, 32), **layer('head.2', 5, 16)},
     'layers.0 after fc': {**WITH_FC, **layer('layers.0', 16, 5), **layer('layers.2', 2, 16)},
     'another pooling': {**HEADLESS, 'pool.p': torch.ones(1), 'fc.weight': WITH_FC['fc.weight']},
+    'two poolings side by side': {**HEADLESS, **layer('fc.1', 5, 64)},
+    'a convolution': {**WRAPPED, 'head.weight': torch.ones(5, 32, 1, 1)},
+    'a spectral norm': {**HEADLESS, 'fc.weight_orig': torch.ones(5, 32), 'fc.weight_u': torch.ones(5)},
     'a norm after fc': {**WITH_FC, **NORM},
     'two layers with names in order': dict(sorted({**HEADLESS, **MLP}.items())),
 }

@@ -42,11 +42,11 @@ def plain_head(checkpoint: Checkpoint, own: str, parts: Collection[str], width: 
     if not head:
         return replace(checkpoint, tensors=network, beside={**beside, **behind, **inside})
     followers = inside or {**behind, **_followers(beside, width)}
-    layer = _linear(followers)
+    layer = _linear(followers, width)
     # A layer is the classifier only if nothing follows it.
     after = {**behind, **_followers(beside, width if layer is None else len(layer[0]), norms=not inside)}
     if followers and (layer is None or not after.keys() <= followers.keys()):
-        raise _not_one_layer(own, {**followers, **after})
+        raise _not_one_layer(own, width, {**followers, **after})
     named = dict(zip((f'{own}.weight', f'{own}.bias'), layer or (), strict=False))
     rest = {name: tensor for name, tensor in beside.items() if name not in followers}
     assumed = f'{shown(next(iter(followers)))} is the classifier' if followers and not inside else ''
@@ -77,18 +77,18 @@ def _part(name: str) -> str:
     return name.partition('.')[0]
 
 
-def _linear(tensors: Tensors) -> tuple[torch.Tensor, ...] | None:
-    """Weight and bias, if tensors are those of one linear layer."""
+def _linear(tensors: Tensors, width: int) -> tuple[torch.Tensor, ...] | None:
+    """Weight and bias, if tensors are those of one linear layer that takes `width` values."""
     layers = {name.rpartition('.')[0] for name in tensors}
     by_kind = {name.rpartition('.')[2]: tensor for name, tensor in tensors.items()}
     is_plain = len(layers) == 1 and 'weight' in by_kind and by_kind.keys() <= {'weight', 'bias'}
-    if not is_plain or by_kind['weight'].ndim != 2:
+    if not is_plain or by_kind['weight'].shape[1:] != (width,):
         return None
     return tuple(by_kind[kind] for kind in ('weight', 'bias') if kind in by_kind)
 
 
-def _not_one_layer(own: str, names: Collection[str]) -> CheckpointError:
+def _not_one_layer(own: str, width: int, names: Collection[str]) -> CheckpointError:
     return CheckpointError(
-        f'After the network, the checkpoint has {", ".join(map(shown, list(names)[:4]))}, and not one linear layer as '
-        f'{own} is; leave out what follows the network by head=False (--no-head).'
+        f'After the network, the checkpoint has {", ".join(map(shown, list(names)[:4]))}, and not one linear layer of '
+        f'{width} values as {own} is; leave out what follows the network by head=False (--no-head).'
     )

@@ -23,7 +23,7 @@ _WRAPPERS = re.compile(r'\b_(?:orig_mod|fsdp_wrapped_module|checkpoint_wrapped_m
 # Names of tensors of layers that no CoAtNet has, with the way to a checkpoint that loads.
 _STRANGE = {
     r'\.(lora_[AB]|base_layer)\.': 'of LoRA that is not merged; save model.merge_and_unload().state_dict()',
-    r'_(orig|mask)$': "of pruning; make it permanent by torch.nn.utils.prune.remove(layer, 'weight'), and save again",
+    r'_mask$': "of pruning; make it permanent by torch.nn.utils.prune.remove(layer, 'weight'), and save again",
     r'\bstages_\d': 'of features_only; load it by timm.create_model(..., features_only=True, checkpoint_path=...)',
     r'\.attn_(block|grid)\.': "of a MaxViT, which is no network here; load it into timm's own",
     r'\.conv_dw\.': "of a CoAtNeXt, which is no network here; load it into timm's own",
