@@ -93,7 +93,7 @@ def test_grid_is_read_where_the_table_fits_several(grid: tuple[int, int]) -> Non
         'attn.1.fn.relative_bias_table': torch.zeros((2 * height - 1) * (2 * width - 1), 8),
         'attn.1.fn.relative_index': gen_relative_position_index(grid).reshape(-1, 1),
     }
-    assert chinhsuanwu._grid(state_dict, '') == grid
+    assert chinhsuanwu._grid(state_dict, '')[0] == grid
 
 
 # `convert --in-chans 3`: three channels of one, exact for grey images, whatever the checkpoint is.
