@@ -17,14 +17,22 @@ from tqdm import tqdm
 
 from coatnet_zoo import CoAtNet, list_impls, registry, resolve_cfg
 from coatnet_zoo.convert import fingerprint
-from coatnet_zoo.registry import IMPLS, SIZES, TIMM_NAMES, WEIGHTS
+from coatnet_zoo.registry import IMPLS, SIZES, TIMM_NAMES, WEIGHTS, CoAtNetCfg
 
+from .architecture import architecture
 from .choice import CHOICE_HEAD, choice_rows, draw_choice
 from .counting import multiply_adds, num_params
 
 ROOT = Path(__file__).parents[1]
 REGISTRY = ROOT / 'src' / 'coatnet_zoo' / 'registry'
 Costs = dict[tuple[str, str], tuple[int, float]]
+
+
+@functools.cache
+def cost(cfg: CoAtNetCfg, img_size: int = 224, in_chans: int = 3, num_classes: int = 1000) -> tuple[int, float]:
+    """The parameters of a network, and its multiply-adds in billions for one image."""
+    model = CoAtNet(cfg, img_size, in_chans, num_classes, device='meta').eval()
+    return num_params(model), multiply_adds(model) / 1e9
 
 
 @functools.cache
@@ -45,8 +53,11 @@ def count_costs() -> Costs:
     """Parameters, and multiply-adds in billions with four digits, of everything that the catalogue lists."""
     costs = {}
     for name, impl in tqdm(list(listed()), desc='counting', leave=False):
-        model = timm.create_model(name, impl=impl, device='meta').eval()
-        costs[name, impl] = num_params(model), float(f'{multiply_adds(model) / 1e9:.4g}')
+        size, _, tag = name.partition('.')
+        made_for = registry.weights_cfg(name) if tag else dict(input_size=(3, 224, 224), num_classes=1000)
+        channels, pixels, _ = made_for['input_size']
+        params, gmacs = cost(resolve_cfg(size, impl), pixels, channels, made_for['num_classes'])
+        costs[name, impl] = params, float(f'{gmacs:.4g}')
     return costs
 
 
@@ -114,8 +125,8 @@ def variants_table() -> str:
             theirs = re.match(r'timm/(.*)_\d+\.', hub_id)[1]
             se = {'silu': 'SiLU', 'relu': 'ReLU'}[cfg.se_act] + (', early' if cfg.se_early else '')
             bias = f'MLP {cfg.rel_pos_dim}' if cfg.rel_pos_type == 'mlp' else 'table'
-            model = network(size, impl)
-            numbers = f'{num_params(model) / 1e6:.2f}', f'{multiply_adds(model) / 1e9:.2f}'
+            params, gmacs = cost(cfg)
+            numbers = f'{params / 1e6:.2f}', f'{gmacs:.2f}'
             names = f'`{size}`', f'`{impl}`', f'`{theirs}`'
             rows.append([*names, cfg.conv_stride, cfg.pool_type, se, bias, *numbers])
     return _table(['name', '`impl`', 'in timm', 'stride', 'pool', 'SE', 'rel. bias', 'M', 'G'], rows, right={7, 8})
@@ -137,7 +148,7 @@ def timm_names_table() -> str:
 def documents(costs: Costs) -> dict[Path, str]:
     """The documents with new tables, by path."""
     tables = {
-        ('README.md', 'choice'): _table(CHOICE_HEAD, choice_rows(), right=set(range(1, 7))),
+        ('README.md', 'choice'): _table(CHOICE_HEAD, choice_rows(), right={1, 2, 3}),
         ('docs/models.md', 'sizes'): sizes_table(),
         ('docs/models.md', 'weights'): weights_table(costs),
         ('docs/implementations.md', "timm's variants"): variants_table(),
@@ -159,6 +170,7 @@ def main() -> None:
     (REGISTRY / 'fingerprints.json').write_text(fingerprints_file(), encoding='utf-8')
     for file, text in documents(costs).items():
         file.write_text(text, encoding='utf-8')
+    (ROOT / 'docs' / 'architecture.svg').write_text(architecture(), encoding='utf-8')
     draw_choice(ROOT / 'docs' / 'models.png')
 
 

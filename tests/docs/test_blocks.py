@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from empty_weights import empty_weights
 from hub_server import HubServer
-from pages import Block, blocks, lay_out, run
+from pages import Block, blocks, lay_out, lay_out_own_files, run
 from paths import ROOT
 
 from coatnet_zoo.registry import WEIGHTS
@@ -24,8 +24,9 @@ ELSEWHERE = {
     'docs/finetuning.md': 'test_finetuning.py',
     'docs/training.md': 'test_walkthrough.py',
 }
+IN_A_CLONE = {'docs/migrating.md'}  # the other pages need no more than the package and the reader's own files
 NOT_RUN = {
-    'install': 'installs from the package index',
+    'install': 'installs the package, or runs all tests',
     'long': 'takes more than a minute; tests/scripts run the same code on less',
 }
 TEXT = {'text', 'bibtex'}
@@ -35,7 +36,8 @@ BLOCKS = [b for page in PAGES if page not in ELSEWHERE for b in blocks(page) if 
 @pytest.fixture(scope='module')
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """By page: the folder in which the reader of the page works."""
-    return {page: lay_out(tmp_path_factory.mktemp('page')) for page in {b.page for b in BLOCKS}}
+    pages = {b.page: lay_out if b.page in IN_A_CLONE else lay_out_own_files for b in BLOCKS}
+    return {page: make(tmp_path_factory.mktemp('page')) for page, make in pages.items()}
 
 
 def serve(hub: HubServer, code: str, folder: Path) -> None:
@@ -64,11 +66,11 @@ def test_every_block_says_what_it_is() -> None:
             assert block.language in {'python', 'sh'} | TEXT, f'{block} has no language'
     words = Counter(word for block in BLOCKS for word in block.words if '=' not in word)
     assert set(words) <= {'hub'} | set(NOT_RUN)
-    assert len(BLOCKS) - sum(words[word] for word in NOT_RUN) >= 20
+    assert len(BLOCKS) - sum(words[word] for word in NOT_RUN) >= 15
 
 
 def test_the_readme_is_short() -> None:
     text = (ROOT / 'README.md').read_text(encoding='utf-8')
-    assert len(text.splitlines()) <= 150
+    assert len(text.splitlines()) <= 110
     first = next(b for b in blocks('README.md') if b.language == 'python')
     assert len([line for line in first.code.splitlines() if line.strip()]) <= 10

@@ -11,7 +11,8 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
-from paths import ROOT
+from paths import DATA, ROOT
+from PIL import Image
 
 # What a reader of a clone has beside a page.
 BESIDE = ('docs', 'scripts', 'tests', 'weights')
@@ -49,6 +50,14 @@ def lay_out(folder: Path) -> Path:
     """Make a folder that has what a clone has."""
     for name in BESIDE:
         (folder / name).symlink_to(ROOT / name)
+    return folder
+
+
+def lay_out_own_files(folder: Path) -> Path:
+    """Make a folder that has the files of a reader without a clone: a photo, and a checkpoint to convert."""
+    with Image.open(DATA / 'digits' / '7_row1496.png') as image:
+        image.save(folder / 'photo.jpg')
+    shutil.copy(DATA / 'chinhsuanwu_digits_64.pth', folder / 'best.pth')
     return folder
 
 
