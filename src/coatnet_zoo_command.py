@@ -4,6 +4,7 @@
 Listing and downloading do not need the registration. The flag below tells `coatnet_zoo/__init__.py` to skip it.
 """
 
+import errno
 import importlib
 import sys
 from collections.abc import Callable
@@ -26,6 +27,10 @@ def main() -> None:
     except SystemExit:
         if afterwards is None:
             raise
+    except OSError as e:
+        if e.errno != errno.ENOSPC:
+            raise
+        sys.exit(f'Error: the output cannot be written: {e.strerror}.')
     if afterwards is not None:
         afterwards()
 

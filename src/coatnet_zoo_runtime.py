@@ -174,6 +174,11 @@ def prepare(image: Image.Image, preprocessing: Mapping[str, Any]) -> np.ndarray:
     return np.ascontiguousarray((pixels - mean) / std)
 
 
+def has_holes(image: Image.Image) -> bool:
+    """Whether an image has transparent parts."""
+    return image.has_transparency_data and image.convert('RGBA').getchannel('A').getextrema()[0] < 255
+
+
 def _opaque(image: Image.Image) -> Image.Image:
     """An image without transparency that Pillow can convert to grey and to RGB."""
     if image.mode.startswith('I;16'):

@@ -164,6 +164,13 @@ def test_list_fits_the_terminal(width: int, columns: str) -> None:
     assert ('~MB' in columns) == any('the model is untrained' in line for line in legend)
 
 
+def test_a_full_disk_is_one_line() -> None:
+    with open('/dev/full', 'w') as full:
+        command = [sys.executable, '-m', 'coatnet_zoo', 'list']
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert (done.returncode, done.stderr) == (1, 'Error: the output cannot be written: No space left on device.\n')
+
+
 def test_a_pipe_gets_everything() -> None:
     """Whatever the width: every column in the order of old, new columns at the end, no star and no legend."""
     header, *rows = output_of('list').splitlines()

@@ -69,7 +69,7 @@ def test_what_the_file_cannot_know_can_be_said(tmp_path: Path) -> None:
     labels.write_text('\n'.join(f'digit {i}' for i in range(10)) + '\n')
     options = ['--mean', '0.5', '--std', '0.25', '--interpolation', 'bilinear', '--crop-pct', '0.9']
     options += ['--labels', labels, '--name', 'my_digits']
-    assert 'assumed, as the file' not in output_of('convert', FIXTURE, tmp_path / 'out', *options)
+    assert 'Assumed, as the file' not in output_of('convert', FIXTURE, tmp_path / 'out', *options)
     cfg = load(tmp_path / 'out').pretrained_cfg
     assert (cfg['mean'], cfg['std'], cfg['interpolation'], cfg['crop_pct']) == ([0.5], [0.25], 'bilinear', 0.9)
     assert cfg['label_names'] == [f'digit {i}' for i in range(10)]
@@ -79,7 +79,8 @@ def test_what_the_file_cannot_know_can_be_said(tmp_path: Path) -> None:
 
 def test_assumptions_are_said_and_a_card_is_written(tmp_path: Path) -> None:
     output = output_of('convert', FIXTURE, tmp_path / 'digits')
-    assert 'assumed, as the file does not say it: mean=(0.449,), std=(0.226,)' in output
+    assert 'as the file does not say how images were prepared: mean=(0.449,), std=(0.226,)' in output
+    assert output.endswith('\nIf yours differ: --mean --std --interpolation --crop-pct\n')
     cfg = json.loads((tmp_path / 'digits' / 'config.json').read_text())['pretrained_cfg']
     assert (cfg['mean'], cfg['std']) == ([0.449], [0.226]) and 'license' not in cfg
     card = (tmp_path / 'digits' / CARD).read_text(encoding='utf-8')
@@ -116,7 +117,7 @@ FILES: dict[str, Callable[[Path], Path]] = {
 def test_grey_images_give_the_same_logits(case: str, tmp_path: Path) -> None:
     file = FILES[case](tmp_path)
     output_of('convert', file, tmp_path / 'grey', '--mean', '0.3', '--std', '0.25')
-    text = output_of('convert', file, tmp_path / 'colour', '--in-chans', '3', '--mean', '0.3', '--std', '0.25')
+    text = output_of('convert', file, tmp_path / 'colour', '--in-chans', '3', '--mean', '0.3,0.3,0.3', '--std', '0.25')
     assert 'images 3 channels' in text
     grey, colour = (timm.create_model(f'local-dir:{tmp_path / n}', pretrained=True).eval() for n in ('grey', 'colour'))
     assert (colour.in_chans, list(colour.pretrained_cfg['input_size'])) == (3, [3, 64, 64])

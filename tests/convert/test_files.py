@@ -175,6 +175,12 @@ def test_a_folder_of_weights_alone_is_refused_with_a_call_that_works(config: str
     assert 'wrote' in output_of(*call.split())
 
 
+@pytest.mark.parametrize('ending', ['pth', 'safetensors'])
+def test_a_name_that_is_not_utf8_is_not_called_damage(ending: str, tmp_path: Path) -> None:
+    (path := tmp_path / f'caf\udce9.{ending}').write_bytes(b'')
+    assert 'is not UTF-8, so that torch cannot open it; rename it' in refusal(path)
+
+
 @pytest.mark.parametrize('name', ['a\0b.pth', 'x' * 5000 + '.pth', 'a\nb.pth', ''])
 def test_odd_names_of_files(name: str) -> None:
     with pytest.raises(CheckpointError) as caught:

@@ -178,6 +178,7 @@ LAYERS: dict[str, tuple[str, Callable[[dict], object], str | None]] = {
         'y=1.0 in tf.math.multiply',
     ),
     'another activation': ('stem_1_gelu', lambda x: renamed(x, 'stem_1_swish'), 'stem_1_swish'),
+    'a changed activation': ('stem_1_gelu', lambda x: more(x, activation='mish'), "activation='mish' in stem_1_gelu"),
     'a smaller image': ('input_1', lambda x: more(x, batch_input_shape=[None, 32, 32, 3]), '49 offsets in stage 3'),
     'an image of any size': ('input_1', lambda x: more(x, batch_input_shape=[None, None, None, 3]), 'the shape'),
     'an image of 10^9 pixels': ('input_1', lambda x: more(x, batch_input_shape=[None, 10**9, 10**9, 3]), 'stage 3'),

@@ -154,6 +154,7 @@ REFUSED: dict[str, tuple[Any, tuple[str, ...], tuple[str, ...]]] = {
     'many names for one dictionary': (dict.fromkeys(map(str, range(9999)), dict.fromkeys(range(9999))), (), ('no',)),
     'a dictionary in itself': (itself(), (), ('no state dict',)),
     'another network': ({'conv1.weight': torch.ones(2), 'fc.weight': torch.ones(2)}, (), ('conv1.weight',)),
+    'beside a configuration': ({'model': {'mean': B}, 'weights': {'a.b': B, 'c.d': B}}, (), ('tensors are a.b, c.d',)),
     'twice': ({**STATE_DICT, **under('module.', STATE_DICT)}, (), ('more than once',)),
     'no moving average': (STATE_DICT, ('--ema',), ('no moving average',)),
     'a missing key': ({'model': STATE_DICT}, ('--key', 'nets'), ('no state dict under nets', 'model')),

@@ -93,6 +93,7 @@ DISAGREE: list[tuple[list[Change], str, str]] = [
     ([(('model_args', 'depths'), [1_000_000, 1, 2, 1])], 'depths=(1000000, 1, 2, 1)', 'more than 500 layers'),
     ([(('pretrained_cfg', 'classifier'), 'stem.conv1')], 'classifier', "'head.fc'"),
     ([(('model_args', 'global_pool'), '')], "global_pool=''", 'num_classes=10'),
+    ([(('model_args', 'conv_expand_ratio'), 1e6)], 'from the config.json of /', 'conv_expand_ratio=1000000.0 must'),
     ([(('model_args', 'unknown'), 1)], 'model_args has the field', "'unknown'"),
 ]
 

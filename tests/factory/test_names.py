@@ -4,6 +4,7 @@ import dataclasses
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -45,6 +46,11 @@ REFUSED = [
     ('coatnet_1.sw_in22k', {}, RuntimeError, r'Invalid pretrained tag \(sw_in22k\) for coatnet_1\. Did you mean '),
     ('coatnet_1', dict(pretrained_cfg='sw_in22k'), RuntimeError, r'Invalid pretrained tag \(sw_in22k\)'),
     ('coatnet_1', dict(embed_dims=(1, 2, 3, 4)), TypeError, 'embed_dims'),
+    ('coatnet_1', dict(num_classes='10'), ValueError, "num_classes='10' must be a whole number"),
+    ('coatnet_1', dict(in_chans='3'), ValueError, "in_chans='3' must be a whole number"),
+    ('coatnet_1', dict(drop_rate='x'), ValueError, "drop_rate='x' must be a number from 0 to 1"),
+    ('coatnet_1', dict(drop_path_rate=2), ValueError, 'drop_path_rate=2 must be a number from 0 to 1'),
+    ('coatnet_1', dict(conv_expand_ratio=1e6), ValueError, 'conv_expand_ratio=1000000.0 must be .* up to 64'),
 ]
 
 
@@ -53,6 +59,11 @@ def test_bad_names_are_refused(name: str, arguments: dict, kind: type[Exception]
     with pytest.raises(kind, match=message) as e:
         timm.create_model(name, **arguments)
     assert '\n' not in str(e.value)
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    model = timm.create_model('coatnet_atto', num_classes=np.int64(3), drop_rate=np.float32(0.5), device='meta')
+    assert (type(model.num_classes), model.drop_rate) == (int, 0.5)
 
 
 def test_configuration_objects_work_like_tags() -> None:

@@ -153,7 +153,7 @@ def test_offline(served: HubServer, fresh_cache: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(constants, 'HF_HUB_OFFLINE', True)
     assert assert_fetched(fresh_cache) == file
     message = fetch_error(fresh_cache / 'empty')
-    for word in (str(fresh_cache / 'empty'), 'not in the cache', 'unset it once', 'HF_HUB_CACHE'):
+    for word in (str(fresh_cache / 'empty'), 'not in the cache', 'unset it once', 'HF_HUB_CACHE', 'pull NAME --dest'):
         assert word in message
     assert 'connect to a network' not in message and served.requests == []
 

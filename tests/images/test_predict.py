@@ -125,6 +125,19 @@ def test_a_bad_image_costs_only_its_own_answer(tmp_path: Path) -> None:
     assert missing == f'Error: There is no image {tmp_path / "no.png"}.'
 
 
+def test_transparent_parts_are_white_and_said(tmp_path: Path) -> None:
+    """The digit is in the alpha channel alone."""
+    seven = Image.open(SEVEN).convert('L')
+    white = Image.merge('LA', (seven.point(lambda _: 255), seven.point(lambda v: 255 - v)))
+    black = Image.merge('LA', (seven.point(lambda _: 0), seven.point(lambda v: 255 - v)))
+    white.save(tmp_path / 'white.png')
+    black.save(tmp_path / 'black.png')
+    result = predict(SEVEN, tmp_path / 'white.png', tmp_path / 'black.png', '--json')
+    seen, blank, dark = (row['predictions'] for row in json.loads(result.stdout))
+    assert seen == dark != blank
+    assert result.stderr == 'Transparent parts of 2 of 3 images were put on white.\n'
+
+
 def test_without_any_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / 'empty').mkdir()

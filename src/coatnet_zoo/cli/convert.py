@@ -57,7 +57,7 @@ def function(text: str) -> Callable:
     '--interpolation', type=click.Choice(INTERPOLATIONS), help='How images were resized. Default: recorded or bicubic.'
 )
 @click.option(
-    '--crop-pct', type=float, help='Share that evaluation crops. Default: recorded or 0.875, for keras_cv 0.95.'
+    '--crop-pct', type=float, help='Share that evaluation crops. Default: recorded, or 0.875 (keras_cv 0.95).'
 )
 @click.option('--labels', type=_PATH, help="Text file with the name of one class a line, as timm's class map.")
 @click.option('--name', help='Name of the weights, kept as the tag in config.json.')
@@ -94,12 +94,13 @@ def convert(src: Path, dst: Path, labels: Path | None, no_head: bool, **options)
     is_compared = options['compare'] or options['check']
     if is_compared:
         click.echo('  compared: the logits are those of the code that trained it')
-    if result.assumed:
-        said = ', '.join(f'{k}={v}' for k, v in result.assumed.items())
-        click.echo(f'  assumed, as the file does not say it: {said}')
     if result.assumed_network and not is_compared:
         click.echo(f'  assumed of the network: {result.assumed_network}; to be sure: --compare or --check')
     if result.left_out:
         some = ', '.join(map(shown, result.left_out[:4])) + (', ...' if len(result.left_out) > 4 else '')
         click.echo(f'  left out, as no part of the network: {some}')
     click.echo(f"wrote {shown(dst)}; load it by timm.create_model('local-dir:{shown(dst)}', pretrained=True)")
+    if result.assumed:
+        said = ', '.join(f'{k}={v}' for k, v in result.assumed.items())
+        ways = ' '.join(f'--{k.replace("_", "-")}' for k in result.assumed)
+        click.echo(f'\nAssumed, as the file does not say how images were prepared: {said}\nIf yours differ: {ways}')

@@ -5,6 +5,7 @@ import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -16,20 +17,9 @@ from .output import announce, check_out, image_size, model_option, write_out
 @click.argument('images', nargs=-1, required=True, metavar='IMAGE...')
 @model_option
 @click.option('--topk', type=click.IntRange(min=1), default=5, show_default=True, help='Classes for each image.')
-@click.option(
-    '--json',
-    'as_json',
-    is_flag=True,
-    help='Machine-readable: a list of objects with file and predictions (index, label, probability).',
-)
+@click.option('--json', 'as_json', is_flag=True, help='Print a list of: file, predictions (index, label, probability).')
 @click.option('--out', type=click.Path(path_type=Path), help='CSV file to write instead; an older file is replaced.')
-@click.option(
-    '--batch-size',
-    type=click.IntRange(min=1),
-    default=8,
-    show_default=True,
-    help='Images that the model computes at once.',
-)
+@click.option('--batch-size', type=click.IntRange(min=1), default=8, show_default=True, help='Images computed at once.')
 @click.option(
     '--img-size',
     type=image_size,
@@ -55,18 +45,23 @@ def predict(
     if out is not None:
         check_out(out, '.csv')
     announce(f'loading {name}')
-    from coatnet_zoo_runtime import RECORD_FILE
+    from coatnet_zoo_runtime import RECORD_FILE, has_holes
 
     from ..images import classify, csv_text, find_images, json_text, readable
 
     files, problems = find_images(images)
-    answers = []
+    answers, holes = [], []
     if files:
         is_exported = os.path.isfile(os.path.join(name, RECORD_FILE))
         network, prepare, labels = (_exported if is_exported else _model)(name, img_size, optimize)
         if labels is None:
             click.echo('The model has no label names; classes are numbers.', err=True)
-        predictions = classify(network, prepare, labels, files, topk, batch_size)
+
+        def noting(image: Any) -> Any:
+            holes.append(has_holes(image))
+            return prepare(image)
+
+        predictions = classify(network, noting, labels, files, topk, batch_size)
         if len(files) > batch_size and sys.stderr.isatty():
             with click.progressbar(predictions, len(files), label=f'{len(files)} images', file=sys.stderr) as bar:
                 answers = list(bar)
@@ -83,6 +78,8 @@ def predict(
         text = csv_text(answered).encode(errors='surrogateescape')
         write_out(out, lambda partial: partial.write_bytes(text))
         click.echo(f'wrote {shown(out)}, with {len(answered)} of {len(answers)} images', err=as_json)
+    if any(holes):
+        click.echo(f'Transparent parts of {sum(holes)} of {len(answers)} images were put on white.', err=True)
     for problem in problems:
         click.echo(f'Error: {problem}', err=True)
     if problems:

@@ -19,7 +19,7 @@ from .columns import table
 @click.argument('names', nargs=-1, metavar='[NAME]...')
 @click.option('--pretrained', is_flag=True, help='Leave out networks without weights.')
 @click.option('--impl', help='List only this implementation.')
-@click.option('--json', 'as_json', is_flag=True, help='Machine-readable: a list of objects, see docs/hub.md.')
+@click.option('--json', 'as_json', is_flag=True, help='Machine-readable: a list of objects, see docs/commands.md.')
 def list_command(names: tuple[str, ...], pretrained: bool, impl: str | None, as_json: bool) -> None:
     """List every name with its costs and the place of its weights; offline.
 

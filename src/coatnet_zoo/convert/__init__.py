@@ -11,6 +11,7 @@ from .folders import read_folder as read_folder
 from .loading import Adapted as Adapted
 from .loading import adapt_state_dict as adapt_state_dict
 from .loading import take_timms_layers as take_timms_layers
+from .preprocessing import ARGUMENTS as ARGUMENTS
 from .preprocessing import average as average
 from .preprocessing import check_arguments as check_arguments
 from .preprocessing import check_fields as check_fields

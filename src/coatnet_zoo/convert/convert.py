@@ -126,14 +126,14 @@ def convert_checkpoint(
     if labels is None and head:
         labels = own_labels
     source, model, default = build_network(checkpoint, file, head, img_size)
-    preprocessing, assumed = data_config(default, model.in_chans, facts)
+    preprocessing, assumed = data_config(default, model.in_chans, facts, in_chans)
     if labels is not None:
         check_labels(labels, model.num_classes)
     tensors = _fitting(source, model, file)
     if in_chans not in (None, model.in_chans):
         tensors[_FIRST] = _three_channels(tensors[_FIRST], in_chans)
         model = timm.create_model(source.name, **{**source.arguments, 'in_chans': 3}, device='meta')
-        preprocessing |= {name: (*preprocessing[name][:1],) * 3 for name in ('mean', 'std')}
+        preprocessing |= {name: tuple(v) * (3 // len(v)) for name in ('mean', 'std') for v in [preprocessing[name]]}
     model.load_state_dict(Adapted(tensors))
     if compare is not None:
         check_same(_loaded(compare, checkpoint), model.eval(), None, source.names)

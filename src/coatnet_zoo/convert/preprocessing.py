@@ -10,7 +10,7 @@ from ..files import open_regular
 from ..registry import INTERPOLATIONS, Channels, Classes, Crop, Share, Side, check, field_types, short
 
 # The arguments of a model beside its structure, with limits that a Python type hint cannot state.
-_ARGUMENTS = {
+ARGUMENTS = {
     'impl': str,
     'img_size': Side | tuple[Side, Side],
     'in_chans': Channels,
@@ -37,7 +37,7 @@ _UNWRITABLE = re.compile('[\0\r\n\ud800-\udfff]')
 
 def check_arguments(arguments: Mapping[str, Any]) -> None:
     """Raise a `ValueError` for an argument from a file that is not one of a network, or has a value of another type."""
-    check_fields('model_args', arguments, _ARGUMENTS, {*_ARGUMENTS, *field_types()})
+    check_fields('model_args', arguments, ARGUMENTS, {*ARGUMENTS, *field_types()})
 
 
 def check_fields(what: str, values: Mapping[str, Any], types: Mapping[str, Any], known: set[str]) -> None:
@@ -94,9 +94,11 @@ def average(values: Sequence[float], in_chans: int) -> tuple[float, ...]:
 
 
 def data_config(
-    default: Mapping[str, Any], in_chans: int, facts: Mapping[str, Any]
+    default: Mapping[str, Any], in_chans: int, facts: Mapping[str, Any], made_chans: int | None = None
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Make timm's data_config of facts, and of a default where there is no fact. Also return the part of the default.
+
+    Facts may be for the channels that the network in the file takes, or for `made_chans` that are made of them.
 
     Raises:
         CheckpointError: If the number of values is neither one nor the number of channels.
@@ -105,7 +107,7 @@ def data_config(
     rest = {name: value for name, value in default.items() if name not in given}
     for name in ('mean', 'std'):
         values = given.get(name, rest.get(name))
-        if len(values) in (1, in_chans):
+        if len(values) in (1, in_chans) or (name in given and len(values) == made_chans):
             continue
         if name in given:
             channels = f'{in_chans} channel{"s" * (in_chans != 1)}'

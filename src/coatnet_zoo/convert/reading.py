@@ -40,6 +40,8 @@ def require_regular(path: str | os.PathLike) -> Path:
     if not os.path.isfile(path):
         instead = ', but a folder, pipe or device of that name' if os.path.exists(path) else ''
         raise CheckpointError(f'There is no file {shown(path, 500)}{instead}.')
+    if any('\ud800' <= character <= '\udfff' for character in str(path)):
+        raise CheckpointError(f'{shown(path, 500)} is not UTF-8, so that torch cannot open it; rename it.')
     return Path(path)
 
 

@@ -65,7 +65,8 @@ def find_network(
         places = [(path, prefix) for path, found in dicts.items() if any(n.startswith(prefix) for n in _names(found))]
     if ema is None:
         ema = any(_EMA.search('.'.join(path)) for path, _ in places)
-    path, start = _choose(places, ema, name) if places or ema else (min(dicts, key=_rank), prefix or '')
+    largest = max(dicts, key=lambda path: (len(dicts[path]), -_rank(path)))
+    path, start = _choose(places, ema, name) if places or ema else (largest, prefix or '')
     tensors, others = _tensors(dicts[path], name), [other for other in networks[path] if other != start]
     network, beside = {}, {}
     for full, value in tensors.items():
@@ -202,8 +203,8 @@ def _no_state_dict(content: Any, name: str, key: str | None) -> CheckpointError:
             )
     if not isinstance(content, Mapping):
         return CheckpointError(f'{name} holds a {type(content).__name__}, not a state dict.')
-    keys = ', '.join(_KEYS) if key is None else shown(key)
-    return CheckpointError(f'{name} has no state dict under {keys}; its keys are {_some(content)}.')
+    place = '' if key is None else f' under {shown(key)}'
+    return CheckpointError(f'{name} has no state dict{place}; its keys are {_some(content)}.')
 
 
 def _some(names: Iterable[Any]) -> str:

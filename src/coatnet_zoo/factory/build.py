@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from timm.layers import to_2tuple
@@ -10,7 +11,7 @@ from timm.models import PretrainedCfg, build_model_with_cfg, resolve_pretrained_
 from torch import nn
 
 from .._timm import pretrained_cfg_for_features, save_without_classes, set_fixed_input_size, update_model_args
-from ..convert import Checkpoint, adapt_state_dict, corrupt, read_checkpoint
+from ..convert import ARGUMENTS, Checkpoint, adapt_state_dict, check_fields, corrupt, read_checkpoint
 from ..errors import shown
 from ..network import CoAtNet
 from ..registry import STRUCTURE_FIELDS, CoAtNetCfg, choose, field_types, resolve_cfg, untrained_cfg
@@ -54,6 +55,7 @@ def build(
         HubError: If the weights cannot be fetched from the Hub or a release page.
         CheckpointError: If the weights do not fit, or a `config.json` does not describe a network.
     """
+    kwargs = {name: v.item() if isinstance(v, np.generic) else v for name, v in kwargs.items()}
     tag = pretrained_cfg if isinstance(pretrained_cfg, str) else None
     if dataclasses.is_dataclass(pretrained_cfg):
         pretrained_cfg = dataclasses.asdict(pretrained_cfg)
@@ -62,6 +64,7 @@ def build(
     if given.get('source') in ('local-dir', 'hf-hub'):
         check_config_json(size, given, recorded)
         given = {**given, 'state_dict': None}  # weights come from a file
+    check_fields('The call', {name: v for name, v in kwargs.items() if v is not None}, ARGUMENTS, set(kwargs))
     # A configuration from elsewhere may have any tag.
     wanted = tag or (None if given.get('source') else given.get('tag'))
     impl, chosen = choose(

@@ -18,6 +18,7 @@ from ..registry import RELEASE_HOST, short
 from .messages import one_line_error, sentence, without_secrets
 
 _Folder = str | os.PathLike | None
+_ELSEWHERE = 'or copy what `coatnet-zoo pull NAME --dest FOLDER` makes on another machine, and load local-dir:FOLDER'
 
 
 def cached_weights(hf_hub_id: str, filename: str = SAFETENSORS, cache_dir: _Folder = None) -> Path | None:
@@ -64,7 +65,8 @@ def fetch_weights(hf_hub_id: str, filename: str = SAFETENSORS, cache_dir: _Folde
         missing = f'{repo_id} is {"damaged" if damage else "not"} in the cache {cache}'
         if constants.HF_HUB_OFFLINE:
             raise HubError(
-                f'{missing}, and HF_HUB_OFFLINE is set: unset it once, or set HF_HUB_CACHE to a cache with the file.'
+                f'{missing}, and HF_HUB_OFFLINE is set: unset it once, set HF_HUB_CACHE to a cache with the file, '
+                f'{_ELSEWHERE}.'
             )
         url = hf_hub_url(repo_id, filename, revision=revision or None)
         try:
@@ -79,7 +81,7 @@ def fetch_weights(hf_hub_id: str, filename: str = SAFETENSORS, cache_dir: _Folde
                 hub = without_secrets(constants.ENDPOINT)
                 raise HubError(
                     f'{missing} and the Hub at {hub} cannot be reached ({sentence(e)}); connect to a network, '
-                    'set HF_ENDPOINT to a mirror, or HF_HUB_ETAG_TIMEOUT to more seconds.'
+                    f'set HF_ENDPOINT to a mirror or HF_HUB_ETAG_TIMEOUT to more seconds, {_ELSEWHERE}.'
                 ) from e
         options = dict(revision=revision or None, cache_dir=cache, force_download=bool(damage))
         file = Path(hf_hub_download(repo_id, filename, **options))

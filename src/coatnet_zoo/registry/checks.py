@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 # those of any network, and torch can still count the values of every tensor.
 Count = Annotated[int, 'a positive whole number up to 1048576', 1, 1 << 20]
 Positive = Annotated[float, 'a positive number up to 1048576', 1e-300, 1 << 20]
+Ratio = Annotated[float, 'a positive number up to 64', 1e-300, 64]
 Epsilon = Annotated[float, 'a positive number below 1', 1e-300, 0.999]
 Share = Annotated[float, 'a number from 0 to 1', 0, 1]
 Crop = Annotated[float, 'a number from 0.1 to 1', 0.1, 1]

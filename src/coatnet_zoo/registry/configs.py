@@ -7,7 +7,7 @@ import functools
 from dataclasses import dataclass
 from typing import Any, Literal, get_type_hints
 
-from .checks import Count, Epsilon, Patch, Positive, check, short
+from .checks import Count, Epsilon, Patch, Ratio, check, short
 
 PerBlock = tuple[Any, ...]
 Activation = Literal['gelu', 'silu', 'relu']
@@ -46,12 +46,12 @@ class CoAtNetCfg:
     conv_act: Activation = 'gelu'
     conv_norm_eps: Epsilon = 1e-5
     pre_norm_act: bool = False  # activation after the pre-norm
-    conv_expand_ratio: Positive = 4.0
+    conv_expand_ratio: Ratio = 4.0
     conv_expand_base: Literal['in', 'out'] = 'out'  # which width the expansion multiplies
     conv_stride: Literal['expand', 'depthwise', 'pool'] = 'expand'  # which layer of the branch strides
     conv_out_bias: bool = True  # last projection and shortcut
     conv_out_norm: bool = False  # batch norm after the last projection
-    se_ratio: Positive = 0.25
+    se_ratio: Ratio = 0.25
     se_base: Literal['in', 'mid', 'out'] = 'out'  # which width the ratio multiplies
     se_divisor: Count | None = None  # round the product to a multiple of this number; None: round the product down
     se_act: Activation = 'silu'
@@ -74,7 +74,7 @@ class CoAtNetCfg:
     rel_attn: Literal['pre', 'post', 'none'] = 'pre'  # add the relative bias before the softmax, after it, or never
     attn_window: Count | None = None  # attend within windows of this side, in positions; None: over the whole map
     attn_type: Literal['softmax', 'linear'] = 'softmax'
-    mlp_ratio: Positive = 4.0
+    mlp_ratio: Ratio = 4.0
     mlp_base: Literal['in', 'out'] = 'out'  # which width the ratio multiplies
     mlp_bias: bool = True
     init_values: float | None = None  # layer scale

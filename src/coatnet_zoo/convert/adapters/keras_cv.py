@@ -124,6 +124,9 @@ def infer_structure(checkpoint: Checkpoint) -> Structure:
         CheckpointError: If a tensor that tells the structure is missing or has an impossible shape, if a layer does
             what no CoAtNet of this package does, or if this package cannot build the network for its image size.
     """
+    for layer, settings in checkpoint.layers.items():
+        if layer != 'predictions' and settings.get('activation') not in (None, 'linear', 'gelu', 'sigmoid'):
+            raise _refusal(layer, f'activation={settings["activation"]!r}', 'gelu')
     tensors = checkpoint.tensors
     shape = functools.partial(shape_of, tensors, impl=_IMPL)
     stacks = count_numbered(tensors, 'stack_', '_')
