@@ -15,7 +15,7 @@ from peers import assert_close, random_images, randomize_
 from timm.layers import gen_relative_position_index
 from torch import nn
 
-from coatnet_zoo import convert_module
+from coatnet_zoo import CheckpointError, convert_module
 
 Tensors = dict[str, torch.Tensor]
 X = random_images(2, 3, 64)
@@ -42,10 +42,10 @@ def from_key_to_query(grid: tuple[int, int]) -> torch.Tensor:
 class Numbered(nn.Module):
     """The stages in a `Sequential`, and a classifier with a bias."""
 
-    def __init__(self, name: str, classifier: str) -> None:
+    def __init__(self, name: str, classifier: str, **changes: Any) -> None:
         super().__init__()
         self.names = name, classifier
-        self.add_module(name, nn.Sequential(*list(Fork().children())[:5]))
+        self.add_module(name, nn.Sequential(*list(Fork(**changes).children())[:5]))
         self.add_module(classifier, nn.Linear(32, 5))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -79,6 +79,11 @@ def test_the_same_network_in_other_words(form: str, case: str, tmp_path: Path) -
     if form == FORM:
         assert_close(convert_module(model)(X), model(X), rel=1e-5)  # which compares in float64
     assert_close(converted(tmp_path, FORMS[form](model))[0](X), model(X), rel=1e-5)
+
+
+def test_a_numbered_stage_that_differs_is_named() -> None:
+    with pytest.raises(CheckpointError, match=r'features\.1\.0\.conv\.fn\.1 has eps=0.001, not 1e-05'):
+        convert_module(randomize_(Numbered('features', 'fc', eps=1e-3)))
 
 
 # What stands behind a network: its classifier, if that is one linear layer and nothing follows.
