@@ -1,5 +1,6 @@
 """Forks of chinhsuanwu/coatnet-pytorch: converted exactly in every form in which they are saved, or refused by name."""
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -67,18 +68,23 @@ WHOLE, FORM = ('unchanged', 'stages in features', 'the original'), 'a state dict
 FORMS: dict[str, Callable[[nn.Module], bytes]] = {
     FORM: lambda model: saved(model.state_dict()),
     'a whole model': saved,
-    'the averages of YOLO': lambda model: saved(dict(epoch=3, model=None, ema=model)),
+    'a whole model before torch 1.6': lambda model: saved(model, _use_new_zipfile_serialization=False),
+    'a whole model in a wrapper': lambda model: saved(dict(net=nn.DataParallel(model), epoch=3)),
+    'a whole model and its average': lambda model: saved(dict(model=model, ema=randomize_(Fork(), seed=1))),
+    'the average of YOLO': lambda model: saved(dict(epoch=3, model=None, ema=model)),
     'TorchScript': lambda model: bytes(torch.jit.trace(model, X).save_to_buffer()),
 }
 
 
 @pytest.mark.parametrize('form, case', [*((FORM, c) for c in SAME), *((f, c) for f in list(FORMS)[1:] for c in WHOLE)])
 @torch.no_grad()
-def test_the_same_network_in_other_words(form: str, case: str, tmp_path: Path) -> None:
+def test_the_same_network_in_other_words(form: str, case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = randomize_(SAME[case]())
     if form == FORM:
         assert_close(convert_module(model)(X), model(X), rel=1e-5)  # which compares in float64
-    assert_close(converted(tmp_path, FORMS[form](model))[0](X), model(X), rel=1e-5)
+    content = FORMS[form](model)
+    monkeypatch.setitem(sys.modules, type(model).__module__, None)  # nothing of it is imported
+    assert_close(converted(tmp_path, content)[0](X), model(X), rel=1e-5)
 
 
 def test_a_numbered_stage_that_differs_is_named() -> None:
@@ -154,6 +160,12 @@ def stages(kept: str) -> Tensors:
     return {k: v for k, v in WITH_FC.items() if k[:2] in kept}
 
 
+def with_softmax() -> nn.Module:
+    model = Fork()
+    model.fc = nn.Sequential(model.fc, nn.Softmax(1))
+    return model
+
+
 PROJECTION, KERNEL = torch.ones(12, 12, 1, 1), torch.ones(24, 24, 3, 3)
 REFUSED: dict[str, tuple[Any, str]] = {
     'three stages': (stages('s0 s1 s2 s3 fc'), 'has 3 stages (s1, s2, s3) and not four'),
@@ -169,6 +181,10 @@ REFUSED: dict[str, tuple[Any, str]] = {
     'a layer inside': ({'cbam.weight': KERNEL, **WITH_FC}, 'do not belong there: cbam.weight'),
     'a C after a T': (Fork(third_stage='TC').state_dict(), 'has a convolutional block (C) after a Transformer'),
     'masks': (changed(s0__0__0__weight_mask=KERNEL, s0__0__0__weight_orig=KERNEL), "prune.remove(layer, 'weight')"),
+    'Mish': (saved(Fork(act=nn.Mish)), 's0.0.2 is Mish, not GELU'),
+    'average pooling': (saved(Fork(pool=nn.AvgPool2d)), 's1.0.pool is AvgPool2d, not MaxPool2d'),
+    'another eps': (saved(Fork(eps=1e-3)), 's1.0.conv.fn.1 has eps=0.001, not 1e-05'),
+    'a softmax after fc': (saved(with_softmax()), 'fc.1 is Softmax, which head=False (--no-head) leaves out'),
     'Mish in TorchScript': (Fork(act=nn.Mish), 's0.0.2 is Mish, not GELU'),
     'a frozen TorchScript': (Fork(), 'is a frozen TorchScript file, whose tensors have no names; save the state'),
 }
@@ -180,6 +196,9 @@ def test_what_cannot_be_computed_is_named(case: str, tmp_path: Path) -> None:
     if isinstance(content, nn.Module):
         traced = torch.jit.trace(content.eval(), X)
         content = torch.jit.freeze(traced) if 'frozen' in case else traced
-    data = bytes(content.save_to_buffer()) if isinstance(content, torch.jit.ScriptModule) else saved(content)
+        content = bytes(content.save_to_buffer())
+    data = content if isinstance(content, bytes) else saved(content)
     message = refusal('convert', write(tmp_path, data), tmp_path / 'out')
     assert words in message and message.count('\n') == 1, message
+    if '--no-head' in message:
+        converted(tmp_path, data, '--no-head')

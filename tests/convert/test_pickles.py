@@ -17,14 +17,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-import timm
 import torch
-from checkpoint_bytes import STATE_DICT, archive, records, refusal, saved, write
+from checkpoint_bytes import STATE_DICT, archive, records, saved, write
 from command_line import refusal as refused
-from fork import Fork
-from peers import assert_close, random_images, randomize_
 
-from coatnet_zoo import CheckpointError, convert_checkpoint
+from coatnet_zoo import CheckpointError
 from coatnet_zoo.convert import read_checkpoint
 
 # The first tensors of a real checkpoint.
@@ -144,40 +141,6 @@ def test_the_code_in_the_message_works(tmp_path: Path, monkeypatch: pytest.Monke
         message = refused('convert', 'a.pth', 'out')
         exec(message[message.index('model = ') : message.rindex(')') + 1], dict(torch=torch))
         assert torch.load('weights.pth', weights_only=True).keys() == TENSORS.keys()
-
-
-WHOLE_MODELS: dict[str, Callable[[torch.nn.Module], Any]] = {
-    'bare': lambda model: model,
-    'under a key': lambda model: dict(model=model, epoch=3),
-    'wrapped': lambda model: dict(net=torch.nn.DataParallel(model)),
-    'with an average': lambda model: dict(model=model, ema=randomize_(Fork())),
-}
-
-
-@pytest.mark.parametrize('case', WHOLE_MODELS)
-@ZIPPED
-def test_whole_models_are_read_as_data(
-    case: str, zipped: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    model = randomize_(Fork()).eval()
-    file = write(tmp_path, saved(WHOLE_MODELS[case](model), _use_new_zipfile_serialization=zipped))
-    monkeypatch.setitem(sys.modules, 'fork', None)  # nothing of it is imported
-    convert_checkpoint(file, tmp_path / 'out')
-    x = random_images(2, 3, 64)
-    with torch.inference_mode():
-        assert_close(timm.create_model(f'local-dir:{tmp_path / "out"}', pretrained=True).eval()(x), model(x), rel=1e-5)
-
-
-@pytest.mark.parametrize(
-    'change, words',
-    [
-        (dict(act=torch.nn.Mish), 's0.0.2 is Mish, not GELU'),
-        (dict(pool=torch.nn.AvgPool2d), 's1.0.pool is AvgPool2d, not MaxPool2d'),
-        (dict(eps=1e-3), 's1.0.conv.fn.1 has eps=0.001, not 1e-05'),
-    ],
-)
-def test_whole_models_show_what_a_fork_has_changed(change: dict, words: str, tmp_path: Path) -> None:
-    assert words in refusal(write(tmp_path, saved(Fork(**change))))
 
 
 # Pickles that no script writes.

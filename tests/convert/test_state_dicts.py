@@ -142,8 +142,6 @@ def itself() -> dict:
     return content
 
 
-TWO_LAYERS = {'fc.0.weight': torch.ones(32, 96), 'fc.0.bias': torch.ones(32), 'fc.2.weight': torch.ones(7, 32)}
-NORM = {'norm.weight': torch.ones(96), 'norm.bias': torch.ones(96)}
 ATTN = 's3.1.attn.1.fn.relative_'
 # The content, options, and words of the message.
 REFUSED: dict[str, tuple[Any, tuple[str, ...], tuple[str, ...]]] = {
@@ -159,10 +157,7 @@ REFUSED: dict[str, tuple[Any, tuple[str, ...], tuple[str, ...]]] = {
     'no moving average': (STATE_DICT, ('--ema',), ('no moving average',)),
     'a missing key': ({'model': STATE_DICT}, ('--key', 'nets'), ('no state dict under nets', 'model')),
     'a missing prefix': (under('a.', STATE_DICT), ('--prefix', 'b'), ('under the prefix b.', 'begin with a')),
-    'two layers': ({**HEADLESS, **TWO_LAYERS}, (), ('fc.0.weight', 'fc.2.weight', '--no-head')),
-    'a norm and a layer': ({**under('b.', HEADLESS), **NORM, **linear('head')}, (), ('norm.weight', 'head.weight')),
     'two heads': ({**under('b.', HEADLESS), **linear('age'), **linear('sex')}, (), ('age.weight', 'sex.weight')),
-    'a layer after the classifier': ({**under('0.', STATE_DICT), '1.weight': torch.ones(3, 10)}, (), ('1.weight',)),
     'an unknown layer': ({'aux.fc.bias': torch.ones(3), **STATE_DICT}, (), ('aux.fc.bias', 'do not belong')),
     'a missing tensor': (without('s2.1.conv.fn.4.running_mean'), (), ('s2.1.conv.fn.4.running_mean',)),
     'a missing index': (without('s4.0.attn.1.fn.relative_index'), (), ('s4.0.attn.1.fn.relative_index',)),

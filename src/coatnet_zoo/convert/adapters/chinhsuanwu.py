@@ -72,20 +72,23 @@ def recognises(names: Collection[str]) -> bool:
     return any(stem in names and any(name.startswith(block) for name in names) for stem, block in firsts.items())
 
 
-def oddity(layers: Mapping[str, Mapping[str, Any]]) -> str | None:
+def oddity(layers: Mapping[str, Mapping[str, Any]], head: bool = True) -> str | None:
     """The first layer that computes something else than a layer of that code, in words.
 
     Args:
         layers: The class (`kind`) and the attributes of every layer, by name. TorchScript has no settings there.
+        head: Also look at what stands behind the stages.
     """
     for name, layer in layers.items():
         group, _, kind = layer['kind'].removeprefix('torch.nn.modules.').rpartition('.')
         within, expected = _WITHIN.search(name), ()
+        if not (within or head):
+            continue
         if group == 'pooling':
             expected = ('MaxPool2d',) if re.search(r'\d\.pool\d?$', name) else ('AvgPool2d', 'AdaptiveAvgPool2d')
         elif group == 'activation' and kind != 'MultiheadAttention':
             if not within:
-                return f'{shown(name)} is {shown(kind)}, which that code does not have there'
+                return f'{shown(name)} is {shown(kind)}, which head=False (--no-head) leaves out'
             expected = ('Sigmoid',) if name.endswith('.fc.3') else ('Softmax',) if 'attend' in name else ('GELU',)
         elif group in ('batchnorm', 'normalization') and within:
             expected = ('LayerNorm',) if re.search(r'(?:attn|ff)\.1\.norm$', name) else ('BatchNorm2d', 'SyncBatchNorm')
@@ -106,7 +109,7 @@ def prepare(checkpoint: Checkpoint, head: bool) -> Checkpoint:
     Raises:
         CheckpointError: If the layers, where the file has them, or the tensors are not those of that code.
     """
-    if odd := oddity(checkpoint.layers):
+    if odd := oddity(checkpoint.layers, head):
         raise CheckpointError(f'The {_IMPL} checkpoint computes something else: {odd}.')
     tensors = {re.sub(r'^(?=[0-4]\.)', 's', name): tensor for name, tensor in checkpoint.tensors.items()}
     if other := _other_part(tensors):
