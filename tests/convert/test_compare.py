@@ -36,16 +36,6 @@ def fork() -> Fork:
     return randomize_(Fork()).eval()
 
 
-@pytest.mark.parametrize('wrap', [lambda m: m, nn.DataParallel, lambda m: nn.ModuleDict(dict(net=m))['net']])
-@torch.inference_mode()
-def test_the_original_converts(wrap, fork: Fork, tmp_path: Path) -> None:
-    with torch.inference_mode(False):
-        model = convert_module(wrap(fork))
-    x = random_images(2, 3, 64)
-    assert_close(model(x), fork(x), rel=1e-5)
-    assert not model.training and model.cfg.impl == 'chinhsuanwu'
-
-
 def test_a_folder_is_written(fork: Fork, tmp_path: Path) -> None:
     result = convert_module(fork, tmp_path / 'out', mean=[0.5], labels=list('abcde'), images=torch.randn(1, 3, 64, 64))
     loaded = timm.create_model(f'local-dir:{result.folder}', pretrained=True).eval()

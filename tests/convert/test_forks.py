@@ -56,6 +56,7 @@ class Numbered(nn.Module):
 
 SAME: dict[str, Callable[[], nn.Module]] = {
     'unchanged': Fork,
+    'wrapped': lambda: nn.DataParallel(Fork()),
     "meshgrid of indexing='xy'": lambda: Fork(index=of_meshgrid_xy),
     'offsets from the key to the query': lambda: Fork(index=from_key_to_query),
     'stages in features': lambda: Numbered('features', 'fc'),
@@ -143,7 +144,7 @@ def test_a_layer_beside_the_network_is_the_classifier_with_a_line(tmp_path: Path
 
 @pytest.mark.parametrize('prefix', ['', 'net.'])
 def test_metrics_are_left_out_with_a_line(prefix: str, tmp_path: Path) -> None:
-    metrics = {'val_acc.confmat': torch.ones(5, 5), 'class_weights': torch.ones(5), 'accuracy.total': torch.tensor(9)}
+    metrics = {'val_acc.confmat': torch.ones(5, 5), 'class_weights': torch.ones(5), 'criterion.weight': torch.ones(5)}
     tensors = {**{prefix + k: v for k, v in WITH_FC.items()}, **metrics}
     model, said = converted(tmp_path, saved(tensors))
     assert model.num_classes == 5 and f'left out, as no part of the network: {", ".join(metrics)}' in said

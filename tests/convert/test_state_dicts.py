@@ -107,13 +107,6 @@ def test_the_network_is_found(case: str, tmp_path: Path) -> None:
         assert not any(v.any() for v in read_checkpoint(file, ema=True).tensors.values())
 
 
-def test_what_lightning_keeps_beside_the_network_is_named(tmp_path: Path) -> None:
-    tensors = {**under('model.', STATE_DICT), 'criterion.weight': torch.ones(10), 'train_acc.tp': torch.ones(10).long()}
-    content = dict(state_dict=tensors, hyper_parameters=Attributes(out=Path('runs')), callbacks={'best': Path('x')})
-    text = output_of('convert', write(tmp_path, saved(content)), tmp_path / 'out')
-    assert 'left out, as no part of the network: criterion.weight, train_acc.tp' in text
-
-
 TWO = {**under('student.', STATE_DICT), **under('teacher.', HEADLESS)}
 
 
