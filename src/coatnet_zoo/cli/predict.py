@@ -28,14 +28,7 @@ from .output import announce, check_out, image_size, model_option, write_out
 )
 @click.option('--optimize', is_flag=True, help='Make the model faster first, which pays from a few dozen images on.')
 def predict(
-    images: tuple[str, ...],
-    name: str,
-    topk: int,
-    as_json: bool,
-    out: Path | None,
-    batch_size: int,
-    img_size: tuple[int, int] | None,
-    optimize: bool,
+    images: tuple[str, ...], name: str, topk: int, as_json: bool, out: Path | None, batch_size: int, **options: Any
 ) -> None:
     """Name the most probable classes of images.
 
@@ -53,7 +46,7 @@ def predict(
     answers, holes = [], []
     if files:
         is_exported = os.path.isfile(os.path.join(name, RECORD_FILE))
-        network, prepare, labels = (_exported if is_exported else _model)(name, img_size, optimize)
+        network, prepare, labels = _exported(name, **options) if is_exported else _model(name, **options)
         if labels is None:
             click.echo('The model has no label names; classes are numbers.', err=True)
 
@@ -86,16 +79,12 @@ def predict(
         raise SystemExit(1)
 
 
-def _exported(
-    folder: str, img_size: tuple[int, int] | None, optimize: bool
-) -> tuple[Callable, Callable, list[str] | None]:
+def _exported(folder: str, **options: Any) -> tuple[Callable, Callable, list[str] | None]:
     """The network, the preparation of images and the labels of an exported folder; without torch."""
     from coatnet_zoo_runtime import load_exported
 
-    if optimize:
-        raise click.ClickException(f'{shown(folder)} is exported, which is fast already; leave out --optimize.')
-    if img_size:
-        raise click.ClickException(f'{shown(folder)} has one size; export again with another --img-size.')
+    if any(options.values()):
+        raise click.ClickException(f'{shown(folder)} is exported: leave out --optimize and --img-size.')
     model = load_exported(folder, performance='throughput')
     return model, model.prepare, model.labels
 

@@ -26,6 +26,7 @@ class Checkpoint:
     record: Mapping[str, Any] = field(default_factory=dict)  # the arguments of timm's train.py, if it wrote the file
     prefix: str = ''  # of the names in the file
     assumed: str = ''  # of the network, in words
+    labels: list[str] | None = None  # the names of the classes
 
 
 @dataclass(frozen=True)

@@ -122,9 +122,14 @@ def convert_checkpoint(
     except ValueError as e:
         raise CheckpointError(str(e)) from e
     file = 'The checkpoint' if isinstance(src, Checkpoint) else shown(src, 500)
-    checkpoint, own_labels = _read(src, file, ema, key, prefix)
+    if isinstance(src, Checkpoint):
+        checkpoint = src
+    elif not is_folder(os.fspath(src)):
+        checkpoint = read_checkpoint(src, ema, key, prefix)
+    elif (checkpoint := read_folder(os.fspath(src), ema)) is None:
+        raise CheckpointError(f'{file} is of this package already: timm.create_model(..., pretrained=True).')
     if labels is None and head:
-        labels = own_labels
+        labels = checkpoint.labels
     source, model, default = build_network(checkpoint, file, head, img_size)
     preprocessing, assumed = data_config(default, model.in_chans, facts, in_chans)
     if labels is not None:
@@ -209,19 +214,6 @@ def convert_module(
     if dst is None:
         return model
     return convert_checkpoint(checkpoint, dst, **options)
-
-
-def _read(
-    src: str | os.PathLike | Checkpoint, name: str, ema: bool, key: str | None, prefix: str | None
-) -> tuple[Checkpoint, list[str] | None]:
-    """The checkpoint of a source, and the labels, if the source has any."""
-    if isinstance(src, Checkpoint):
-        return src, None
-    if not is_folder(os.fspath(src)):
-        return read_checkpoint(src, ema, key, prefix), None
-    if found := read_folder(os.fspath(src), ema):
-        return found
-    raise CheckpointError(f'{name} is of this package already: timm.create_model(..., pretrained=True).')
 
 
 def _check_destination(src: str | os.PathLike | Checkpoint, dst: Path, overwrite: bool) -> None:

@@ -78,8 +78,8 @@ def take_timms_layers(cfg: CoAtNetCfg, stage: nn.Module, state_dict: dict[str, A
 
 def _check_unseen(cfg: CoAtNetCfg) -> None:
     """Refuse a checkpoint of timm's code for a network that computes as no registered network of timm does."""
-    values = [(name, getattr(cfg, name)) for name in _UNSEEN]
-    if unlike := ', '.join(f'{name}={value!r}' for name, value in values if value not in _timms_values(name)):
+    unseen = [name for name in _UNSEEN if all(getattr(one, name) != getattr(cfg, name) for one in _timms())]
+    if unlike := ', '.join(f'{name}={getattr(cfg, name)!r}' for name in unseen):
         raise CheckpointError(
             f"The checkpoint was saved by timm's code, and no CoAtNet of timm computes with {unlike} as this model of "
             f'impl={cfg.impl!r} does; give the arguments that timm had.'
@@ -87,10 +87,9 @@ def _check_unseen(cfg: CoAtNetCfg) -> None:
 
 
 @functools.cache
-def _timms_values(name: str) -> set[Any]:
-    """The values of a field that timm's registered networks have."""
-    rows = [row for row in TIMM_NAMES.values() if row is not None]
-    return {getattr(resolve_cfg(size, impl, **args), name) for size, impl, args in rows}
+def _timms() -> list[CoAtNetCfg]:
+    """The structures of timm's registered networks."""
+    return [resolve_cfg(size, impl, **fields) for size, impl, fields in filter(None, TIMM_NAMES.values())]
 
 
 def _check_structure(translation: Translation, cfg: CoAtNetCfg) -> None:
@@ -150,9 +149,7 @@ def _check_same_network(
     """Raise if the checkpoint is another registered network's, or surely not of a network that computes as this one."""
     timms = is_timms(state_dict)
     if known is None:
-        if timms:
-            _check_unseen(cfg)
-        return
+        return _check_unseen(cfg) if timms else None
     if known.size is None:
         raise CheckpointError(
             f'The checkpoint is {known.title}, which has blocks that no network of this package has; load it into '
@@ -177,14 +174,7 @@ def _resize_tables(
     For windows, tables of a whole feature map are first cut down to the offsets inside a window.
     """
     cfg, out = model.cfg, dict(tensors)
-    other = next(
-        (k for k, v in own.items() if k.endswith(TABLE) and k in tensors and tensors[k].shape != v.shape), None
-    )
-    if other and img_size is None and cfg.attn_window is None and square_size(tensors, cfg.patch_size) is None:
-        raise CheckpointError(
-            f'The table {other} has {len(tensors[other])} rows, so the network was not trained on square images; give '
-            'the model the size of these images: img_size=(HEIGHT, WIDTH).'
-        )
+    is_square = cfg.attn_window is not None or square_size(tensors, cfg.patch_size) is not None
 
     def grids(size: tuple[int, int], stage: int) -> tuple[tuple[int, int], tuple[int, int]]:
         """(height, width) of the feature map of a stage, and of the part that attention sees at once."""
@@ -204,6 +194,11 @@ def _resize_tables(
             raise CheckpointError(
                 f'The table {key} has {len(table)} rows, and must have {num_offsets(trained)} at img_size='
                 f'{list(img_size)} and attn_window={cfg.attn_window}, as the configuration of the checkpoint says.'
+            )
+        if not (img_size or is_square or table.shape == shape):
+            raise CheckpointError(
+                f'The table {key} has {len(table)} rows, so the network was not trained on square images; give the '
+                'model the size of these images: img_size=(HEIGHT, WIDTH).'
             )
         window = grids(model.img_size, stage)[1]
         if (img_size and trained != window) or table.shape != shape:

@@ -8,18 +8,7 @@ from typing import Any
 
 import torch
 
-from ..registry import (
-    FINGERPRINTS,
-    TIMM_NAMES,
-    CoAtNetCfg,
-    feature_sizes,
-    field_types,
-    num_offsets,
-    resolve_cfg,
-    tags_of,
-    untrained_cfg,
-    weights_cfg,
-)
+from ..registry import FINGERPRINTS, TIMM_NAMES, CoAtNetCfg, default_cfg, feature_sizes, num_offsets, resolve_cfg
 
 TABLE = 'relative_position_bias_table'
 
@@ -31,17 +20,13 @@ class Known:
     title: str  # for messages
     size: str | None  # None if this package has no such network
     impl: str = ''
+    cfg: CoAtNetCfg | None = None
     args: dict[str, Any] = field(default_factory=dict)  # of timm.create_model, that make exactly this network
 
     @property
     def call(self) -> str:
         """The call that loads the checkpoint."""
         return create_call(self.size, self.impl, self.args)
-
-    @property
-    def cfg(self) -> CoAtNetCfg:
-        """The structure of the network, which must be one of this package."""
-        return resolve_cfg(self.size, self.impl, **{k: v for k, v in self.args.items() if k in field_types()})
 
 
 def create_call(size: str, impl: str, args: Mapping[str, Any]) -> str:
@@ -82,12 +67,10 @@ def identify(tensors: Mapping[str, torch.Tensor]) -> Known | None:
     """The registered network that a checkpoint belongs to, or None; names are without wrapper prefixes."""
     ours, theirs = FINGERPRINTS.get(fingerprint(tensors), (None, None))
     if not is_timms(tensors):
-        return ours and Known(f'{ours[0]} of impl={ours[1]!r}', *ours, _ends(tensors, *ours))
-    if theirs is None or TIMM_NAMES[theirs] is None:
+        return ours and _known(f'{ours[0]} of impl={ours[1]!r}', tensors, *ours, {})
+    if theirs is None or (row := TIMM_NAMES[theirs]) is None:
         return theirs and Known(f"timm's {theirs}", None)
-    size, impl, args = TIMM_NAMES[theirs]
-    title = f"timm's {theirs}, which is {size} of impl={impl!r},"
-    return Known(title, size, impl, {**args, **_ends(tensors, size, impl)})
+    return _known(f"timm's {theirs}, which is {row[0]} of impl={row[1]!r},", tensors, *row)
 
 
 def square_size(tensors: Mapping[str, torch.Tensor], patch_size: int | None = None) -> int | None:
@@ -100,13 +83,12 @@ def square_size(tensors: Mapping[str, torch.Tensor], patch_size: int | None = No
     return side if all(num_offsets(sizes[stage]) == count for stage, count in tables.items()) else None
 
 
-def _ends(tensors: Mapping[str, torch.Tensor], size: str, impl: str) -> dict[str, Any]:
-    """The arguments for classes, channels and the size of images, if these differ from the defaults.
+def _known(title: str, tensors: Mapping[str, torch.Tensor], size: str, impl: str, fields: dict[str, Any]) -> Known:
+    """A network of this package, with arguments for classes, channels and the size of images that are not the defaults.
 
-    A size of None means position tables of images that are not square, which `timm.create_model` takes as no argument.
+    A size of None means position tables of images that are not square; `timm.create_model` ignores it.
     """
-    tag = next((tag for tag, needed in tags_of(size).items() if needed == impl), None)
-    default, cfg = untrained_cfg(size) if tag is None else weights_cfg(f'{size}.{tag}'), resolve_cfg(size, impl)
+    default, cfg = default_cfg(size, impl), resolve_cfg(size, impl, **fields)
     in_chans, _, pixels = default['input_size']
     usual = dict(num_classes=default['num_classes'], in_chans=in_chans, img_size=pixels, head_bias=cfg.head_bias)
     classifier, stem = tensors.get('head.fc.weight'), tensors['stem.conv1.weight']
@@ -115,4 +97,4 @@ def _ends(tensors: Mapping[str, torch.Tensor], size: str, impl: str) -> dict[str
         found['head_bias'] = 'head.fc.bias' in tensors
     if any(name.endswith(TABLE) for name in tensors):
         found['img_size'] = square_size(tensors, cfg.patch_size)
-    return {name: value for name, value in found.items() if value != usual[name]}
+    return Known(title, size, impl, cfg, fields | {name: v for name, v in found.items() if v != usual[name]})

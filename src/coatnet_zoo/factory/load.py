@@ -38,7 +38,7 @@ def load_model(source: str, img_size: tuple[int, int] | None = None) -> CoAtNet:
         if is_folder(name):
             # This also puts config.json into the cache. Without a network timm would ask for it for 23 seconds.
             if found := read_folder(name):
-                return _converted(found[0], img_size, found[1])
+                return _converted(found, img_size)
         elif is_model(name) and not is_model_in_modules(architecture := name.partition('.')[0], 'coatnet'):
             raise CheckpointError(
                 f'{shown(source)} is not one of this package, but of the architecture {architecture}; see '
@@ -54,14 +54,10 @@ def load_model(source: str, img_size: tuple[int, int] | None = None) -> CoAtNet:
         ) from e
 
 
-def _converted(source: Path | Checkpoint, img_size: tuple[int, int] | None, labels: list[str] | None = None) -> CoAtNet:
+def _converted(source: Path | Checkpoint, img_size: tuple[int, int] | None) -> CoAtNet:
     """The model of a checkpoint file, or of one that was read already."""
     with tempfile.TemporaryDirectory(prefix='coatnet-zoo-') as parent:
-        done = convert_checkpoint(source, Path(parent) / 'converted', img_size=img_size, labels=labels)
+        done = convert_checkpoint(source, Path(parent) / 'converted', img_size=img_size)
         if size := done.assumed.get('img_size'):
-            _log.warning(
-                'No position table shows the size of the training images: %dx%d pixels assumed; `coatnet-zoo convert '
-                '--img-size` writes a folder with another.',
-                *size,
-            )
+            _log.warning('No table shows the size of the images: %dx%d assumed; see `convert --img-size`.', *size)
         return timm.create_model(f'local-dir:{done.folder}', pretrained=True).eval()

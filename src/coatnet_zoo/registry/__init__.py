@@ -13,6 +13,7 @@ from .weights import (
     WEIGHTS,
     all_cfgs,
     bundled_file,
+    default_cfg,
     tags_of,
     untrained_cfg,
     weights_cfg,

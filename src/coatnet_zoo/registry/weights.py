@@ -119,6 +119,12 @@ def all_cfgs() -> dict[str, dict[str, Any]]:
     return {name: weights_cfg(name) for name in WEIGHTS} | untrained
 
 
+def default_cfg(size: str, impl: str) -> dict[str, Any]:
+    """The pretrained configuration of a size (e.g. `coatnet_1`) in an implementation, with its first tag, if any."""
+    tag = next((tag for tag, needed in tags_of(size).items() if needed == impl), None)
+    return untrained_cfg(size) if tag is None else weights_cfg(f'{size}.{tag}')
+
+
 def tags_of(size: str) -> dict[str, str]:
     """The tags of a size (e.g. `coatnet_1`), the default first, each with the implementation that its weights need."""
     return {name.partition('.')[2]: w.impl for name, w in WEIGHTS.items() if name.partition('.')[0] == size}

@@ -5,13 +5,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from timm.data import resolve_data_config
-from timm.models import get_pretrained_cfg, is_model_in_modules
+from timm.models import is_model_in_modules
 from torch import nn
 
 from ...errors import shown
 from ...registry import TIMM_NAMES
 from ..adapter import Checkpoint
-from ..folders import SOURCES, read_config
+from ..folders import describe
 from ..preprocessing import check_arguments, check_facts
 from ..recognition import square_size
 from ..source import Source
@@ -19,7 +19,6 @@ from ..source import Source
 # The script's names of arguments of the model.
 _OF_MODEL = dict(num_classes='num_classes', global_pool='gp', drop_rate='drop', drop_path_rate='drop_path')
 _FACTS = ('mean', 'std', 'interpolation', 'crop_pct', 'img_size', 'input_size')
-_OF_SOURCE = ('model_name', 'pretrained_cfg', 'pretrained_model_args')
 _STARTS = ('pretrained', 'pretrained_path', 'initial_checkpoint')
 
 
@@ -72,18 +71,15 @@ def _network(record: Mapping[str, Any]) -> tuple[str, dict[str, Any], dict[str, 
     arguments['in_chans'] = in_chans if in_chans is not None else 3 if size is None else size[0]
     arguments = {k: v for k, v in arguments.items() if v is not None and not (k.startswith('drop') and v == 0)}
     arguments |= record.get('model_kwargs') or {}
-    name = re.sub('^(hf[-_]hub:)?timm/', '', record['model'])
-    saved = read_config(name)[1] if name.startswith(SOURCES) else {}
-    architecture = saved.get('model_name', name.partition('.')[0])
-    if theirs := TIMM_NAMES.get(architecture):
-        cfg = saved.get('pretrained_cfg') or get_pretrained_cfg(name).to_dict()
-        kept = {k: v for k, v in saved.items() if k not in _OF_SOURCE}
-        size, impl, fields = theirs
-        arguments = {'impl': impl, **fields, 'num_classes': cfg['num_classes'], **kept, **arguments}
-        check_arguments(arguments)
-        return size, arguments, cfg
     check_arguments(arguments)
-    if not saved and not is_model_in_modules(architecture, 'coatnet'):
+    name = re.sub('^(hf[-_]hub:)?timm/', '', record['model'])
+    architecture, cfg, saved = describe(name)
+    if theirs := TIMM_NAMES.get(architecture):
+        check_arguments(saved)
+        check_facts({fact: cfg.get(fact) for fact in _FACTS})
+        size, impl, fields = theirs
+        return size, {'impl': impl, **fields, 'num_classes': cfg['num_classes'], **saved, **arguments}, cfg
+    if not is_model_in_modules(architecture, 'coatnet'):
         raise ValueError(
             f'it was trained as {shown(name)}, which is not a network of this package; see `coatnet-zoo list`'
         )
