@@ -195,6 +195,6 @@ def test_a_repository(tuned: nn.Module, folder: Path, hub: HubServer, tmp_path: 
 def test_folders_that_do_not_convert(tmp_path: Path) -> None:
     (tmp_path / 'empty').mkdir()
     assert 'Config file not found' in refusal('convert', tmp_path / 'empty', tmp_path / 'out')
-    for name, words in (('resnet18', "timm's resnet18, which is no network here"), ('coatnet_atto', 'already')):
+    for name, words in (('resnet18', 'of the architecture resnet18'), ('coatnet_atto', 'already')):
         save_for_hf(timm.create_model(name, num_classes=3), tmp_path / name, safe_serialization=True)
         assert words in refusal('convert', tmp_path / name, tmp_path / 'out')

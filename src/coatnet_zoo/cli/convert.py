@@ -12,7 +12,7 @@ import coatnet_zoo_command
 
 from ..errors import first_line, shown
 from ..registry import INTERPOLATIONS
-from .output import announce, image_size
+from .output import announce, size_option
 
 _PATH = click.Path(path_type=Path)
 
@@ -45,12 +45,7 @@ def function(text: str) -> Callable:
 @click.option('--prefix', help='Prefix of the names of the network, where there are several networks.')
 @click.option('--no-head', is_flag=True, help='Drop the classifier, for fine-tuning.')
 @click.option('--in-chans', type=int, help='3: make three channels of one, with equal logits for grey images.')
-@click.option(
-    '--img-size',
-    type=image_size,
-    metavar='PIXELS|HEIGHTxWIDTH',
-    help='Size of the training images, if no position table of square images shows it.',
-)
+@size_option('Size of the training images, if no position table of square images shows it.')
 @click.option('--mean', type=numbers, help="Mean of the training images, in [0, 1]. Default: recorded or ImageNet's.")
 @click.option('--std', type=numbers, help='Standard deviation of the training images. Default: as for the mean.')
 @click.option(

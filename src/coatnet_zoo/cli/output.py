@@ -24,6 +24,11 @@ def image_size(text: str) -> tuple[int, int]:
         raise click.BadParameter(f'{text!r} is not a size in pixels such as 320 or 192x256') from e
 
 
+def size_option(help: str) -> Callable:
+    """The option `--img-size`."""
+    return click.option('--img-size', type=image_size, metavar='PIXELS|HEIGHTxWIDTH', help=help)
+
+
 def announce(step: str) -> None:
     """Print what takes long on stderr, if stderr is a terminal."""
     if sys.stderr.isatty():

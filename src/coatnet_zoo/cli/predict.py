@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from ..errors import shown
-from .output import announce, check_out, image_size, model_option, write_out
+from .output import announce, check_out, model_option, size_option, write_out
 
 
 @click.command()
@@ -20,12 +20,7 @@ from .output import announce, check_out, image_size, model_option, write_out
 @click.option('--json', 'as_json', is_flag=True, help='Print a list of: file, predictions (index, label, probability).')
 @click.option('--out', type=click.Path(path_type=Path), help='CSV file to write instead; an older file is replaced.')
 @click.option('--batch-size', type=click.IntRange(min=1), default=8, show_default=True, help='Images computed at once.')
-@click.option(
-    '--img-size',
-    type=image_size,
-    metavar='PIXELS|HEIGHTxWIDTH',
-    help="Size of the images. Default: the model's; of a checkpoint, that of its training.",
-)
+@size_option("Size of the images. Default: the model's; of a checkpoint, that of its training.")
 @click.option('--optimize', is_flag=True, help='Make the model faster first, which pays from a few dozen images on.')
 def predict(
     images: tuple[str, ...], name: str, topk: int, as_json: bool, out: Path | None, batch_size: int, **options: Any

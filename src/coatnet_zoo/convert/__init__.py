@@ -21,3 +21,4 @@ from .reading import read_checkpoint as read_checkpoint
 from .reading import require_regular as require_regular
 from .recognition import fingerprint as fingerprint
 from .recognition import identify as identify
+from .values import check_shapes as check_shapes

@@ -15,9 +15,9 @@ from timm.layers import to_2tuple
 from timm.models import save_for_hf
 from torch import nn
 
-from ..errors import CheckpointError, HubError, first_line, shown
+from ..errors import CheckpointError, first_line, shown
 from ..files import CARD, CONFIG, SAFETENSORS, write_folder
-from ..hub import make_folder_card
+from ..hub import make_folder_card, one_line_error
 from ..registry import short
 from .adapter import Checkpoint, Structure, recognised, third_party_codes
 from .adapters.timm_train import trained_source
@@ -26,15 +26,14 @@ from .folders import is_folder, read_folder
 from .loading import Adapted, as_linear
 from .preprocessing import check_facts, check_labels, data_config
 from .reading import read_checkpoint
-from .recognition import TABLE, identify
+from .recognition import identify
 from .source import Source, own_source, third_party_source
 from .state_dicts import find_network
-from .values import check_values
+from .values import check_shapes, check_values
 
 _log = logging.getLogger(__name__)
 
 _FIRST = 'stem.conv1.weight'
-_SIZE = 'img_size=(HEIGHT, WIDTH) or --img-size HEIGHTxWIDTH'
 # The fields of a pretrained configuration that hold for other classes, and only for the published weights of a name.
 _CLASSES = ('tag', 'label_names', 'label_descriptions')
 _ORIGIN = (
@@ -117,17 +116,15 @@ def convert_checkpoint(
     dst = Path(dst)
     _check_destination(src, dst, overwrite)
     facts = dict(mean=mean, std=std, interpolation=interpolation, crop_pct=crop_pct)
-    try:
-        check_facts({**facts, 'img_size': img_size, 'name': name, 'labels': labels})
-    except ValueError as e:
-        raise CheckpointError(str(e)) from e
     file = 'The checkpoint' if isinstance(src, Checkpoint) else shown(src, 500)
-    if isinstance(src, Checkpoint):
-        checkpoint = src
-    elif not is_folder(os.fspath(src)):
-        checkpoint = read_checkpoint(src, ema, key, prefix)
-    elif (checkpoint := read_folder(os.fspath(src), ema)) is None:
-        raise CheckpointError(f'{file} is of this package already: timm.create_model(..., pretrained=True).')
+    with one_line_error(CheckpointError, f'{file} cannot be converted'):
+        check_facts({**facts, 'img_size': img_size, 'name': name, 'labels': labels})
+        if isinstance(src, Checkpoint):
+            checkpoint = src
+        elif not is_folder(str(src)):
+            checkpoint = read_checkpoint(src, ema, key, prefix)
+        elif (checkpoint := read_folder(f'local-dir:{src}' if Path(src).is_dir() else str(src), ema)) is None:
+            raise CheckpointError(f'{file} is of this package already: timm.create_model(..., pretrained=True).')
     if labels is None and head:
         labels = checkpoint.labels
     source, model, default = build_network(checkpoint, file, head, img_size)
@@ -257,54 +254,37 @@ def _loaded(build: Callable[[], nn.Module], checkpoint: Checkpoint) -> nn.Module
 
 
 def _not_convertible(src: str, tensors: Mapping[str, torch.Tensor]) -> str:
-    known = identify(tensors)
-    if known is None and recognised(tensors):
+    if known := identify(tensors):
+        return f"{src} is {known.title}, which has blocks that no network of this package has; load it by timm's own."
+    if recognised(tensors):
         return (
             f'{src} has names of tensors as in this package and in timm, but the shapes of no registered network; give '
-            "the checkpoint of timm's train.py, which records the arguments, or save the model by "
-            'timm.models.save_for_hf.'
+            "the checkpoint of timm's train.py, or save the model by timm.models.save_for_hf and convert that folder."
         )
-    if known is None:
-        codes = ' or '.join(code.title for code in third_party_codes().values())
-        return f'{src} is not a checkpoint of {codes}: its tensors are {", ".join(map(shown, list(tensors)[:3]))}, ...'
-    return f"{src} is {known.title}, which has blocks that no network of this package has; load it by timm's own."
+    codes = ' or '.join(code.title for code in third_party_codes().values())
+    return f'{src} is not a checkpoint of {codes}: its tensors are {", ".join(map(shown, list(tensors)[:3]))}, ...'
 
 
 def build_network(
     checkpoint: Checkpoint, src: str, head: bool, img_size: int | tuple[int, int] | None
 ) -> tuple[Source, nn.Module, dict[str, Any]]:
     """The source of a checkpoint, its network on the meta device, and timm's data_config of the network."""
-    try:
-        for find in (third_party_source, trained_source, own_source):
-            if source := find(checkpoint, head):
-                break
-        else:
+    with one_line_error(CheckpointError, f'The network of {src} cannot be built'):
+        finders = (third_party_source, trained_source, own_source)
+        source = next(filter(None, (find(checkpoint, head) for find in finders)), None)
+        if source is None:
             raise CheckpointError(_not_convertible(src, checkpoint.tensors))
         if img_size is not None and not source.has_size:
             source = replace(source, arguments={**source.arguments, 'img_size': img_size})
         model = timm.create_model(source.name, **source.arguments, device='meta')
         return source, model, source.preprocessing(model)
-    except (CheckpointError, HubError):
-        raise
-    except Exception as e:  # timm raises many kinds for bad arguments
-        raise CheckpointError(f'The network of {src} cannot be built: {shown(first_line(e), 500)}') from e
 
 
 def _fitting(source: Source, model: nn.Module, src: str) -> dict[str, torch.Tensor]:
     """The tensors of the network, if they are those of the model, with values that a model has."""
     own = model.state_dict()
     tensors = {name: as_linear(tensor, own.get(name)) for name, tensor in source.tensors.items()}
-    for name in {**own, **tensors}:
-        theirs = shown(source.names.get(name, name))
-        if name not in own or name not in tensors:
-            verb = 'lacks' if name in own else 'has'
-            raise CheckpointError(f'{src} {verb} the tensor {theirs}, unlike its network.')
-        if tensors[name].shape != own[name].shape:
-            way = f'; give the size of the training images, {_SIZE}' if name.endswith(TABLE) else ''
-            raise CheckpointError(
-                f'The tensor {theirs} of {src} has the shape {tuple(tensors[name].shape)}, where its network needs '
-                f'{tuple(own[name].shape)}{way}.'
-            )
+    check_shapes(tensors, {name: tuple(tensor.shape) for name, tensor in own.items()}, src, source.names)
     check_values(tensors, own, src, source.names)
     # safetensors takes only contiguous tensors that share no memory.
     memory: set[int] = set()

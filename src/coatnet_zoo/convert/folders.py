@@ -6,7 +6,7 @@ from typing import Any
 
 from timm.models import is_model_in_modules, resolve_model_input_args
 
-from ..errors import CheckpointError, first_line, shown
+from ..errors import CheckpointError, shown
 from ..files import CONFIG, SAFETENSORS
 from ..hub import fetch_weights
 from ..registry import TIMM_NAMES
@@ -15,32 +15,23 @@ from .reading import read_checkpoint
 
 _WEIGHTS = (SAFETENSORS, 'pytorch_model.bin')
 _HUB = ('hf-hub:', 'hf_hub:')
-SOURCES = (*_HUB, 'local-dir:')
 
 
 def is_folder(src: str) -> bool:
     """Whether a source of a conversion is a folder or a repository, and not a file."""
-    return src.startswith(SOURCES) or Path(src).is_dir()
+    return src.startswith((*_HUB, 'local-dir:')) or Path(src).is_dir()
 
 
 def describe(src: str) -> tuple[str, dict[str, Any], dict[str, Any]]:
-    """The architecture of a name, a folder or a repository, its pretrained configuration, and its other arguments.
-
-    Raises:
-        CheckpointError: If there is no config.json of timm, or no network of that name.
-        HubError: If the repository cannot be fetched.
-    """
+    """The architecture of a name, a folder or a repository, its pretrained configuration, and its other arguments."""
     name = f'local-dir:{fetch_weights(src[7:], CONFIG).parent}' if src.startswith(_HUB) else src
-    try:
-        arguments = resolve_model_input_args(name)
-    except Exception as e:  # timm raises many kinds for a bad file
-        raise CheckpointError(f'{shown(src, 500)} is no network that timm can build: {shown(first_line(e))}.') from e
+    arguments = resolve_model_input_args(name)  # raises many kinds for a bad file or name
     arguments.pop('pretrained_model_args', None)
     return arguments.pop('model_name'), arguments.pop('pretrained_cfg'), arguments
 
 
 def read_folder(src: str, ema: bool | None = False) -> Checkpoint | None:
-    """Read a folder of `timm.models.save_for_hf` or of transformers, or a repository `hf-hub:ORG/NAME` with one.
+    """Read `local-dir:FOLDER`, of timm's save_for_hf or of transformers, or a repository `hf-hub:ORG/NAME` with one.
 
     Returns:
         The checkpoint, as if train.py had started from the folder; None for a network of this package.
@@ -49,11 +40,13 @@ def read_folder(src: str, ema: bool | None = False) -> Checkpoint | None:
         CheckpointError: If the folder has no network that this package has, or cannot be read.
         HubError: If the repository cannot be fetched.
     """
-    architecture, cfg, arguments = describe(src if src.startswith(SOURCES) else f'local-dir:{src}')
+    architecture, cfg, arguments = describe(src)
     if is_model_in_modules(architecture, 'coatnet'):
         return None
     if TIMM_NAMES.get(architecture) is None:
-        raise CheckpointError(f"{shown(src, 500)} has timm's {shown(architecture)}, which is no network here.")
+        raise CheckpointError(
+            f'{shown(src, 500)} is not one of this package, but of the architecture {shown(architecture)}.'
+        )
     files = [Path(cfg['file'], name) for name in (SAFETENSORS, 'pytorch_model.bin')]
     weights = fetch_weights(src[7:]) if src.startswith(_HUB) else next(filter(Path.is_file, files), None)
     if weights is None:

@@ -57,14 +57,16 @@ def own_source(checkpoint: Checkpoint, head: bool) -> Source | None:
     checkpoint, known = with_own_head(checkpoint, head)
     if known is None or known.size is None:
         return None
-
-    def preprocessing(model: nn.Module) -> dict[str, Any]:
-        return {k: model.pretrained_cfg[k] for k in ('mean', 'std', 'interpolation', 'crop_pct', 'crop_mode')}
-
-    arguments, tensors = dict(known.args, impl=known.impl), checkpoint.tensors
-    has_size = square_size(tensors, known.cfg.patch_size) is not None
-    left_out, facts = tuple(checkpoint.beside), checkpoint.assumed
-    return Source(known.size, arguments, tensors, preprocessing, has_size, left_out, assumed_network=facts)
+    fields = ('mean', 'std', 'interpolation', 'crop_pct', 'crop_mode')
+    return Source(
+        known.size,
+        dict(known.args, impl=known.impl),
+        checkpoint.tensors,
+        lambda model: {name: model.pretrained_cfg[name] for name in fields},
+        has_size=square_size(checkpoint.tensors, known.cfg.patch_size) is not None,
+        left_out=tuple(checkpoint.beside),
+        assumed_network=checkpoint.assumed,
+    )
 
 
 def with_own_head(checkpoint: Checkpoint, head: bool = True) -> tuple[Checkpoint, Known | None]:

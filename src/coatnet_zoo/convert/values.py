@@ -37,6 +37,27 @@ def check_dense(tensors: Tensors, name: str, word: Callable[[torch.Tensor], str 
             )
 
 
+def check_shapes(
+    tensors: Tensors, own: Mapping[str, tuple[int, ...]], name: str, names: Mapping[str, str] | None = None
+) -> None:
+    """Refuse tensors that are not those of a model, by name and shape; see `check_values`.
+
+    Counters of batches may be missing, as in files from before torch 0.4.1.
+    """
+    for key in {**own, **tensors}:
+        label = shown((names or {}).get(key, key))
+        if key not in tensors and not key.endswith('.num_batches_tracked'):
+            raise CheckpointError(f'{name} lacks the tensor {label}, so it is not of this network.')
+        if key not in own:
+            raise CheckpointError(f'{name} has the tensor {label}, which this network does not have.')
+        if key in tensors and tuple(tensors[key].shape) != own[key]:
+            way = '; give the size of the training images, by img_size=(HEIGHT, WIDTH) or --img-size HEIGHTxWIDTH'
+            raise CheckpointError(
+                f'The tensor {label} of {name} has shape {tuple(tensors[key].shape)}, but this network needs '
+                f'{own[key]}{way * key.endswith("bias_table")}.'
+            )
+
+
 def check_values(tensors: Tensors, own: Tensors, name: str, names: Mapping[str, str] | None = None) -> None:
     """Refuse values that no model has in the precision of the model.
 

@@ -5,7 +5,7 @@ import tempfile
 from pathlib import Path
 
 import timm
-from timm.models import is_model, is_model_in_modules
+from timm.models import is_model
 
 from ..convert import Checkpoint, convert_checkpoint, is_folder, read_folder
 from ..errors import CheckpointError, HubError, shown
@@ -35,15 +35,9 @@ def load_model(source: str, img_size: tuple[int, int] | None = None) -> CoAtNet:
         if not is_model(source) and path.is_file():
             return _converted(path, img_size)
         name = f'local-dir:{source}' if not is_model(source) and path.is_dir() else our_name(source)
-        if is_folder(name):
-            # This also puts config.json into the cache. Without a network timm would ask for it for 23 seconds.
-            if found := read_folder(name):
-                return _converted(found, img_size)
-        elif is_model(name) and not is_model_in_modules(architecture := name.partition('.')[0], 'coatnet'):
-            raise CheckpointError(
-                f'{shown(source)} is not one of this package, but of the architecture {architecture}; see '
-                '`coatnet-zoo list`.'
-            )
+        # This also puts config.json into the cache. Without a network timm would ask for it for 23 seconds.
+        if (is_folder(name) or is_model(name)) and (found := read_folder(name)):
+            return _converted(found, img_size)
         return timm.create_model(name, pretrained=True, img_size=img_size).eval()
     except (HubError, CheckpointError):
         raise

@@ -11,8 +11,8 @@ from pathlib import Path
 import torch
 from timm.models import PretrainedCfg
 
-from ..convert import require_regular
-from ..errors import CheckpointError, shown
+from ..convert import check_shapes, require_regular
+from ..errors import CheckpointError
 from ..files import SAFETENSORS
 from ..hub import fetch_release, fetch_weights
 from ..network import CoAtNet, initial_weights
@@ -62,21 +62,10 @@ def check_fit(tensors: Mapping[str, torch.Tensor], model: CoAtNet, cfg: Pretrain
             f'{what} has {len(tensors[f"{last}weight"])} classes, but its configuration says num_classes='
             f'{cfg.num_classes}; correct the configuration (config.json, or pretrained_cfg_overlay).'
         )
-    is_new = model.num_classes != cfg.num_classes
-    for name, shape in own.items():
-        if is_new and name.startswith(last):
-            continue
-        if name not in tensors:
-            # Files from before torch 0.4.1 do not count batches.
-            if not name.endswith('.num_batches_tracked'):
-                raise CheckpointError(f'{what} lacks the tensor {name}, so it is not of this network.')
-        elif tuple(tensors[name].shape) != shape:
-            raise CheckpointError(
-                f'The tensor {name} of {what} has shape {tuple(tensors[name].shape)}, but this network needs {shape}.'
-            )
-    for name in tensors:
-        if name not in own and not (is_new and name.startswith(last)):
-            raise CheckpointError(f'{what} has the tensor {shown(name)}, which this network does not have.')
+    if model.num_classes != cfg.num_classes:  # timm makes a new classifier
+        own = {name: shape for name, shape in own.items() if not name.startswith(last)}
+        tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith(last)}
+    check_shapes(tensors, own, what)
 
 
 def materialize(model: torch.nn.Module, device: torch.device | str) -> None:
