@@ -27,7 +27,7 @@ REFUSED: dict[str, list[Any]] = {
     'std': [[NAN], [INF], [1.001], [0.0009], [0], [-0.5], [57.4], [], [True], 0.5, {0: 0.5}],
     'crop_pct': [NAN, INF, 0, -1, 1.01, 95, 0.001, '0.9', True, [0.9]],
     'interpolation': ['', 'cubic', 'BICUBIC', 3, ['bicubic'], 'x' * 10_000, 'bi\ncubic'],
-    'img_size': [0, -1, 31, 10**30, 64.0, '64', True, (64, 64), 96],
+    'img_size': [0, -1, 31, 10**30, 64.0, '64', True, (64, 64, 64), (64, 96), 96],
     'name': ['', ' ', 'a\nb', 'a\0b', '\ud800', 'x' * 201, 5, ['a'], '\u2028'],
     'labels': [
         *('0123456789', TEN[:9], [*TEN, 'one more'], [TEN], dict.fromkeys(TEN), set(TEN), 10),

@@ -15,7 +15,7 @@ from timm.layers import to_2tuple
 from timm.models import save_for_hf
 from torch import nn
 
-from ..errors import CheckpointError, first_line, shown
+from ..errors import CheckpointError, shown
 from ..files import CARD, CONFIG, SAFETENSORS, write_folder
 from ..hub import make_folder_card, one_line_error
 from ..registry import short
@@ -242,15 +242,13 @@ def _check_destination(src: str | os.PathLike | Checkpoint, dst: Path, overwrite
 
 def _loaded(build: Callable[[], nn.Module], checkpoint: Checkpoint) -> nn.Module:
     """The network of another code with the tensors of a checkpoint."""
-    try:
+    with one_line_error(CheckpointError, 'The code to compare with does not load the checkpoint'):
         network = build()
         # The code may build the network or its wrapper.
         own, every = network.state_dict(), {**checkpoint.beside, **checkpoint.tensors}
         every |= {f'{checkpoint.prefix}{name}': tensor for name, tensor in checkpoint.tensors.items()}
         network.load_state_dict({name: tensor for name, tensor in every.items() if name in own})
-    except Exception as e:  # another code may raise anything
-        raise CheckpointError(f'The code to compare with does not load the checkpoint: {first_line(e)}') from e
-    return network
+        return network
 
 
 def _not_convertible(src: str, tensors: Mapping[str, torch.Tensor]) -> str:

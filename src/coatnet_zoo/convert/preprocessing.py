@@ -37,15 +37,14 @@ _UNWRITABLE = re.compile('[\0\r\n\ud800-\udfff]')
 
 def check_arguments(arguments: Mapping[str, Any]) -> None:
     """Raise a `ValueError` for an argument from a file that is not one of a network, or has a value of another type."""
-    check_fields('model_args', arguments, ARGUMENTS, {*ARGUMENTS, *field_types()})
+    check_fields('model_args', arguments, {**field_types(), **ARGUMENTS})
 
 
-def check_fields(what: str, values: Mapping[str, Any], types: Mapping[str, Any], known: set[str]) -> None:
-    unknown = sorted(set(values) - known)
-    if unknown:
-        raise ValueError(f'{what} has the field {short(unknown[0])}, which does not exist.')
-    for name in values.keys() & types.keys():
-        check(name, values[name], types[name])
+def check_fields(what: str, values: Mapping[str, Any], types: Mapping[str, Any]) -> None:
+    for name, value in values.items():
+        if name not in types:
+            raise ValueError(f'{what} has the field {short(name)}, which does not exist.')
+        check(name, value, types[name])
 
 
 def check_facts(facts: Mapping[str, Any]) -> None:
