@@ -123,18 +123,15 @@ def test_another_head_is_named(tuned: nn.Module, tmp_path: Path) -> None:
     assert 'no classes' in output_of('convert', tmp_path / 'best.pth', tmp_path / 'out', '--no-head')
 
 
-@torch.inference_mode()
-def test_pruning_is_made_permanent_as_the_refusal_says(tmp_path: Path) -> None:
+def test_pruning_is_made_permanent_as_the_refusal_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     model, x = timm_peer('test_coatnet', num_classes=7), random_images(2, 3, 160)
-    layers = [layer for layer in model.modules() if isinstance(layer, nn.Conv2d)]
-    for layer in layers:
+    for layer in [layer for layer in model.modules() if isinstance(layer, nn.Conv2d)]:
         prune.l1_unstructured(layer, 'weight', 0.3)
-    torch.save(model.state_dict(), tmp_path / 'best.pth')
-    call = re.search(r'torch.*?\)', refusal('convert', tmp_path / 'best.pth', tmp_path / 'out'))[0]
-    for layer in layers:
-        eval(call, dict(torch=torch, layer=layer))
-    torch.save(model.state_dict(), tmp_path / 'best.pth')
-    assert_close(load_model(str(tmp_path / 'best.pth'))(x), model(x), rel=1e-5)
+    torch.save(model.state_dict(), 'best.pth')
+    exec(re.search(r'from torch.*pth"\)', refusal('convert', 'best.pth', 'out'))[0], dict(torch=torch, model=model))
+    with torch.inference_mode():
+        assert_close(load_model('weights.pth')(x), model(x), rel=1e-5)
 
 
 STRANGE: dict[str, tuple[Callable[[Tensors], Tensors], str]] = {

@@ -119,12 +119,15 @@ def convert_checkpoint(
     file = 'The checkpoint' if isinstance(src, Checkpoint) else shown(src, 500)
     with one_line_error(CheckpointError, f'{file} cannot be converted'):
         check_facts({**facts, 'img_size': img_size, 'name': name, 'labels': labels})
-        if isinstance(src, Checkpoint):
-            checkpoint = src
-        elif not is_folder(str(src)):
-            checkpoint = read_checkpoint(src, ema, key, prefix)
-        elif (checkpoint := read_folder(f'local-dir:{src}' if Path(src).is_dir() else str(src), ema)) is None:
+    if isinstance(src, Checkpoint):
+        checkpoint = src
+    elif is_folder(str(src)):
+        with one_line_error(CheckpointError, f'{file} is no folder of timm; give the checkpoint file itself'):
+            checkpoint = read_folder(f'local-dir:{src}' if Path(src).is_dir() else str(src), ema)
+        if checkpoint is None:
             raise CheckpointError(f'{file} is of this package already: timm.create_model(..., pretrained=True).')
+    else:
+        checkpoint = read_checkpoint(src, ema, key, prefix)
     if labels is None and head:
         labels = checkpoint.labels
     source, model, default = build_network(checkpoint, file, head, img_size)

@@ -25,7 +25,7 @@ def one_line_error(kind: type[HubError] | type[CheckpointError], what: str) -> I
     except (HubError, CheckpointError):
         raise
     except Exception as e:
-        raise kind(f'{without_secrets(what)}: {sentence(e)}') from e
+        raise kind(f'{without_secrets(what)}: {sentence(e).rstrip(".")}.') from e
 
 
 def sentence(error: BaseException) -> str:
