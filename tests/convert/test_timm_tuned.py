@@ -1,5 +1,6 @@
 """timm's own CoAtNets, fine-tuned: folders, repositories and the forms in which state dicts are saved."""
 
+import argparse
 import json
 import re
 from collections.abc import Callable
@@ -187,6 +188,10 @@ def test_a_repository(tuned: nn.Module, folder: Path, hub: HubServer, tmp_path: 
     output_of('convert', 'hf-hub:me/tuned', tmp_path / 'out')
     x = random_images(2, 3, 160)
     assert_close(load_model(str(tmp_path / 'out'))(x), tuned(x), rel=1e-5)
+    run = dict(arch='hf-hub:me/tuned', args=argparse.Namespace(model='hf-hub:me/tuned'), state_dict=tuned.state_dict())
+    torch.save(run, tmp_path / 'last.pth.tar')
+    for source in (str(tmp_path / 'last.pth.tar'), 'hf-hub:me/tuned'):
+        assert_close(load_model(source)(x), tuned(x), rel=1e-5)
 
 
 def test_folders_that_do_not_convert(tmp_path: Path) -> None:
