@@ -69,8 +69,9 @@ def convert(src: Path, dst: Path, labels: Path | None, no_head: bool, **options)
     """Convert a checkpoint file into a folder that loads anywhere.
 
     SRC is a checkpoint of chinhsuanwu/coatnet-pytorch or keras_cv_attention_models, what timm's train.py wrote, or a
-    state dict of a network of this package or timm: a .pth, .pt, .pth.tar, .bin, .safetensors or .h5 file. DST becomes
-    a folder with model.safetensors and config.json that timm.create_model('local-dir:DST', pretrained=True) loads.
+    state dict of a network of this package or timm: a .pth, .pt, .pth.tar, .bin, .safetensors or .h5 file; or a folder
+    or hf-hub:ORG/NAME with one of timm's CoAtNets. DST becomes a folder with model.safetensors and config.json that
+    timm.create_model('local-dir:DST', pretrained=True) loads.
     """
     announce(f'converting {src}')
     coatnet_zoo_command.import_models()
