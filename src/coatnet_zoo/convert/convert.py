@@ -15,14 +15,14 @@ from timm.layers import to_2tuple
 from timm.models import save_for_hf
 from torch import nn
 
-from ..errors import CheckpointError, shown
+from ..errors import CheckpointError, HubError, first_line, shown
 from ..files import CARD, CONFIG, SAFETENSORS, write_folder
 from ..hub import make_folder_card, one_line_error
 from ..registry import short
 from .adapter import Checkpoint, Structure, recognised, third_party_codes
 from .adapters.timm_train import trained_source
 from .compare import check_pair, check_same
-from .folders import is_folder, read_folder
+from .folders import is_folder, read_folder, weights_in
 from .loading import Adapted, as_linear
 from .preprocessing import check_facts, check_labels, data_config
 from .reading import read_checkpoint
@@ -122,8 +122,14 @@ def convert_checkpoint(
     if isinstance(src, Checkpoint):
         checkpoint = src
     elif is_folder(str(src)):
-        with one_line_error(CheckpointError, f'{file} is no folder of timm; give the checkpoint file itself'):
+        try:
             checkpoint = read_folder(f'local-dir:{src}' if Path(src).is_dir() else str(src), ema)
+        except (CheckpointError, HubError):
+            raise
+        except Exception as e:  # timm raises many kinds for a bad file
+            inside = weights_in(str(src).removeprefix('local-dir:'))
+            way = f'; convert the file in it: coatnet-zoo convert {shown(inside, 500)} DST' if inside else ''
+            raise CheckpointError(f'{file} has no {CONFIG} of timm ({shown(first_line(e))}){way}.') from e
         if checkpoint is None:
             raise CheckpointError(f'{file} is of this package already: timm.create_model(..., pretrained=True).')
     else:

@@ -13,7 +13,6 @@ from ..registry import TIMM_NAMES
 from .adapter import Checkpoint
 from .reading import read_checkpoint
 
-_WEIGHTS = (SAFETENSORS, 'pytorch_model.bin')
 _HUB = ('hf-hub:', 'hf_hub:')
 
 
@@ -28,6 +27,11 @@ def describe(src: str) -> tuple[str, dict[str, Any], dict[str, Any]]:
     arguments = resolve_model_input_args(name)  # raises many kinds for a bad file or name
     arguments.pop('pretrained_model_args', None)
     return arguments.pop('model_name'), arguments.pop('pretrained_cfg'), arguments
+
+
+def weights_in(folder: str) -> Path | None:
+    """The file of weights in a folder."""
+    return next((file for name in (SAFETENSORS, 'pytorch_model.bin') if (file := Path(folder, name)).is_file()), None)
 
 
 def read_folder(src: str, ema: bool | None = False) -> Checkpoint | None:
@@ -47,8 +51,7 @@ def read_folder(src: str, ema: bool | None = False) -> Checkpoint | None:
         raise CheckpointError(
             f'{shown(src, 500)} is not one of this package, but of the architecture {shown(architecture)}.'
         )
-    files = [Path(cfg['file'], name) for name in (SAFETENSORS, 'pytorch_model.bin')]
-    weights = fetch_weights(src[7:]) if src.startswith(_HUB) else next(filter(Path.is_file, files), None)
+    weights = fetch_weights(src[7:]) if src.startswith(_HUB) else weights_in(cfg['file'])
     if weights is None:
         raise CheckpointError(f'{shown(src, 500)} has no {SAFETENSORS}; give the checkpoint file itself.')
     record = dict(model=f'local-dir:{cfg["file"]}', in_chans=arguments.get('in_chans', cfg['input_size'][0]))

@@ -64,7 +64,7 @@ def build(
     if given.get('source') in ('local-dir', 'hf-hub'):
         check_config_json(size, given, recorded)
         given = {**given, 'state_dict': None}  # weights come from a file
-    check_fields('The call', {name: v for name, v in kwargs.items() if v is not None}, ARGUMENTS, set(kwargs))
+    check_fields('The call', {k: v for k, v in kwargs.items() if k in ARGUMENTS and v is not None}, ARGUMENTS)
     # A configuration from elsewhere may have any tag.
     wanted = tag or (None if given.get('source') else given.get('tag'))
     impl, chosen = choose(
