@@ -206,13 +206,3 @@ def test_the_module_is_the_command() -> None:
     version = coatnet_zoo.__version__
     assert run('-m', 'coatnet_zoo', '--version').stdout == f'python -m coatnet_zoo, version {version}\n'
     assert run('-m', 'coatnet_zoo', 'info', 'coatnet1').returncode == 1
-
-
-def test_importing_the_package_registers_the_models_alone() -> None:
-    """The public names are imported at first use; none of them needs an extra."""
-    code = (
-        'import sys, timm, coatnet_zoo; print(timm.is_model("coatnet_1"), "coatnet_zoo.images" in sys.modules)\n'
-        'from coatnet_zoo import *; print(explain_image.__name__, {*coatnet_zoo.__all__} <= {*dir(coatnet_zoo)})\n'
-        'print(hasattr(coatnet_zoo, "explain"), {"matplotlib", "sklearn", "cv2", "onnx"} & set(sys.modules))'
-    )
-    assert run('-c', code).stdout == 'True False\nexplain_image True\nFalse set()\n'

@@ -1,12 +1,12 @@
 """docs/export.md: every block is run as it is printed, in a folder and a process of its own."""
 
 import re
-import shlex
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import pages
 import pytest
 from paths import DATA, ROOT
 
@@ -33,9 +33,7 @@ def test_the_blocks_of_a_runtime(block: int, module: str, tmp_path: Path) -> Non
     """tests/clients has the blocks of AOTInductor, whose compiler takes longer than all tests of this folder."""
     pytest.importorskip(module, reason='needs the extra of this format')
     command, program = BLOCKS[block]
-    name, *args = shlex.split(command)
-    assert name == 'coatnet-zoo'
-    said = run(tmp_path, '-m', 'coatnet_zoo_command', *args)
+    said = pages.run(pages.Block('docs/export.md', 0, 'sh', (), command), tmp_path)
     assert float(re.search(r'difference of a logit from torch is (\S+),', said)[1]) < 1e-4
     shutil.copy(DATA / 'digits' / '7_row1496.png', tmp_path / 'image.png')
     assert run(tmp_path, '-c', program + STRANGERS).splitlines() == ['7', '[]']

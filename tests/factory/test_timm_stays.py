@@ -5,13 +5,16 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import pytest
 import timm
 from timm.models import save_for_hf
 
-FUNCTIONS = """
-import inspect, sys
+CODE = """
+import inspect, json, sys
 import timm, timm.data, timm.layers, timm.models
+loaded = set(sys.modules)
 modules = {name: module for name, module in sys.modules.items() if name.partition('.')[0] == 'timm'}
 def functions():
     found = {}
@@ -25,26 +28,50 @@ def functions():
 before = functions()
 import coatnet_zoo
 after = functions()
-print(len(before), [key for key in before if after.get(key) is not before[key]], after.keys() - before.keys())
+said = dict(
+    count=len(before),
+    changed=[key for key in before if after.get(key) is not before[key]],
+    added=list(after.keys() - before.keys()),
+    imported=list(set(sys.modules) - loaded),
+    registered=timm.is_model('coatnet_1'),
+)
+from coatnet_zoo import *
+said['public'] = explain_image.__name__ == 'explain_image' and {*coatnet_zoo.__all__} <= {*dir(coatnet_zoo)}
+said['name of a command'] = hasattr(coatnet_zoo, 'explain')
+said['extras'] = list({'matplotlib', 'sklearn', 'cv2', 'onnx'} & set(sys.modules))
+print(json.dumps(said))
 """
 
 
-def test_the_import_changes_one_function_of_timm() -> None:
-    """`get_model_args`, which gives other models what it gave before: see `test_saved_classes`."""
-    done = subprocess.run([sys.executable, '-c', FUNCTIONS], capture_output=True, text=True, check=True)
-    count, changed = done.stdout.split(maxsplit=1)
-    assert changed == "[('timm.models._hub', 'get_model_args')] set()\n"
-    assert int(count) > 1000
-
-
-def test_the_import_is_quick() -> None:
-    """No library that timm does not load, apart from small ones; a twentieth of the time that torch and timm take."""
-    code = 'import timm, sys; before = set(sys.modules); import coatnet_zoo; print(*(set(sys.modules) - before))'
-    done = subprocess.run([sys.executable, '-X', 'importtime', '-c', code], capture_output=True, text=True, check=True)
-    roots = {name.partition('.')[0] for name in done.stdout.split()}
-    assert roots <= {'coatnet_zoo', 'coatnet_zoo_command', 'einops', 'torch'}
+@pytest.fixture(scope='module')
+def fresh() -> tuple[dict[str, Any], dict[str, int]]:
+    """What a new process says of its import, and the microseconds that timm and this package took."""
+    command = [sys.executable, '-X', 'importtime', '-c', CODE]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
     took = {name: int(us) for us, name in re.findall(r'(\d+) \| (timm|coatnet_zoo)\n', done.stderr)}
+    return json.loads(done.stdout), took
+
+
+def test_the_import_changes_one_function_of_timm(fresh: tuple) -> None:
+    """`get_model_args`, which gives other models what it gave before: see `test_saved_classes`."""
+    said, _ = fresh
+    assert (said['changed'], said['added']) == ([['timm.models._hub', 'get_model_args']], [])
+    assert said['count'] > 1000
+
+
+def test_the_import_is_quick(fresh: tuple) -> None:
+    """No library that timm does not load, apart from small ones; a twentieth of the time that torch and timm take."""
+    said, took = fresh
+    roots = {name.partition('.')[0] for name in said['imported']}
+    assert roots <= {'coatnet_zoo', 'coatnet_zoo_command', 'einops', 'torch'}
     assert took['coatnet_zoo'] < took['timm'] / 8
+
+
+def test_the_import_registers_the_models_alone(fresh: tuple) -> None:
+    """The public names are imported at first use; none of them needs an extra."""
+    said, _ = fresh
+    assert said['registered'] and 'coatnet_zoo.images' not in said['imported']
+    assert said['public'] and not said['name of a command'] and said['extras'] == []
 
 
 def test_the_models_of_timm_are_saved_as_before(tmp_path: Path) -> None:
