@@ -68,21 +68,6 @@ def test_any_size_and_any_number(format: str, tmp_path: Path) -> None:
             np.testing.assert_allclose(compute(x.numpy()), model(x), rtol=0, atol=1e-4)
 
 
-@pytest.mark.parametrize('format, node', [('onnx', b'QuantizeLinear'), ('openvino', b'FakeQuantize')])
-def test_integers_from_a_folder_of_images(format: str, node: bytes, tmp_path: Path) -> None:
-    pytest.importorskip(INSTALLED[format], reason='needs the extra of this format')
-    out = tmp_path / 'new' / 'out'
-    said = output_of('export', 'coatnet_atto.digits', out, '--format', format, '--int8', DIGITS)
-    assert '  the same class for 10 of 10 calibration images' in said.splitlines()
-    assert float(re.search(r'from torch is (\S+),', said)[1]) < 0.5
-    file = out / FORMATS[format].file
-    assert file.read_bytes().count(node) > 30
-    beside = {'model.bin'} if format == 'openvino' else set()
-    assert {p.name for p in out.iterdir()} == {file.name, 'preprocessing.json'} | beside
-    assert list(out.parent.iterdir()) == [out]
-    assert sum(p.stat().st_size for p in out.glob('model.*')) < 900_000  # 4 bytes a weight are 1.4 MB
-
-
 def test_what_is_kept_beside_the_model(tmp_path: Path, fake: Callable) -> None:
     model = timm.create_model('coatnet_0', **{**SMALL, 'num_classes': 3})
     labels = ['cat', 'dog', 'crème brûlée']

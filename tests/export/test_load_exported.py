@@ -1,6 +1,7 @@
 """Exported folders load without torch, compute the logits of the model, and are refused where they do not fit."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from PIL import Image
 import coatnet_zoo
 import coatnet_zoo_runtime
 from coatnet_zoo import CoAtNet
+from coatnet_zoo.export.request import FORMATS
 from coatnet_zoo_runtime import ExportedModelError, load_exported
 from scripts.train_digits import digits as held_in
 
@@ -127,33 +129,43 @@ def test_a_missing_runtime_names_the_extra(folder: Path, monkeypatch: pytest.Mon
 @torch.inference_mode()
 def test_large_images_do_not_make_large_files(format: str, tmp_path: Path) -> None:
     pytest.importorskip(RUNTIMES[format], reason='needs the extra of this format')
-    for size in (224, 320, 640):
-        model = randomize_(timm.create_model('coatnet_0', **{**SMALL, 'img_size': size})).eval()
-        coatnet_zoo.export_model(model, out := tmp_path / str(size), format)
-        weights = 4 * sum(p.numel() for p in model.parameters())
-        written = sum(file.stat().st_size for file in out.iterdir())
-        # 1 MB is for the graph and for indices; the biases of all pairs at 640 pixels have 10 MB a head.
-        assert size == 224 or written < 1.3 * weights + 1_000_000, size
-        x = random_images(2, 3, size)
-        assert_close(load_exported(out)(x), model(x), rel=1e-5)
+    stages = dict(embed_dim=(32, 32), depths=(1, 1), block_types='CT', img_size=256)
+    model = randomize_(timm.create_model('coatnet_0', **{**SMALL, **stages})).eval()
+    coatnet_zoo.export_model(model, out := tmp_path / 'out', format)
+    weights = 4 * sum(p.numel() for p in model.parameters())
+    written = sum(file.stat().st_size for file in out.iterdir())
+    # 1 MB is for the graph and for indices; the biases of all pairs of 32 x 32 positions have 4 MB a head.
+    assert written < 1.3 * weights + 1_000_000
+    x = random_images(2, 3, 256)
+    assert_close(load_exported(out)(x), model(x), rel=1e-5)
 
 
-@pytest.mark.parametrize('format', RUNTIMES)
-def test_eight_bits_lose_at_most_one_point(format: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize('format, node', [('onnx', b'QuantizeLinear'), ('openvino', b'FakeQuantize')])
+def test_eight_bits_lose_at_most_one_point(format: str, node: bytes, tmp_path: Path) -> None:
     """On scikit-learn's digits: calibrated with 64 images of the training, measured on the 360 that were held out."""
     pytest.importorskip(RUNTIMES[format], reason='needs the extra of this format')
     photos = tmp_path / 'photos'
     photos.mkdir()
     for number, pixels in enumerate(held_in(train=True)[0][:64, 0]):
         Image.fromarray(((pixels / 2 + 0.5) * 255).round().byte().numpy()).save(photos / f'{number}.png')
+    out = tmp_path / 'new' / 'out'
+    words = ['coatnet_atto.digits', out, '--format', format, '--int8', photos, '--dynamic-batch']
+    said = output_of('export', *words)
+    assert int(re.search(r'\n  the same class for (\d+) of 64 calibration images\n', said)[1]) >= 63
+    assert float(re.search(r'from torch is (\S+),', said)[1]) < 0.5
+    file = out / FORMATS[format].file
+    assert file.read_bytes().count(node) > 30
+    beside = {'model.bin'} if format == 'openvino' else set()
+    assert {p.name for p in out.iterdir()} == {file.name, 'preprocessing.json'} | beside
+    assert list(out.parent.iterdir()) == [out]
+    assert sum(p.stat().st_size for p in out.glob('model.*')) < 1_100_000  # 4 bytes a weight are 1.4 MB
+
     model = timm.create_model('coatnet_atto.digits', pretrained=True).eval()
-    done = coatnet_zoo.export_model(model, tmp_path / 'out', format, int8=photos, dynamic_batch=True)
     images, classes = held_in(train=False)
-    found = load_exported(tmp_path / 'out', 'throughput')(images)
+    found = load_exported(out, 'throughput')(images)
     with torch.inference_mode():
         hits, expected = ((logits.argmax(1) == classes).sum().item() for logits in (found, model(images)))
-    assert (len(classes), done.images) == (360, 64)
-    assert hits >= expected - 3, (hits, expected)
+    assert len(classes) == 360 and hits >= expected - 3, (hits, expected)
 
 
 @pytest.fixture(scope='module')

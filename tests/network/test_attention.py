@@ -181,7 +181,7 @@ def test_linear_attention_keeps_its_range(dtype: torch.dtype) -> None:
 @pytest.mark.parametrize('form', NAMES)
 @torch.no_grad()
 def test_torchscript_fx_and_optimisation_at_several_sizes(form: str) -> None:
-    model = create(form)
+    model = create(form, embed_dim=(16, 32), depths=(1, 2), block_types='CT')
     scripted = torch.jit.script(model)
     traced = torch.fx.symbolic_trace(model)
     optimized = optimize_for_inference(model)

@@ -142,7 +142,7 @@ def test_attention_weights_can_be_extracted(x: torch.Tensor) -> None:
 
 @pytest.mark.parametrize('impl', ['timm_rmlp', 'paper', 'chinhsuanwu'])
 def test_export(impl: str, x: torch.Tensor) -> None:
-    model = create(impl, depths=(1, 1, 1, 1))
+    model = create(impl, embed_dim=(32, 64), depths=(1, 1), block_types='CT')
     batch = torch.export.Dim('batch', min=1, max=16)
     exported = torch.export.export(model, (x,), dynamic_shapes=({0: batch},)).module()
     x3 = torch.randn(3, 3, 64, 64)

@@ -35,9 +35,8 @@ def test_two_processes_train_like_one(tmp_path: Path) -> None:
     save_file(model.state_dict(), tmp_path / 'initial.safetensors')
     batches = [(torch.randn(16, 1, 64, 64), torch.randint(10, (16,))) for _ in range(2)]
     torch.save(batches, tmp_path / 'batches.pt')
-    command = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc-per-node', '2']
     result = subprocess.run(
-        [*command, str(SUPPORT / 'fsdp_worker.py'), str(tmp_path)],
+        [sys.executable, SUPPORT / 'fsdp_worker.py', tmp_path],
         env={**os.environ, 'PYTHONPATH': str(SCRIPTS), 'OMP_NUM_THREADS': '1'},
         capture_output=True,
         text=True,
