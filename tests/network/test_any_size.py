@@ -239,7 +239,7 @@ def test_onnx_of_any_size_with_gradients_on(impl: str, tmp_path: Path) -> None:
     """The example has the native size. 2x2 pooling averages (timm) or takes the maximum (paper) at odd edges, too."""
     pytest.importorskip('onnxscript')
     runtime = pytest.importorskip('onnxruntime')
-    stages = dict(stem_width=(8, 16), embed_dim=(32,), depths=(1,), block_types='T', num_classes=3)
+    stages = dict(stem_width=(8, 16), embed_dim=(32, 64), depths=(1, 1), block_types='CT', num_classes=3)
     model = randomize_(timm.create_model('coatnet_1', impl=impl, img_size=64, **stages))
     dynamic = {0: torch.export.Dim.DYNAMIC, 2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC}
     file, example = tmp_path / 'model.onnx', random_images(2, 3, 64)
