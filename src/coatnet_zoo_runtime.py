@@ -52,7 +52,7 @@ def load_exported(
     Raises:
         ExportedModelError: If the folder is incomplete or has changed, or if the runtime is not installed.
     """
-    if performance not in _HINTS:
+    if performance not in ('latency', 'throughput'):
         raise ExportedModelError(f'performance={performance!r} does not exist; choose latency or throughput.')
     folder = Path(folder)
     record = _read_record(folder)
@@ -210,7 +210,6 @@ def _scaled_size(size: tuple[int, int], preprocessing: Mapping[str, Any]) -> tup
 
 _AXES = ('batch', 'channels', 'height', 'width')
 _PREPROCESSING = ('input_size', 'mean', 'std', 'interpolation', 'crop_pct', 'crop_mode')
-_HINTS = {'latency': 'LATENCY', 'throughput': 'THROUGHPUT'}
 
 
 def _read_record(folder: Path) -> dict[str, Any]:
@@ -244,7 +243,7 @@ def _load_openvino(folder: Path, performance: str, threads: int | None) -> _Comp
     import openvino
 
     # Processors that can do so would compute in bfloat16.
-    config: dict[str, Any] = {'PERFORMANCE_HINT': _HINTS[performance], 'INFERENCE_PRECISION_HINT': 'f32'}
+    config: dict[str, Any] = {'PERFORMANCE_HINT': performance.upper(), 'INFERENCE_PRECISION_HINT': 'f32'}
     if threads is not None:
         config['INFERENCE_NUM_THREADS'] = threads
     compiled = openvino.Core().compile_model(str(folder / 'model.xml'), 'CPU', config)

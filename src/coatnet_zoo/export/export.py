@@ -162,12 +162,7 @@ def _noise(channels: int, height: int, width: int, dynamic: dict[int, str]) -> l
 
 
 def _write_and_compare(
-    chosen: Format,
-    task: Task,
-    eager: CoAtNet,
-    batches: list[np.ndarray],
-    folder: Path,
-    progress: Callable[[str], None],
+    chosen: Format, task: Task, eager: CoAtNet, batches: list[np.ndarray], folder: Path, progress: Callable[[str], None]
 ) -> Comparison:
     progress(f'writing {chosen.file}' + (f' in 8-bit integers, from {len(task.images)} images' if task.images else ''))
     try:

@@ -8,16 +8,7 @@ import torch.nn.functional as F
 from timm.layers import SqueezeExcite
 from torch import nn
 
-from ..network import (
-    BiasAct,
-    MBConv,
-    RelPosBias,
-    RelPosMlp,
-    Stage,
-    Stem,
-    TransformerBlock,
-    expand_rel_pos_table,
-)
+from ..network import BiasAct, MBConv, RelPosBias, RelPosMlp, Stage, Stem, TransformerBlock, expand_rel_pos_table
 from .microbatch import microbatch, widest_layer
 
 _MAX_WHOLE = 196  # positions of a feature map of 224 pixels
