@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).parents[2]
-# On GitHub, the page has a line between these marks.
+# On GitHub, the page has a picture and a plain table between these marks.
 _REGION = re.compile('(<!-- catalogue -->).*?<!-- end of catalogue -->', re.DOTALL)
 _MARK = '<!-- catalogue -->'
 _TEMPLATE = Path(__file__).with_name('catalogue.html')
@@ -62,9 +62,9 @@ def _source(row: Row) -> str:
 
 COLUMNS = [
     Column('name', 'model', _name, is_number=False),
-    Column('impl', 'implementation', _text('impl'), is_number=False),
+    Column('impl', 'impl', _text('impl'), is_number=False),
     Column('top1', 'top-1<br>%', _number('top1', 1)),
-    Column('params', 'parameters<br>M', _number('params', 2, 1e6)),
+    Column('params', 'params<br>M', _number('params', 2, 1e6)),
     Column('gmacs', 'MACs<br>G', _number('gmacs', 2)),
     Column('download', 'download<br>MB', _number('download', 0, 1e6)),
     Column('img_size', 'pixels', _number('img_size', 0)),

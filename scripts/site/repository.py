@@ -1,4 +1,4 @@
-"""A hook of the site: pages from the top of the repository, links as on GitHub, and fences with words for the tests."""
+"""A hook of the site: the README as first page, links as on GitHub, and fences with words for the tests."""
 
 from __future__ import annotations
 
@@ -20,19 +20,16 @@ if TYPE_CHECKING:
     from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).parents[2]
-# Pages of the site by their paths in the repository. The other pages are in docs/.
-AT_THE_TOP = {'README.md': 'index.md', 'CHANGELOG.md': 'CHANGELOG.md', 'CONTRIBUTING.md': 'CONTRIBUTING.md'}
-_PATHS = {page: path for path, page in AT_THE_TOP.items()}
+FIRST = 'index.md'  # the page of README.md; all other pages are in docs/
 _log = logging.getLogger('mkdocs.hooks.repository')
 
 
 class _Links(Extension):
-    """Turns the relative links of a page, which are right on GitHub, into links to pages of the site or to GitHub.
+    """Turns the relative links of a page, which are right on GitHub, into links to pages of the site.
 
-    A link whose text is the name of a file gets the title of the page.
+    A link whose text is the name of a page gets its title. A link to a file that is no page becomes plain text.
     """
 
-    repository = ''
     titles: dict[str, str]  # by page
     path = ''  # of the current page, in the repository
 
@@ -46,11 +43,15 @@ class _Links(Extension):
             for name in {'href', 'src'} & set(element.keys()):
                 link = element.get(name)
                 target = self._target(link)
+                if target is None:
+                    element.tag = 'span'
+                    element.attrib.clear()
+                    continue
                 element.set(name, target)
                 if posixpath.basename(element.text or '') == posixpath.basename(urlsplit(link).path):
                     element.text = self.titles.get(urlsplit(target).path, element.text)
 
-    def _target(self, link: str) -> str:
+    def _target(self, link: str) -> str | None:
         parts = urlsplit(link)
         if parts.scheme or not parts.path:
             return link
@@ -58,9 +59,9 @@ class _Links(Extension):
         if not (ROOT / path).exists():
             _log.warning(f'{self.path} has a link to {parts.path!r}, which does not exist.')
         anchor = f'#{parts.fragment}' if parts.fragment else ''
-        if path in AT_THE_TOP or path.startswith('docs/'):
-            return AT_THE_TOP.get(path, path.removeprefix('docs/')) + anchor
-        return f'{self.repository}/blob/main/{path}{anchor}'
+        if path == 'README.md':
+            return FIRST + anchor
+        return path.removeprefix('docs/') + anchor if path.startswith('docs/') else None
 
 
 _links = _Links()
@@ -68,16 +69,14 @@ _links = _Links()
 
 def on_config(config: MkDocsConfig) -> None:
     """Have links turned on every page."""
-    _links.repository = config.repo_url
     _links.titles = {page: title for item in config.nav for title, page in item.items()}
     if _links not in config.markdown_extensions:
         config.markdown_extensions.append(_links)
 
 
 def on_files(files: Files, config: MkDocsConfig) -> None:
-    """Add the pages that are not in docs/."""
-    for path, page in AT_THE_TOP.items():
-        files.append(File.generated(config, page, abs_src_path=str(ROOT / path)))
+    """Add the README, which is not in docs/."""
+    files.append(File.generated(config, FIRST, abs_src_path=str(ROOT / 'README.md')))
 
 
 def on_post_build(config: MkDocsConfig) -> None:
@@ -87,6 +86,7 @@ def on_post_build(config: MkDocsConfig) -> None:
 
 
 def on_page_markdown(markdown: str, page: Page, **_) -> str:
-    """Leave out the words after the language of a fence, which GitHub does not show either."""
-    _links.path = _PATHS.get(page.file.src_uri, f'docs/{page.file.src_uri}')
+    """Leave out the words after the language of a fence, and show what GitHub does not: the API."""
+    _links.path = 'README.md' if page.file.src_uri == FIRST else f'docs/{page.file.src_uri}'
+    markdown = re.sub('<!-- (:::.*?)-->', r'\1', markdown, flags=re.DOTALL)
     return re.sub(r'^(```\w+) .*$', r'\1', markdown, flags=re.MULTILINE)

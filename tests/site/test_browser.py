@@ -15,8 +15,13 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
     from site_build import Built
 
-# Pages of each kind: the catalogue, a long text with tables, one with pictures, and the API.
-CHECKED = ('catalogue.html', 'index.html', 'performance.html', 'api.html', 'ecosystem.html')
+# Pages of each kind: the catalogue, long texts with tables, pictures and mathematics, and the API.
+CHECKED = ('models.html', 'index.html', 'performance.html', 'commands.html', 'ecosystem.html', 'implementations.html')
+# The first cells of tables that are wider than the frame that they scroll in.
+CUT_TABLES = """[...document.querySelectorAll('table')].filter((table) => {
+    const frame = table.closest('.md-typeset__scrollwrap, .cz-scroll');
+    return frame && table.scrollWidth > frame.clientWidth + 1;
+}).map((table) => table.rows[0].innerText)"""
 WITH_WEIGHTS = [row for row in ROWS if row['tag']]
 PLOTTED = [row for row in WITH_WEIGHTS if row['top1'] and row['num_classes'] == 1000]
 
@@ -45,7 +50,7 @@ def open_page(browser: Browser, address: str) -> Iterator[Callable[..., Page]]:
 
 @pytest.fixture
 def page(open_page: Callable[..., Page]) -> Page:
-    return open_page('catalogue.html')
+    return open_page('models.html')
 
 
 @pytest.mark.parametrize('path', [page.replace('.md', '.html') for page in NAV])
@@ -57,6 +62,8 @@ def test_pages_load_and_fit(path: str, open_page: Callable[..., Page]) -> None:
         page.set_viewport_size({'width': width, 'height': 900})
         page.wait_for_timeout(50)
         assert page.evaluate('document.documentElement.scrollWidth') <= width
+        cut = page.evaluate(CUT_TABLES) if width >= 768 else []
+        assert cut == [], f'tables are cut at {width} pixels'
 
 
 @pytest.mark.parametrize('palette', ['light', 'dark'])
@@ -64,7 +71,7 @@ def test_pages_load_and_fit(path: str, open_page: Callable[..., Page]) -> None:
 def test_everybody_can_use_it(path: str, palette: str, open_page: Callable[..., Page], axe: str) -> None:
     for width in (360, 1440):
         page = open_page(path, width=width, palette=palette)
-        if path == 'catalogue.html':
+        if path == 'models.html':
             page.locator('.cz-point').first.press('Enter')
         page.evaluate(axe)
         found = page.evaluate('axe.run()')['violations']
@@ -174,7 +181,7 @@ def test_back_to_the_table(page: Page) -> None:
 
 def test_without_javascript(browser: Browser, address: str) -> None:
     page = browser.new_page(java_script_enabled=False)
-    page.goto(f'{address}/catalogue.html')
+    page.goto(f'{address}/models.html')
     assert names(page) == [row['name'] for row in ROWS]
     assert page.locator('.cz-look, .cz-filter').filter(visible=True).count() == 0
     page.close()
@@ -185,7 +192,7 @@ def test_from_a_folder(browser: Browser, site: Built) -> None:
     faults = []
     page.on('console', lambda message: message.type == 'error' and faults.append(message.text))
     page.on('pageerror', lambda error: faults.append(str(error)))
-    page.goto(f'{site.folder.as_uri()}/catalogue.html')
+    page.goto(f'{site.folder.as_uri()}/models.html')
     page.locator('.cz-point').first.press('Enter')
     page.locator('.cz-line button').first.click()
     page.get_by_text('Copied').wait_for()

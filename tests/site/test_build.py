@@ -18,7 +18,7 @@ FAULTS = {
         "docs/commands.md has a link to 'hubs.md', which does not exist",
     ),
     'a name that does not exist': (
-        'docs/api.md', '::: coatnet_zoo\n', '::: coatnet_zoo.CoatNet\n', 'coatnet_zoo.CoatNet could not be found'
+        'docs/commands.md', '::: coatnet_zoo\n', '::: coatnet_zoo.CoatNet\n', 'coatnet_zoo.CoatNet could not be found'
     ),
 }  # fmt: skip
 
@@ -64,5 +64,5 @@ def test_code_is_code(page: str, site: Built) -> None:
 
 
 def test_the_api_has_every_public_name(site: Built) -> None:
-    page = (site.folder / 'api.html').read_text(encoding='utf-8')
+    page = (site.folder / 'commands.html').read_text(encoding='utf-8')
     assert [name for name in coatnet_zoo.__all__ if f'id="coatnet_zoo.{name}"' not in page] == []

@@ -17,13 +17,13 @@ import coatnet_zoo
 from coatnet_zoo.cli import main
 from scripts.site.catalogue import CPU
 
-PAGES = {f'docs/{file.name}' for file in (ROOT / 'docs').glob('*.md')}
-TOP = {'README.md', 'CHANGELOG.md', 'CONTRIBUTING.md'}
+PAGES = {f'docs/{file.name}' for file in (ROOT / 'docs').glob('*.md')} | {'README.md'}
 
 
 def test_every_page_is_in_the_navigation_once() -> None:
-    names = [page.removeprefix('docs/') for page in PAGES | TOP]
+    names = [page.removeprefix('docs/') for page in PAGES]
     assert sorted(NAV) == sorted('index.md' if name == 'README.md' else name for name in names)
+    assert len(NAV) <= 12
 
 
 def test_the_catalogue_is_the_list() -> None:
@@ -35,7 +35,7 @@ def test_the_catalogue_is_the_list() -> None:
     assert {row['name'] for row in ROWS if row[CPU]} == {line.split(',')[0] for line in speeds}
 
 
-@pytest.mark.parametrize('page', sorted(PAGES | TOP))
+@pytest.mark.parametrize('page', sorted(PAGES | {'CHANGELOG.md', 'CONTRIBUTING.md'}))
 def test_pages_mean_the_same_on_github_and_on_the_site(page: str) -> None:
     """The generator nests lists by four spaces and wants a line before a list; pictures have words for the blind."""
     text = re.sub(r'^```.*?^```$', '', (ROOT / page).read_text(encoding='utf-8'), flags=re.MULTILINE | re.DOTALL)
@@ -45,7 +45,7 @@ def test_pages_mean_the_same_on_github_and_on_the_site(page: str) -> None:
 
 
 def test_public_names_have_docstrings_and_are_on_the_page_of_the_api() -> None:
-    page = (ROOT / 'docs' / 'api.md').read_text(encoding='utf-8')
+    page = (ROOT / 'docs' / 'commands.md').read_text(encoding='utf-8')
     members = re.search(r'members: \[([^\]]*)\]', page)[1]
     assert sorted(re.findall(r'\w+', members)) == sorted(coatnet_zoo.__all__)
     for name in coatnet_zoo.__all__:

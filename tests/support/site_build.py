@@ -23,7 +23,7 @@ class Built:
 
 def build(repository: Path, folder: Path) -> Built:
     """Build the site of a repository into a folder; without the generator, the test is skipped."""
-    for module in ('material', 'mkdocstrings_handlers.python'):
+    for module in ('material', 'mkdocstrings_handlers.python', 'latex2mathml'):
         pytest.importorskip(module, reason='needs the extra docs')
     command = [sys.executable, '-m', 'mkdocs', 'build', '--site-dir', str(folder)]
     start = time.monotonic()

@@ -4,7 +4,11 @@ Names are imported when they are first used, because exported models classify im
 """
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # for readers of the types and of the API's page
+    from .explain import explain_image as explain_image
+    from .picture import draw_explanation as draw_explanation
 
 _NAMES = {
     'explain': ('BiasTable', 'Explanation', 'explain_image'),
