@@ -99,7 +99,7 @@ class ExportedModel:
         """Compute logits, (B, C, H, W) -> (B, num_classes), as a `torch.Tensor` for a tensor, else as an array.
 
         Raises:
-            ExportedModelError: If the images have another shape, or are whole numbers.
+            ExportedModelError: If the images have another shape, or are integers.
         """
         torch = sys.modules.get('torch')
         is_tensor = torch is not None and isinstance(images, torch.Tensor)

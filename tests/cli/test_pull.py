@@ -57,8 +57,8 @@ def test_all_weights(served: HubServer) -> None:
     assert result.exit_code == 1
     said = result.output.splitlines()
     assert 'is sound' in said[0]
-    assert 'is damaged' in said[1] and said[1].endswith('mend it by `coatnet-zoo pull coatnet_1.sw_in1k`')
-    assert 'is damaged' in said[2] and said[2].endswith(f'mend it by `coatnet-zoo pull {RELEASED[0]}`')
+    assert 'is damaged' in said[1] and said[1].endswith('repair it by `coatnet-zoo pull coatnet_1.sw_in1k`')
+    assert 'is damaged' in said[2] and said[2].endswith(f'repair it by `coatnet-zoo pull {RELEASED[0]}`')
     assert 'not in the cache' in said[3] and '`coatnet-zoo pull coatnet_2.sw_in12k`' in said[3]
     served.start()
     output_of('pull', 'coatnet_1', RELEASED[0], 'coatnet_2.sw_in12k')  # the advice

@@ -129,7 +129,7 @@ def test_other_heads_are_refused_or_dropped(case: str, tmp_path: Path) -> None:
     first = next(k for k in content if k.removeprefix('net.') not in WITH_FC)
     assert 'After the network' in message and first in message and message.endswith('(--no-head).\n'), message
     model, said = converted(tmp_path, saved(content), '--no-head')
-    assert 'no classes' in said and f'left out, as no part of the network: {first}' in said
+    assert 'no classes' in said and f'left out, not part of the network: {first}' in said
     features = NETWORK.s4(NETWORK.s3(NETWORK.s2(NETWORK.s1(NETWORK.s0(X))))).mean((2, 3))
     assert_close(model(X), features, rel=1e-5)
 
@@ -147,7 +147,7 @@ def test_metrics_are_left_out_with_a_line(prefix: str, tmp_path: Path) -> None:
     metrics = {'val_acc.confmat': torch.ones(5, 5), 'class_weights': torch.ones(5), 'criterion.weight': torch.ones(5)}
     tensors = {**{prefix + k: v for k, v in WITH_FC.items()}, **metrics}
     model, said = converted(tmp_path, saved(tensors))
-    assert model.num_classes == 5 and f'left out, as no part of the network: {", ".join(metrics)}' in said
+    assert model.num_classes == 5 and f'left out, not part of the network: {", ".join(metrics)}' in said
 
 
 # What this package cannot compute.

@@ -164,7 +164,7 @@ def test_offline(served: HubServer, fresh_cache: Path, monkeypatch: pytest.Monke
 def test_download_that_arrives_damaged(served: HubServer, fresh_cache: Path) -> None:
     served.faults.append(Fault(body='flip'))
     message = fetch_error(fresh_cache)
-    assert 'arrived damaged and was thrown away' in message and DIGEST in message
+    assert 'arrived damaged and was discarded' in message and DIGEST in message
     assert_fetched(fresh_cache)
 
 

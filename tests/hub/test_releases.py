@@ -109,7 +109,7 @@ def test_errors_of_the_host(method: str, status: int, page: HubServer) -> None:
 def test_another_content_is_thrown_away(body: str, page: HubServer) -> None:
     page.faults.append(Fault(body=body))
     message = error_of()
-    assert 'arrived damaged and was thrown away' in message and MD5 in message
+    assert 'arrived damaged and was discarded' in message and MD5 in message
     assert_fetched()
 
 

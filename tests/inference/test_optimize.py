@@ -217,7 +217,7 @@ def test_images_of_the_wrong_kind(optimized: nn.Module, x: Any, error: type[Exce
 
 WRAPPED: dict[str, tuple[Callable[[nn.Module], nn.Module], str]] = {
     'optimised': (optimize_for_inference, 'optimised already; optimise the model that it was made from'),
-    'data parallel': (nn.DataParallel, 'not DataParallel; hand over the one inside it, model.module.'),
+    'data parallel': (nn.DataParallel, 'not DataParallel; pass the one inside it, model.module.'),
     'subclass': (lambda m: type('Subclass', (CoAtNet,), {})(m.cfg), 'needs a CoAtNet, not Subclass.'),
     'another': (lambda _: nn.Linear(2, 2), 'needs a CoAtNet, not Linear.'),
 }

@@ -20,7 +20,7 @@ _LINE = 'import sys; exec("try:\\n import coatnet_zoo_autoload\\nexcept Exceptio
 def autoload(action: str) -> None:
     """Register the models in every program of this environment that imports timm.
 
-    With `on`, programs that have no place for `import coatnet_zoo` have the models: transformers, timm's validate.py,
+    With `on`, programs to which you cannot add the import have the models: transformers, timm's validate.py,
     `python -c "import timm; ..."`. A Python that does not import timm starts as before. `off` undoes `on`, and `status`
     shows which of them holds.
     """
@@ -34,7 +34,7 @@ def autoload(action: str) -> None:
                 file.unlink(missing_ok=True)
     except OSError as e:
         raise click.ClickException(
-            f'The packages of {sys.prefix} cannot be changed ({e.strerror}); make an environment of your own by '
+            f'The packages of {sys.prefix} cannot be changed ({e.strerror}); make your own environment by '
             '`python -m venv`.'
         ) from e
     found = ', '.join(str(file) for file in files if file.is_file())

@@ -23,7 +23,7 @@ _CELLS: dict[str, Callable[[Entry], str]] = {
     'default': lambda entry: _YES[entry.default],
 }
 _NUMBERS = {'M params', 'G MACs', 'px', 'classes', 'top-1', '~MB'}
-# What a narrow terminal has no place for, first to last.
+# What a narrow terminal has no room for, first to last.
 _LEFT_OUT = ('source', 'licence', 'classes', 'cached', 'G MACs', 'px', '~MB', 'top-1', 'M params', 'impl')
 
 

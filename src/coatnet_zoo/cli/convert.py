@@ -94,7 +94,7 @@ def convert(src: Path, dst: Path, labels: Path | None, no_head: bool, **options)
         click.echo(f'  assumed of the network: {result.assumed_network}; to be sure: --compare or --check')
     if result.left_out:
         some = ', '.join(map(shown, result.left_out[:4])) + (', ...' if len(result.left_out) > 4 else '')
-        click.echo(f'  left out, as no part of the network: {some}')
+        click.echo(f'  left out, not part of the network: {some}')
     click.echo(f"wrote {shown(dst)}; load it by timm.create_model('local-dir:{shown(dst)}', pretrained=True)")
     if result.assumed:
         said = ', '.join(f'{k}={v}' for k, v in result.assumed.items())

@@ -38,7 +38,7 @@ def announce(step: str) -> None:
 def check_out(out: Path, suffix: str, image: Path | None = None) -> None:
     """Before the work, refuse a file that cannot be written, has another ending, is no file, or is the image itself."""
     if out.suffix.lower() != suffix:
-        problem = f'{shown(out)} does not end in {suffix}, the one format that is written here.'
+        problem = f'{shown(out)} does not end in {suffix}, the only format that can be written.'
     elif not os.path.isdir(out.parent):
         problem = f'There is no folder {shown(out.parent)}; make it, or write to another.'
     elif not os.access(out.parent, os.W_OK):

@@ -28,7 +28,7 @@ def predict(
     """Name the most probable classes of images.
 
     IMAGE is a file, a folder with images, or a pattern such as 'photos/**/*.jpg'. If an image cannot be read, the
-    others are answered nevertheless, and the exit code is 1.
+    others are still answered, and the exit code is 1.
     """
     if out is not None:
         check_out(out, '.csv')

@@ -155,5 +155,5 @@ def verify(name: str) -> tuple[bool, str]:
     if declared is None:
         return False, f'{file} cannot be verified: no hash of it is kept'
     if damage := damage_of(file, declared):
-        return False, f'{file} is damaged: {damage}; mend it by `coatnet-zoo pull {name}`'
+        return False, f'{file} is damaged: {damage}; repair it by `coatnet-zoo pull {name}`'
     return True, f'{file} is sound ({declared})'

@@ -87,7 +87,7 @@ def fetch_weights(hf_hub_id: str, filename: str = SAFETENSORS, cache_dir: _Folde
         file = Path(hf_hub_download(repo_id, filename, **options))
         if damage := damage_of(file, declared_digest(file)):
             os.unlink(os.path.realpath(file))
-            raise HubError(f'{filename} of {hf_hub_id} arrived damaged and was thrown away: {damage}; try again.')
+            raise HubError(f'{filename} of {hf_hub_id} arrived damaged and was discarded: {damage}; try again.')
         return file
 
 
@@ -110,7 +110,7 @@ def fetch_release(release: str, md5: str, cache_dir: _Folder = None, mend: bool 
 
         download_url_to_file(url, str(new), progress=not constants.HF_HUB_DISABLE_PROGRESS_BARS)
         if damage := damage_of(new, md5):
-            raise HubError(f'{url} arrived damaged and was thrown away: {damage}; try again.')
+            raise HubError(f'{url} arrived damaged and was discarded: {damage}; try again.')
 
     with one_line_error(HubError, f'{url} cannot be fetched into {file.parent}'):
         damage = damage_of(file, md5) if file.is_file() else 'missing'

@@ -19,7 +19,7 @@ _log = logging.getLogger(__name__)
 def classifier_problem(model: CoAtNet) -> str | None:
     """Why a model cannot classify image files; None if it can."""
     if not model.num_classes or not model.global_pool:
-        return 'The model has no classifier; load one that has.'
+        return 'The model has no classifier; load one with a classifier.'
     if model.in_chans not in (1, 3):
         return f'The model takes {model.in_chans} channels; image files have 1 or 3.'
     return None

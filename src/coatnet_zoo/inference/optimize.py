@@ -141,7 +141,7 @@ def _check(model: nn.Module) -> None:
         raise TypeError('This model is optimised already; optimise the model that it was made from.')
     if type(model) is not CoAtNet:
         inside = next((name for name, m in model.named_modules() if name and type(m) is CoAtNet), None)
-        hint = '' if inside is None else f'; hand over the one inside it, model.{inside}'
+        hint = '' if inside is None else f'; pass the one inside it, model.{inside}'
         raise TypeError(f'optimize_for_inference needs a CoAtNet, not {type(model).__name__}{hint}.')
     if not isinstance(model.stages, nn.Sequential):
         kind = type(model.stages).__name__
@@ -161,7 +161,7 @@ def _check(model: nn.Module) -> None:
     devices = {str(p.device) for p in model.parameters()}
     if len(devices) > 1 or 'meta' in devices:
         found = ', '.join(sorted(devices))
-        raise ValueError(f'optimize_for_inference needs all weights on one device that computes, not on {found}.')
+        raise ValueError(f'optimize_for_inference needs all weights on one real device, not on {found}.')
     dtypes = {str(p.dtype) for p in model.parameters() if p.is_floating_point()}
     if len(dtypes) > 1:
         raise ValueError(

@@ -90,7 +90,7 @@ class PatchStem(nn.Module):
 
 
 def check_images(x: torch.Tensor) -> None:
-    """Refuse images (B, C, H, W) that are too small or have whole numbers."""
+    """Refuse images (B, C, H, W) that are too small or are integers."""
     # An `assert` would break tracing, and tracing does not support `and`.
     torch._assert(
         x.is_floating_point(),

@@ -301,7 +301,7 @@ class CoAtNet(nn.Module):
         """(B, in_chans, H, W) -> (B, num_features, ceil(H/r), ceil(W/r)), r the last reduction in `feature_info`.
 
         Raises:
-            AssertionError: If H or W is below 32, or if the images have whole numbers.
+            AssertionError: If H or W is below 32, or if the images are integers.
         """
         return self.norm(self.stages(self.stem(x)))
 

@@ -60,7 +60,7 @@ def choose(
         some = [f'{n} (impl={w.impl!r})' for n, w in WEIGHTS.items() if not tags or n.partition('.')[0] == size]
         raise ValueError(
             f'No weights are published for {size} with impl={impl!r}; there are {", ".join(some)}. Use '
-            'pretrained=False, or hand over your own weights: pretrained_cfg_overlay=dict(file=...).'
+            'pretrained=False, or pass your own weights: pretrained_cfg_overlay=dict(file=...).'
         )
     # timm's scripts pass the configuration of the default tag, which does not fit another implementation.
     if tag and tag_impl in (None, impl):

@@ -38,7 +38,7 @@ _C_THEN_T = dict(depths=(2, 4, 50, 2), block_types=('C', 'C', 'C' * 8 + 'T' * 42
 
 SIZES: dict[str, Size] = {
     'coatnet_atto': Size(
-        'CoAtNet of below 1 M parameters, for tests, demos and small images.',
+        'CoAtNet below 1 M parameters, for tests, demos and small images.',
         dict(stem_width=(16, 16), embed_dim=(16, 32, 64, 96), depths=(1, 2, 2, 2)),
     ),
     'coatnet_nano': Size(

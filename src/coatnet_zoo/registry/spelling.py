@@ -1,4 +1,4 @@
-"""Names as users write them: timm's names of networks that this package has, and names with typing errors."""
+"""Names as users write them: timm's names of networks that this package has, and names with typos."""
 
 import difflib
 import re
