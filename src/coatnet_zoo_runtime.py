@@ -158,7 +158,7 @@ def prepare(image: Image.Image, preprocessing: Mapping[str, Any]) -> np.ndarray:
         preprocessing: What timm's `create_transform` takes, for one channel or three.
     """
     channels, height, width = preprocessing['input_size']
-    image = _opaque(image).convert('L' if channels == 1 else 'RGB')
+    image = opaque(image, channels)
     method = Image.Resampling[preprocessing['interpolation'].upper()]
     image = image.resize(_scaled_size(image.size, preprocessing), method)
     border = preprocessing['crop_mode'] == 'border'
@@ -179,8 +179,8 @@ def has_holes(image: Image.Image) -> bool:
     return image.has_transparency_data and image.convert('RGBA').getchannel('A').getextrema()[0] < 255
 
 
-def _opaque(image: Image.Image) -> Image.Image:
-    """An image without transparency that Pillow can convert to grey and to RGB."""
+def opaque(image: Image.Image, channels: int) -> Image.Image:
+    """An image of any mode on white, with 8 bits: grey for one channel, else RGB."""
     if image.mode.startswith('I;16'):
         # Pillow would clip values above 255.
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
@@ -191,7 +191,7 @@ def _opaque(image: Image.Image) -> Image.Image:
         # Pillow converts LAB only with a profile.
         profiles = (ImageCms.createProfile(space) for space in ('LAB', 'sRGB'))
         image = ImageCms.profileToProfile(image, *profiles, outputMode='RGB')
-    return image
+    return image.convert('L' if channels == 1 else 'RGB')
 
 
 def _scaled_size(size: tuple[int, int], preprocessing: Mapping[str, Any]) -> tuple[int, int]:

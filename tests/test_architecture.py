@@ -21,8 +21,9 @@ IMPORTS = {
     'network': _MODEL - {'hub'},
     **dict.fromkeys(['factory', 'inference', 'images'], _MODEL),
     'export': _MODEL | {'images'},
-    'cli': _MODEL | {'factory', 'inference', 'images', 'export', 'run'},
-    '__init__': _MODEL | {'factory', 'inference', 'images', 'export'},
+    'finetuning': _MODEL | {'factory', 'images'},
+    'cli': _MODEL | {'factory', 'inference', 'images', 'export', 'finetuning', 'run'},
+    '__init__': _MODEL | {'factory', 'inference', 'images', 'export', 'finetuning'},
 }
 # `coatnet-zoo list` needs `hub` without torch; this module loads torch and is imported by its file.
 FILES = {'hub.publish'}

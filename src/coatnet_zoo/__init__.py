@@ -16,8 +16,10 @@ if TYPE_CHECKING:
     from .errors import CheckpointError as CheckpointError
     from .errors import ExplainError as ExplainError
     from .errors import ExportError as ExportError
+    from .errors import FinetuneError as FinetuneError
     from .errors import HubError as HubError
     from .export import export_model as export_model
+    from .finetuning import finetune as finetune
     from .images import draw_explanation as draw_explanation
     from .images import explain_image as explain_image
     from .inference import optimize_for_inference as optimize_for_inference
@@ -30,8 +32,9 @@ if TYPE_CHECKING:
 _PUBLIC = {
     'coatnet_zoo_runtime': ('ExportedModelError', 'load_exported'),
     '.convert': ('convert_checkpoint', 'convert_module'),
-    '.errors': ('CheckpointError', 'ExplainError', 'ExportError', 'HubError'),
+    '.errors': ('CheckpointError', 'ExplainError', 'ExportError', 'FinetuneError', 'HubError'),
     '.export': ('export_model',),
+    '.finetuning': ('finetune',),
     '.images': ('draw_explanation', 'explain_image'),
     '.inference': ('optimize_for_inference',),
     '.network': ('CoAtNet',),

@@ -21,6 +21,10 @@ class ExportError(ValueError):
     """A model cannot be exported as asked for, or what the format needs is not installed."""
 
 
+class FinetuneError(ValueError):
+    """Photos cannot be trained on as asked for, or training cannot go on."""
+
+
 def first_line(error: BaseException) -> str:
     """The first line of an exception's message, or the exception's type if there is no message."""
     message = str(error).strip()

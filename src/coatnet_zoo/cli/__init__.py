@@ -12,10 +12,13 @@ from .autoload import autoload
 from .convert import convert
 from .explain import explain
 from .export import export
+from .finetune import finetune
 from .predict import predict
 from .publish import push
 from .run import run
 from .weights import info, list_command, pull_command, verify_command
+
+_WEIGHTS = [list_command, info, pull_command, verify_command, push]
 
 
 class _Group(click.Group):
@@ -33,7 +36,7 @@ class _Group(click.Group):
 
 @click.group(
     cls=_Group,
-    commands=[list_command, info, pull_command, verify_command, push, convert, predict, explain, export, run, autoload],
+    commands=[*_WEIGHTS, convert, finetune, predict, explain, export, run, autoload],
     context_settings=dict(help_option_names=['-h', '--help']),
 )
 @click.version_option(__version__)

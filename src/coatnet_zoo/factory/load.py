@@ -3,6 +3,7 @@
 import logging
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import timm
 from timm.models import is_model
@@ -16,7 +17,7 @@ from ..registry import did_you_mean, our_name
 _log = logging.getLogger(__name__)
 
 
-def load_model(source: str, img_size: tuple[int, int] | None = None) -> CoAtNet:
+def load_model(source: str, img_size: tuple[int, int] | None = None, **arguments: Any) -> CoAtNet:
     """Load a model with weights, in evaluation mode.
 
     Args:
@@ -24,21 +25,22 @@ def load_model(source: str, img_size: tuple[int, int] | None = None) -> CoAtNet:
             `local-dir:` before it or without; `hf-hub:ORG/NAME`; or a checkpoint file that `convert_checkpoint` takes.
         img_size: Height and width of images in pixels. Default: those of the model; of a checkpoint, those of its
             training.
+        **arguments: Arguments of `timm.create_model`, such as `num_classes`, or `pretrained=False`.
 
     Raises:
         CheckpointError: If there is no such model, if the model is not one of this package, or if the weights cannot be
             read or do not fit.
         HubError: If the weights cannot be fetched from the Hub or a release page.
     """
-    path = Path(source)
+    path, arguments = Path(source), {'pretrained': True, **arguments}
     try:
         if not is_model(source) and path.is_file():
-            return _converted(path, img_size)
+            return _converted(path, img_size, arguments)
         name = f'local-dir:{source}' if not is_model(source) and path.is_dir() else our_name(source)
         # This also puts config.json into the cache. Without a network timm would ask for it for 23 seconds.
         if (is_folder(name) or is_model(name)) and (found := read_folder(name)):
-            return _converted(found, img_size)
-        return timm.create_model(name, pretrained=True, img_size=img_size).eval()
+            return _converted(found, img_size, arguments)
+        return timm.create_model(name, img_size=img_size, **arguments).eval()
     except (HubError, CheckpointError):
         raise
     except Exception as e:  # timm raises many kinds for a bad name or configuration
@@ -48,10 +50,10 @@ def load_model(source: str, img_size: tuple[int, int] | None = None) -> CoAtNet:
         ) from e
 
 
-def _converted(source: Path | Checkpoint, img_size: tuple[int, int] | None) -> CoAtNet:
+def _converted(source: Path | Checkpoint, img_size: tuple[int, int] | None, arguments: dict[str, Any]) -> CoAtNet:
     """The model of a checkpoint file, or of one that was read already."""
     with tempfile.TemporaryDirectory(prefix='coatnet-zoo-') as parent:
         done = convert_checkpoint(source, Path(parent) / 'converted', img_size=img_size)
         if size := done.assumed.get('img_size'):
             _log.warning('No table shows the size of the images: %dx%d assumed; see `convert --img-size`.', *size)
-        return timm.create_model(f'local-dir:{done.folder}', pretrained=True).eval()
+        return timm.create_model(f'local-dir:{done.folder}', **arguments).eval()

@@ -7,6 +7,7 @@ from typing import Any
 
 from ..registry import IMPLS, PAPER_URL
 
+CARD_FACTS = 'model_card'  # in config.json, the fields of `Facts` that are known when the folder is written
 # The end of a card that `push` replaces.
 FOLDER_CARD = '\n<!-- `coatnet-zoo push` writes the card for the Hub instead of this card. -->\n'
 
@@ -54,5 +55,5 @@ def make_card(name: str, config: dict[str, Any], params: int, facts: Facts, sche
 
 def make_folder_card(name: str, config: dict[str, Any], params: int) -> str:
     """The text of README.md for a folder that is not published yet; see `make_card`."""
-    facts = Facts(license=config['pretrained_cfg'].get('license'))
+    facts = Facts(**{'license': config['pretrained_cfg'].get('license'), **config.get(CARD_FACTS, {})})
     return make_card(name, config, params, facts, 'local-dir') + FOLDER_CARD

@@ -14,7 +14,7 @@ from ..errors import CheckpointError, HubError
 from ..files import CARD, CONFIG, SAFETENSORS, write_folder
 from ..registry import SIZES, short
 from .messages import one_line_error, without_secrets
-from .model_card import FOLDER_CARD, Facts, make_card
+from .model_card import CARD_FACTS, FOLDER_CARD, Facts, make_card
 
 # timm would put values of its own in the place of missing ones.
 _NEEDED = {'input_size', 'mean', 'std', 'interpolation', 'crop_pct'}
@@ -26,13 +26,12 @@ def prepare(folder: Path, repo_id: str, **facts: Any) -> dict[str, Path | bytes]
     Args:
         folder: A folder from `convert_checkpoint` or `timm.models.save_for_hf`: model.safetensors and config.json.
         repo_id: The repository on the Hub, `org/name`.
-        **facts: The fields of `Facts`, for the card. Default licence: that in the configuration.
+        **facts: The fields of `Facts`, for the card. Default: those in the configuration.
 
     Raises:
         CheckpointError: If the folder lacks a file, has a file that must not be published, or has no valid CoAtNet; if
             the licence is unknown or the name is invalid.
     """
-    known = Facts(**facts)
     if repo_id.count('/') != 1:
         raise CheckpointError(f'{short(repo_id)} does not name a repository; write ORG/NAME.')
     files = {name: folder / name for name in (SAFETENSORS, CONFIG)}
@@ -53,6 +52,7 @@ def prepare(folder: Path, repo_id: str, **facts: Any) -> dict[str, Path | bytes]
     with one_line_error(CheckpointError, f'The model card of {folder} is not one that the Hub takes'):
         card = (folder / CARD).read_text(encoding='utf-8') if (folder / CARD).exists() else FOLDER_CARD
         if card.endswith(FOLDER_CARD):
+            known = Facts(**config.get(CARD_FACTS, {}) | {k: v for k, v in facts.items() if v is not None})
             license = known.license or cfg.get('license') or ''
             if not license.strip():
                 raise CheckpointError(f'{folder} has no licence; give one by --license, e.g. --license apache-2.0.')

@@ -15,7 +15,7 @@ _NAMES = {
     'picture': ('NO_TABLES', 'draw_explanation', 'require_matplotlib'),
     'predict': ('Guess', 'Prediction', 'classify'),
     'reading': ('class_labels', 'classifier_problem', 'data_config', 'known_labels', 'logits_of'),
-    'sources': ('find_images',),
+    'sources': ('files_in', 'find_images'),
     'writing': ('csv_text', 'json_text', 'readable'),
 }
 __all__ = [name for names in _NAMES.values() for name in names]

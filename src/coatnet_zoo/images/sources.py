@@ -4,11 +4,17 @@ import glob
 import os
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from PIL import Image
 
 from ..errors import shown
+
+with suppress(ImportError):  # Pillow opens HEIC, the photos of iPhones, if this is installed
+    import pillow_heif
+
+    pillow_heif.register_heif_opener()
 
 
 def find_images(sources: Sequence[str]) -> tuple[list[Path], list[str]]:
@@ -22,6 +28,8 @@ def find_images(sources: Sequence[str]) -> tuple[list[Path], list[str]]:
         The files, each of them once, and a message for every source without a file. Folders and patterns are sorted
         by name, numbers by value. A source that does not exist and is no pattern is a file.
     """
+    Image.init()
+    endings = tuple(ending for ending, kind in Image.EXTENSION.items() if kind in Image.OPEN)
     files: dict[Path, None] = {}
     problems: list[str] = []
     for source in sources:
@@ -32,7 +40,7 @@ def find_images(sources: Sequence[str]) -> tuple[list[Path], list[str]]:
         for match in matches:
             found = [match]
             if os.path.isdir(match):
-                found = sorted(_images_in(match, problems), key=_natural_key)
+                found = files_in(match, problems, endings)
                 if not found:
                     problems.append(f'The folder {shown(match)} has no images.')
             files.update(dict.fromkeys(map(Path, found)))
@@ -43,14 +51,19 @@ def _natural_key(name: str) -> list[str | int]:
     return [int(part) if part.isdecimal() else part for part in re.split('([0-9]+)', name.lower())]
 
 
-def _images_in(folder: str, problems: list[str]) -> Iterator[str]:
-    """The images in a folder and its subfolders, by the endings of their names. Links are followed, as timm does."""
+def files_in(folder: str, problems: list[str], endings: tuple[str, ...] = ('',)) -> list[str]:
+    """The files in a folder and its subfolders whose names have one of the endings, sorted like `find_images`.
+
+    Hidden files are left out. Links are followed, as timm does. `problems` gets a message for an unreadable folder.
+    """
+    return sorted(_walk(folder, problems, endings), key=_natural_key)
+
+
+def _walk(folder: str, problems: list[str], endings: tuple[str, ...]) -> Iterator[str]:
 
     def note(error: OSError) -> None:
         problems.append(f'The folder {shown(error.filename)} cannot be read: {error.strerror}.')
 
-    Image.init()
-    endings = tuple(ending for ending, kind in Image.EXTENSION.items() if kind in Image.OPEN)
     seen = {os.path.realpath(folder)}
     for parent, folders, names in os.walk(folder, onerror=note, followlinks=True):
         places = {os.path.realpath(os.path.join(parent, name)): name for name in folders if not name.startswith('.')}

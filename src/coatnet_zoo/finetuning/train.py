@@ -1,0 +1,246 @@
+"""Training on a folder of photos, of timm's parts: first the classifier, then everything with layer decay."""
+
+import hashlib
+import math
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError
+from timm.data import Mixup, create_loader, resolve_model_data_config
+from timm.optim import create_optimizer_v2
+from timm.scheduler import create_scheduler_v2
+from timm.utils import ModelEmaV3, random_seed
+from tqdm import tqdm
+
+from ..convert import average
+from ..errors import ExplainError, FinetuneError, HubError, first_line, shown
+from ..factory import load_model
+from ..files import write_folder
+from ..network import CoAtNet
+from .photos import PhotoSet, find_photos
+from .report import draw_training, write_model, write_table
+
+_CHECKPOINT, _PHOTOS = 'checkpoint.pt', 'photos.csv'
+_AUGMENTATION = dict(scale=(0.5, 1), color_jitter=0.2, interpolation='random')
+
+
+def finetune(
+    photos: str | os.PathLike, out: str | os.PathLike, model: str = 'coatnet_nano', *, epochs: int = 15,
+    lr: float | None = None, img_size: int | None = None, batch_size: int = 32,
+    val: float | str | os.PathLike | None = None, device: str | None = None, seed: int = 0, resume: bool = False,
+    from_scratch: bool = False, ema: bool = False, mixup: float = 0.0, grad_checkpointing: bool = False,
+    progress: Callable[[str], object] = print,
+) -> float:  # fmt: skip
+    """Train a model on photos, and keep the epoch with the best accuracy on the validation photos.
+
+    Args:
+        photos: A folder for each class; or `train` and `val`, `valid`, `validation` or `test` with such folders.
+        out: New folder, for `local-dir:`. From the first epoch on it has the best model so far.
+        model: The start: a name, a folder, `hf-hub:ORG/NAME` or a checkpoint file.
+        epochs: Number of epochs. Except from scratch, the first third trains the classifier alone.
+        lr: Largest learning rate of the training of everything. Default: 5e-4; from scratch 2e-3.
+        img_size: Height and width in pixels. Default: the model's.
+        batch_size: Photos in a step.
+        val: The share of each class, or the folder, for validation. Default: the folder in `photos`, else 0.2.
+        device: Default: the accelerator, else the CPU.
+        seed: Of the split, the new classifier, the order of the photos and the augmentation.
+        resume: Go on after the last complete epoch in `out`; on a CPU, to the weights of an undisturbed training.
+        from_scratch: Start from random weights.
+        ema: Keep a moving average of the weights.
+        mixup: Alpha of mixup.
+        grad_checkpointing: Use less memory and more time.
+        progress: A function that takes a line after each step.
+
+    Returns:
+        The accuracy of the kept epoch in percent.
+
+    Raises:
+        FinetuneError: If the photos or arguments cannot be used, `out` exists or cannot be written, memory is short, or
+            the loss is not finite.
+        CheckpointError: If the start cannot be read.
+        HubError: If the start cannot be fetched.
+    """
+    root, out = Path(photos), Path(out)
+    if os.path.lexists(out) and not (resume and (out / _PHOTOS).is_file()):
+        raise FinetuneError(f'{shown(out)} exists; name another folder, or go on with a training by --resume.')
+    if out.resolve().is_relative_to(root.resolve()):
+        raise FinetuneError(f'{shown(out)} lies among the photos; name a folder elsewhere.')
+    lr = (2e-3 if from_scratch else 5e-4) if lr is None else lr
+    if epochs < 1 or batch_size < 1 + bool(mixup) or seed < 0 or lr <= 0 or mixup < 0:
+        raise FinetuneError('Of epochs, batch size (2 for mixup), seed, learning rate and mixup, one is too small.')
+    loading = dict(device=_usable(device), num_workers=max(1, min(4, (os.cpu_count() or 1) // 2)))
+    files = find_photos(root, val, seed, loading['num_workers'])
+    parts = [[p for p in files if p.part == part] for part in ('train', 'val')]
+    labels = list(dict.fromkeys(p.label for p in parts[0]))
+    sets = [PhotoSet([p.file for p in part], [labels.index(p.label) for p in part]) for part in parts]
+    skipped = [p.problem for p in files if p.problem]
+    data = f'{len(sets[0])} photos for training and {len(sets[1])} for validation, of {len(labels)} classes'
+    for line in (f'{data}; {len(skipped)} skipped', *skipped[:10], *['...'] * (len(skipped) > 10)):
+        progress(line)
+    batch_size = min(batch_size, len(sets[0]))
+    recipe = dict(
+        model=model, epochs=epochs, lr=lr, img_size=img_size, seed=seed, ema=ema,
+        batch_size=batch_size - bool(mixup) * batch_size % 2, mixup=mixup, from_scratch=from_scratch,
+        grad_checkpointing=grad_checkpointing,
+    )  # fmt: skip
+    options = ' '.join(f'--{name.replace("_", "-")} {value}' for name, value in recipe.items() if value)
+    facts = dict(data=f'{root.name}: {data}', source=f'`coatnet-zoo finetune {root.name} {out.name} {options}`')
+    recipe['photos'] = hashlib.sha256(repr([(p.digest, p.label, p.part) for p in files]).encode()).hexdigest()
+    state = _state(out / _CHECKPOINT, recipe)
+    random_seed(seed)
+    network = _load(model, not (state or from_scratch), num_classes=len(labels), in_chans=3, img_size=img_size)
+    config = resolve_model_data_config(network, args=dict(input_size=(3, *network.img_size)))
+    config |= {key: average(config[key], 3) for key in ('mean', 'std') if len(config[key]) != 3}
+    rows, best = state.get('rows', []), state.get('best', {'top1': -1.0})
+    put = partial(write_folder, out, check_old=lambda _: None)
+    with _one_line_errors(out, batch_size, progress):
+        if not state:
+            put(partial(write_table, name=_PHOTOS, rows=[vars(photo) for photo in files]))
+        for result, row, logits, after in _epochs(network, sets, recipe, loading | config, state):
+            rows.append(row)
+            if is_best := row['top1'] > best['top1']:
+                best = row | {'guesses': logits.argmax(1)}
+                for photo, chances in zip(parts[1], logits.softmax(1), strict=True):
+                    photo.guess, photo.probability = labels[chances.argmax()], round(chances.max().item(), 4)
+                facts['accuracy'] = round(row['top1'], 2)
+                put(partial(write_model, name=out.name, model=result, labels=labels, config=config, facts=facts))
+                put(partial(write_table, name=_PHOTOS, rows=[vars(photo) for photo in files]))
+            put(partial(_write_state, {**after, 'recipe': recipe, 'rows': rows, 'best': best}))
+            put(partial(write_table, name='summary.csv', rows=rows))
+            with tqdm.external_write_mode():
+                values = ', '.join(f'{name} {value:.4g}' for name, value in row.items())
+                progress(f'{values}{" (the best so far)" if is_best else ""}')
+        counts = torch.zeros(len(labels), len(labels), dtype=torch.long)
+        counts.index_put_((torch.tensor(sets[1].targets), best['guesses']), torch.tensor(1), accumulate=True)
+        try:
+            put(partial(draw_training, rows=rows, labels=labels, counts=counts.numpy()))
+        except ExplainError as e:
+            progress(str(e))
+    return best['top1']
+
+
+def _epochs(
+    network: CoAtNet, sets: list[PhotoSet], recipe: dict[str, Any], loading: dict[str, Any], state: dict[str, Any]
+) -> Iterator[tuple[CoAtNet, dict[str, float], torch.Tensor, dict[str, Any]]]:
+    """Train and validate. An epoch depends on its number and the state after the epoch before, and on nothing else.
+
+    After each epoch come the model to keep, the losses and the accuracy (percent), the logits of the validation photos
+    (N, num_classes), and the state.
+    """
+    device, epochs, scratch = loading['device'], recipe['epochs'], recipe['from_scratch']
+    start, head = state.get('epoch', 0), 0 if scratch else epochs // 3
+    network.set_grad_checkpointing(recipe['grad_checkpointing'])
+    network.to(device, memory_format=torch.channels_last)
+    ema = ModelEmaV3(network, use_warmup=True) if recipe['ema'] else None
+    model = ema.module if ema else network
+    mixup = Mixup(recipe['mixup'], label_smoothing=0, num_classes=network.num_classes) if recipe['mixup'] else None
+    load = partial(create_loader, batch_size=recipe['batch_size'], persistent_workers=False)  # they have random states
+    loader, val_loader = load(sets[0], is_training=True, **loading | _AUGMENTATION), load(sets[1], **loading)
+    # GPUs without bfloat16 would emulate it.
+    has_bfloat16 = device.type == 'cuda' and torch.cuda.is_bf16_supported(including_emulation=False)
+    autocast = partial(torch.autocast, device.type, torch.bfloat16, enabled=has_bfloat16)
+    if state:
+        network.load_state_dict(state['network'])
+        model.load_state_dict(state['model'])
+    bar = tqdm(total=epochs * len(loader), initial=start * len(loader), disable=None)
+    for epoch in range(start, epochs):
+        if epoch in (start, head):
+            first, last, lr, decay = (0, head, 1e-2, 0.1) if epoch < head else (head, epochs, recipe['lr'], 0.75)
+            only_last = 0.5 if epoch < head else None  # the smallest share of the rate with which a layer is trained
+            rates = dict(lr=lr, layer_decay=None if scratch else decay, layer_decay_no_opt_scale=only_last)
+            optimizer = create_optimizer_v2(network.requires_grad_(), 'adamw', weight_decay=0.05, **rates)
+            phase = dict(num_epochs=last - first, warmup_epochs=int(epoch >= head and last - first > 1))
+            scheduler, _ = create_scheduler_v2(optimizer, **phase, step_on_epochs=False, updates_per_epoch=len(loader))
+            if state and epoch == start != head:
+                optimizer.load_state_dict(state['optimizer'])
+        random_seed(10_000 * recipe['seed'] + epoch)
+        network.train()
+        losses: list[float] = []
+        for step, (images, targets) in enumerate(loader, (epoch - first) * len(loader) + 1):
+            images, targets = mixup(images, targets) if mixup else (images, targets)
+            with autocast():
+                logits = network(images.contiguous(memory_format=torch.channels_last))
+                loss = F.cross_entropy(logits, targets, label_smoothing=0.1)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            scheduler.step_update(step)
+            if ema:
+                ema.update(network, step)
+            losses.append(loss.item())
+            if not math.isfinite(losses[-1]):
+                raise FinetuneError(f'The loss is not finite in epoch {epoch + 1}; try --lr below {recipe["lr"]:g}.')
+            bar.set_postfix_str(f'epoch {epoch + 1}, loss {sum(losses) / len(losses):.3f}', refresh=False)
+            bar.update()
+        model.eval()
+        with torch.inference_mode(), autocast():
+            batches = [model(images.contiguous(memory_format=torch.channels_last)) for images, _ in val_loader]
+        logits, targets = torch.cat(batches).float().cpu(), torch.tensor(sets[1].targets)
+        top1 = 100 * (logits.argmax(1) == targets).double().mean().item()
+        val_loss = F.cross_entropy(logits, targets).item()
+        row = dict(epoch=epoch + 1, train_loss=sum(losses) / len(losses), val_loss=val_loss, top1=top1)
+        parts = {'network': network, 'model': model, 'optimizer': optimizer}
+        yield model, row, logits, {'epoch': epoch + 1} | {name: part.state_dict() for name, part in parts.items()}
+
+
+def _usable(device: str | None) -> torch.device:
+    """The device, or the accelerator, or the CPU."""
+    try:
+        found = device or (torch.accelerator.current_accelerator() if torch.accelerator.is_available() else 'cpu')
+        return torch.empty(0, device=found).device
+    except (RuntimeError, AssertionError, NotImplementedError) as e:
+        raise FinetuneError(f'The device {shown(device)} cannot be used: {first_line(e)}') from e
+
+
+def _load(name: str, pretrained: bool, **arguments: Any) -> CoAtNet:
+    try:
+        return load_model(name, pretrained, **arguments)
+    except HubError as e:
+        raise HubError(
+            f'{e} Or run `coatnet-zoo pull {shown(name)}` where there is a network, or take --model coatnet_atto, '
+            'whose weights are bundled, or --from-scratch.'
+        ) from e
+
+
+def _state(file: Path, recipe: dict[str, Any]) -> dict[str, Any]:
+    """The state after the last complete epoch, if there is one, and if it is of this recipe."""
+    if not file.is_file():
+        return {}
+    try:
+        state = torch.load(file, 'cpu', weights_only=True)
+        changed = [name for name, value in recipe.items() if state['recipe'][name] != value]
+    except Exception as e:  # a damaged file may raise anything
+        raise FinetuneError(f'{shown(file)} cannot be read ({first_line(e)}); train into another folder.') from e
+    if changed:
+        raise FinetuneError(f'{shown(file)} is of a training with other {", ".join(changed)}; use the same again.')
+    return state
+
+
+def _write_state(state: dict[str, Any], folder: Path) -> None:
+    try:
+        torch.save(state, folder / _CHECKPOINT)
+    except RuntimeError as e:  # a full disk
+        raise OSError(first_line(e)) from e
+
+
+@contextmanager
+def _one_line_errors(out: Path, batch_size: int, progress: Callable[[str], object]) -> Iterator[None]:
+    kept = f'{shown(out)} keeps the best complete epoch; go on by --resume.'
+    try:
+        yield
+    except KeyboardInterrupt:
+        progress(kept)
+        raise
+    except (OSError, SafetensorError) as e:
+        raise FinetuneError(f'{shown(out)} cannot be written: {first_line(e)}. {kept}') from e
+    except (RuntimeError, MemoryError) as e:
+        if not isinstance(e, MemoryError) and 'memory' not in str(e):
+            raise
+        smaller = f'--batch-size {batch_size // 2}' if batch_size > 1 else 'a smaller --img-size'
+        raise FinetuneError(f'Memory is short ({first_line(e)}); try {smaller}, or --grad-checkpointing.') from e

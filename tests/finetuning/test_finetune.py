@@ -1,0 +1,270 @@
+"""`coatnet-zoo finetune`: what it reads, how it splits, what it writes, and that a resumed training is the same one."""
+
+import csv
+import resource
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from command_line import output_of
+from hub_server import HubServer
+from PIL import Image
+from sklearn.datasets import load_digits
+
+import coatnet_zoo
+from coatnet_zoo import CoAtNet, FinetuneError, HubError
+from coatnet_zoo.finetuning.photos import Photo, find_photos
+
+NAMES = ('one', 'two', 'zero')
+SMALL = dict(model='coatnet_atto', img_size=32, epochs=3, batch_size=8)
+OPTIONS = ('--model', 'coatnet_atto', '--img-size', '32', '--epochs', '3', '--batch-size', '8')
+
+
+def digits(digit: int, count: int) -> list[Image.Image]:
+    data = load_digits()
+    images = data.images[data.target == digit][:count]
+    return [Image.fromarray((image * 15).astype('uint8')).resize((40, 40)) for image in images]
+
+
+@pytest.fixture(scope='module')
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Ten photos of each of three classes."""
+    root = tmp_path_factory.mktemp('digits') / 'photos'
+    for digit, name in ((0, 'zero'), (1, 'one'), (2, 'two')):
+        (root / name).mkdir(parents=True)
+        for i, image in enumerate(digits(digit, 10)):
+            image.save(root / name / f'{i}.png')
+    return root
+
+
+def finetune(photos: Path, out: Path, stop_after: int = 99, **options) -> list[str]:
+    """Train, or a part of it; return the lines that are printed."""
+    lines = []
+
+    def progress(line: str) -> None:
+        lines.append(line)
+        if line.startswith(f'epoch {stop_after},'):
+            raise KeyboardInterrupt
+
+    coatnet_zoo.finetune(photos, out, **{**SMALL, **options}, progress=progress)
+    return lines
+
+
+@pytest.fixture(scope='module')
+def tuned(photos: Path) -> Path:
+    """The folder of a whole training, by the command."""
+    text = output_of('finetune', photos, photos.parent / 'tuned', *OPTIONS)
+    assert text.startswith('24 photos for training and 6 for validation, of 3 classes; 0 skipped\nepoch 1, train_loss')
+    assert text.count('\nepoch ') == 3 and 'on the validation photos' in text.splitlines()[-1]
+    return photos.parent / 'tuned'
+
+
+def rows(file: Path) -> list[dict[str, str]]:
+    with file.open(encoding='utf-8', newline='') as f:
+        return list(csv.DictReader(f))
+
+
+def test_the_folder_is_a_model_for_the_other_commands(tuned: Path, tmp_path: Path) -> None:
+    model = timm.create_model(f'local-dir:{tuned}', pretrained=True).eval()
+    assert (model.num_classes, model.in_chans, model.img_size) == (3, 3, (32, 32))
+    held_out = [row for row in rows(tuned / 'photos.csv') if row['part'] == 'val']
+    guesses = {row['file']: (row['guess'], float(row['probability'])) for row in held_out}
+    table = tmp_path / 'guesses.csv'
+    output_of('predict', *guesses, '--model', tuned, '--topk', '1', '--out', table)
+    assert {row['file']: row['label'] for row in rows(table)} == {file: guess for file, (guess, _) in guesses.items()}
+    for row in rows(table):
+        assert float(row['probability']) == pytest.approx(guesses[row['file']][1], abs=1e-4)
+    best = max(float(row['top1']) for row in rows(tuned / 'summary.csv'))
+    assert best == pytest.approx(100 * sum(row['guess'] == row['label'] for row in held_out) / 6)
+    output_of('export', tuned, tmp_path / 'exported', '--format', 'onnx')
+    card = output_of('push', tuned, 'me/digits', '--dry-run')
+    for text in (
+        'hf-hub:me/digits',
+        'photos: 24 photos for training',
+        f'{best:g} % top-1'[:4],
+        '--epochs 3',
+        '--lr 0.0005',
+    ):
+        assert text in card
+    with Image.open(tuned / 'training.png') as picture:
+        assert picture.size == (1300, 600)
+
+
+def test_the_classifier_is_trained_first(photos: Path, tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        finetune(photos, tmp_path / 'out', stop_after=1)
+    found = timm.create_model(f'local-dir:{tmp_path / "out"}', pretrained=True)
+    start = timm.create_model('coatnet_atto', pretrained=True, num_classes=3, in_chans=3, img_size=32)
+    same = {n for n, p in found.named_parameters() if torch.equal(p, start.get_parameter(n))}
+    assert {n for n, _ in found.named_parameters()} - same == {n for n, _ in found.named_parameters() if 'head' in n}
+
+
+@pytest.mark.parametrize('options', [{}, dict(ema=True, mixup=0.2, from_scratch=True, grad_checkpointing=True)])
+def test_a_resumed_training_has_the_same_weights(options: dict, photos: Path, tmp_path: Path) -> None:
+    whole, parts = tmp_path / 'whole', tmp_path / 'parts'
+    finetune(photos, whole, **options)
+    for epoch in (1, 2):
+        with pytest.raises(KeyboardInterrupt):
+            finetune(photos, parts, stop_after=epoch, **options, resume=True)
+    finetune(photos, parts, **options, resume=True)
+    for name in ('summary.csv', 'model.safetensors', 'photos.csv'):
+        assert (whole / name).read_bytes() == (parts / name).read_bytes(), name
+    one, other = (torch.load(folder / 'checkpoint.pt', weights_only=True) for folder in (whole, parts))
+    for part in ('network', 'model'):
+        torch.testing.assert_close(one[part], other[part], rtol=0, atol=0)
+    torch.testing.assert_close(one['optimizer']['state'], other['optimizer']['state'], rtol=0, atol=0)
+    with pytest.raises(FinetuneError, match='is of a training with other lr; use the same again'):
+        finetune(photos, parts, **options, resume=True, lr=1.0)
+
+
+def parts_of(found: list[Photo], root: Path) -> dict[str, str]:
+    return {str(photo.file.relative_to(root)): photo.part for photo in found}
+
+
+def test_equal_photos_are_on_one_side_and_names_do_not_matter(tmp_path: Path) -> None:
+    for name, digit in (('a', 3), ('b', 4)):
+        for i, image in enumerate(digits(digit, 10)):
+            (tmp_path / name / f'deep{i}').mkdir(parents=True)
+            image.save(tmp_path / name / f'deep{i}' / f'{9 - i}.png')
+            image.save(tmp_path / name / f'{9 - i}.webp', lossless=True)  # the same stem, and the same pixels
+    found = find_photos(tmp_path, None, 0, 0)
+    sides = {photo.digest: {p.part for p in found if p.digest == photo.digest} for photo in found}
+    assert len(found) == 40 and len(sides) == 20 and all(len(parts) == 1 for parts in sides.values())
+    assert sum(photo.part == 'val' for photo in found) == 8
+    before = {photo.digest: photo.part for photo in found}
+    for i, file in enumerate(sorted(tmp_path.rglob('*.webp'))):
+        file.rename(file.with_name(f'renamed{7 * i % 20}.webp'))
+    assert {photo.digest: photo.part for photo in find_photos(tmp_path, None, 0, 0)} == before
+    assert {photo.digest: photo.part for photo in find_photos(tmp_path, None, 1, 0)} != before
+
+
+def test_what_is_skipped_is_said(photos: Path, tmp_path: Path) -> None:
+    root = tmp_path / 'photos'
+    for name, images in (('cat', digits(3, 4)), ('dog', digits(4, 4)), ('single', digits(5, 1) * 2)):
+        (root / name).mkdir(parents=True)
+        for i, image in enumerate(images):
+            image.save(root / name / f'{i}.png')
+    whole = (root / 'cat' / '0.png').read_bytes()
+    for name, content in (
+        ('cat/cut.png', whole[:80]),
+        ('cat/empty.jpg', b''),
+        ('dog/Thumbs.db', b'x'),
+        ('x.png', whole),
+    ):
+        (root / name).write_bytes(content)
+    for name in ('cat', 'dog'):
+        digits(9, 1)[0].save(root / name / 'both.bmp')
+    found = {str(p.file.relative_to(root)): p.problem for p in find_photos(root, 0.25, 0, 0) if p.problem}
+    assert {
+        name: found.pop(name).partition(str(root / name))[2] for name in ('cat/both.bmp', 'x.png', 'single/0.png')
+    } == {
+        'cat/both.bmp': ' is in the class dog, too.',
+        'x.png': ' lies in no folder of a class.',
+        'single/0.png': ' is the only photo of its class.',
+    }
+    assert set(found) == {'dog/both.bmp', 'single/1.png', 'cat/cut.png', 'cat/empty.jpg', 'dog/Thumbs.db'}
+    assert all('is not an image that can be read' in found[name] for name in ('cat/cut.png', 'cat/empty.jpg'))
+    lines = finetune(root, tmp_path / 'out', epochs=1)
+    assert lines[0] == '6 photos for training and 2 for validation, of 2 classes; 8 skipped' and len(lines) == 10
+    assert {row['problem'] for row in rows(tmp_path / 'out' / 'photos.csv')} > {lines[1], lines[8]}
+
+
+@pytest.mark.parametrize('name', ['val', 'valid', 'validation', 'test', 'elsewhere'])
+def test_folders_for_the_validation(name: str, photos: Path, tmp_path: Path) -> None:
+    for part in ('train', name):
+        for label in ('one', 'two'):
+            (tmp_path / part / label).mkdir(parents=True)
+            for file in (photos / label).glob('[0-4].png' if part == 'train' else '[4-6].png'):
+                (tmp_path / part / label / file.name).symlink_to(file)
+    root, val = (tmp_path / 'train', tmp_path / name) if name == 'elsewhere' else (tmp_path, None)
+    found = parts_of(find_photos(root, val, 0, 0), tmp_path)
+    assert {file: part for file, part in found.items() if file.endswith('one/4.png')} == {
+        'train/one/4.png': 'skipped', f'{name}/one/4.png': 'val',
+    }  # fmt: skip
+    assert sorted(found.values()) == ['skipped'] * 2 + ['train'] * 8 + ['val'] * 6
+    if name != 'elsewhere':  # a share splits the training anew
+        assert sorted(parts_of(find_photos(root, '0.4', 0, 0), tmp_path).values()) == ['train'] * 6 + ['val'] * 4
+
+
+def test_photos_are_upright_and_of_any_mode(photos: Path, tmp_path: Path) -> None:
+    image = digits(7, 1)[0].resize((30, 40))
+    image.save(tmp_path / 'upright.png')
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was turned
+    image.rotate(90, expand=True).save(tmp_path / 'turned.png', exif=exif)
+    image.convert('RGBA').save(tmp_path / 'colour.webp', lossless=True)
+    image.convert('P').save(tmp_path / 'palette.gif')
+    (tmp_path / 'all' / 'seven').mkdir(parents=True)
+    for file in tmp_path.glob('*.*'):
+        file.rename(tmp_path / 'all' / 'seven' / file.name)
+    (tmp_path / 'all' / 'one').symlink_to(photos / 'one')
+    (tmp_path / 'all' / 'seven' / 'other.png').symlink_to(photos / 'two' / '0.png')
+    sevens = [p for p in find_photos(tmp_path / 'all', None, 0, 0) if p.label == 'seven']
+    assert len(sevens) == 5 and len({p.digest for p in sevens}) == 2
+
+
+@pytest.mark.parametrize(
+    'options, message',
+    [
+        (dict(photos='nowhere'), 'There is no folder'),
+        (dict(photos='empty'), 'has 0 classes with photos; make two folders or more'),
+        (dict(photos='flat'), 'has 0 classes with photos; .* lies in no folder of a class'),
+        (dict(photos='single'), 'has 1 classes with photos'),
+        (dict(val='single'), 'The validation has stray, a class without photos for training'),
+        (dict(val='nowhere'), 'There is no folder nowhere'),
+        (dict(val=1.0), 'A share of 1 cannot be held out'),
+        (dict(out='empty'), 'empty exists; name another folder, or go on with a training by --resume'),
+        (dict(out='empty', resume=True), 'empty exists'),
+        (dict(photos='.', out='model'), 'lies among the photos'),
+        (dict(epochs=0), 'one is too small'),
+        (dict(batch_size=1, mixup=0.2), 'one is too small'),
+        (dict(lr=1e30), r'The loss is not finite in epoch \d; try --lr below 1e\+30'),
+        (dict(device='gpu'), 'The device gpu cannot be used'),
+        (dict(model='coatnet_zero'), 'coatnet_zero'),
+    ],
+)
+def test_one_line_errors(
+    options: dict, message: str, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ('empty', 'flat', 'single/stray'):
+        Path(name).mkdir(parents=True)
+    for i, image in enumerate(digits(8, 2)):
+        image.save(f'flat/{i}.png')
+        image.save(f'single/stray/{i}.png')
+    with pytest.raises((FinetuneError, coatnet_zoo.CheckpointError), match=message) as caught:
+        finetune(**{'photos': photos, 'out': 'out', **options})
+    assert '\n' not in str(caught.value)
+    assert 'lr' in options or not Path('out').exists()
+
+
+def test_without_a_network_it_names_the_ways_out(photos: Path, tmp_path: Path, hub: HubServer) -> None:
+    hub.stop()
+    with pytest.raises(
+        HubError, match=r'cannot be reached.*`coatnet-zoo pull coatnet_nano`.*--model coatnet_atto, whose'
+    ):
+        finetune(photos, tmp_path / 'out', model='coatnet_nano')
+    assert not (tmp_path / 'out').exists()
+
+
+def test_short_memory_names_the_batch_size(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def forward(model: CoAtNet, x: torch.Tensor) -> torch.Tensor:
+        return torch.empty(1 << 60)
+
+    monkeypatch.setattr(CoAtNet, 'forward', forward)
+    with pytest.raises(FinetuneError, match=r'Memory is short .*; try --batch-size 4, or --grad-checkpointing'):
+        finetune(photos, tmp_path / 'out')
+
+
+def test_a_full_disk_keeps_the_best_epoch(photos: Path, tmp_path: Path) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2_000_000, limits[1]))  # enough for the model, not for the checkpoint
+    try:
+        with pytest.raises(FinetuneError, match=r'out cannot be written: .*keeps the best complete epoch'):
+            finetune(photos, tmp_path / 'out')
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    timm.create_model(f'local-dir:{tmp_path / "out"}', pretrained=True)
+    assert [file.name for file in tmp_path.iterdir()] == ['out']  # nothing half-written
+    finetune(photos, tmp_path / 'out', resume=True)
