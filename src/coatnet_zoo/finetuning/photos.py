@@ -29,8 +29,8 @@ class Photo:
     probability: float | None = None
 
     def skip(self, problem: str) -> None:
-        """Leave the photo out."""
-        self.part, self.problem = 'skipped', problem
+        """Leave the photo out, which `problem` explains after the name of the file."""
+        self.part, self.problem = 'skipped', f'{shown(self.file)} {problem}'
 
 
 @dataclass
@@ -70,13 +70,12 @@ def find_photos(root: Path, val: Any, seed: int, workers: int) -> list[Photo]:
         for file in sorted(map(Path, files_in(str(folder), problems))):
             photos.append(Photo(file, file.relative_to(folder).parts[0], part))
             if file.parent == folder:
-                photos[-1].skip(f'{shown(file)} lies in no folder of a class.')
+                photos[-1].skip('lies in no folder of a class.')
     found = [photo for photo in photos if not photo.problem]
     reader = DataLoader(found, batch_size=None, collate_fn=_read, num_workers=workers)
-    for photo, (digest, problem) in zip(found, tqdm(reader, 'reading', leave=False, disable=None), strict=True):
-        photo.digest = digest
-        if problem:
-            photo.skip(problem)
+    for photo, answer in zip(found, tqdm(reader, 'reading', leave=False, disable=None), strict=True):
+        photo.digest, photo.problem = answer
+        photo.part = 'skipped' if photo.problem else photo.part
     _split([photo for photo in found if not photo.problem], share, seed)
     train, held_out = ({p.label for p in photos if p.part == part} for part in ('train', 'val'))
     if held_out - train:
@@ -107,9 +106,9 @@ def _split(photos: Sequence[Photo], share: float, seed: int) -> None:
     for photo in photos:
         copies = equal[photo.digest]
         if others := sorted({copy.label for copy in copies} - {photo.label}):
-            photo.skip(f'{shown(photo.file)} is in the class {shown(others[0])}, too.')
+            photo.skip(f'is in the class {shown(others[0])}, too.')
         elif photo.part == 'train' and any(copy.part == 'val' for copy in copies):
-            photo.skip(f'{shown(photo.file)} is in the validation, too.')
+            photo.skip('is in the validation, too.')
         else:
             classes[photo.label].add(photo.digest)
     for digests in classes.values() if share else ():
@@ -118,4 +117,4 @@ def _split(photos: Sequence[Photo], share: float, seed: int) -> None:
         for photo in (photo for digest in order[: max(1, round(share * len(order)))] for photo in equal[digest]):
             photo.part = 'val'
             if len(order) == 1:
-                photo.skip(f'{shown(photo.file)} is the only photo of its class.')
+                photo.skip('is the only photo of its class.')

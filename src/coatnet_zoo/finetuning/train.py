@@ -94,7 +94,14 @@ def finetune(
     recipe['photos'] = hashlib.sha256(repr([(p.digest, p.label, p.part) for p in files]).encode()).hexdigest()
     state = _state(out / _CHECKPOINT, recipe)
     random_seed(seed)
-    network = _load(model, not (state or from_scratch), num_classes=len(labels), in_chans=3, img_size=img_size)
+    arguments = dict(num_classes=len(labels), in_chans=3, pretrained=not (state or from_scratch))
+    try:
+        network = load_model(model, img_size, **arguments)
+    except HubError as e:
+        raise HubError(
+            f'{e} Or fetch them where there is a network by `coatnet-zoo pull {shown(model)}`, or take --model '
+            'coatnet_atto, whose weights are bundled, or --from-scratch.'
+        ) from e
     config = resolve_model_data_config(network, args=dict(input_size=(3, *network.img_size)))
     config |= {key: average(config[key], 3) for key in ('mean', 'std') if len(config[key]) != 3}
     rows, best = state.get('rows', []), state.get('best', {'top1': -1.0})
@@ -190,34 +197,20 @@ def _epochs(
 
 
 def _usable(device: str | None) -> torch.device:
-    """The device, or the accelerator, or the CPU."""
+    """The device, or else the accelerator, or else the CPU."""
     try:
-        found = device or (torch.accelerator.current_accelerator() if torch.accelerator.is_available() else 'cpu')
-        return torch.empty(0, device=found).device
-    except (RuntimeError, AssertionError, NotImplementedError) as e:
+        return torch.empty(0, device=device or torch.accelerator.current_accelerator(True) or 'cpu').device
+    except (RuntimeError, AssertionError) as e:
         raise FinetuneError(f'The device {shown(device)} cannot be used: {first_line(e)}') from e
 
 
-def _load(name: str, pretrained: bool, **arguments: Any) -> CoAtNet:
-    try:
-        return load_model(name, pretrained, **arguments)
-    except HubError as e:
-        raise HubError(
-            f'{e} Or run `coatnet-zoo pull {shown(name)}` where there is a network, or take --model coatnet_atto, '
-            'whose weights are bundled, or --from-scratch.'
-        ) from e
-
-
 def _state(file: Path, recipe: dict[str, Any]) -> dict[str, Any]:
-    """The state after the last complete epoch, if there is one, and if it is of this recipe."""
-    if not file.is_file():
-        return {}
+    """The state after the last complete epoch, if there is one."""
     try:
-        state = torch.load(file, 'cpu', weights_only=True)
-        changed = [name for name, value in recipe.items() if state['recipe'][name] != value]
+        state = torch.load(file, 'cpu', weights_only=True) if file.is_file() else {}
     except Exception as e:  # a damaged file may raise anything
         raise FinetuneError(f'{shown(file)} cannot be read ({first_line(e)}); train into another folder.') from e
-    if changed:
+    if changed := [name for name, value in recipe.items() if state and state['recipe'][name] != value]:
         raise FinetuneError(f'{shown(file)} is of a training with other {", ".join(changed)}; use the same again.')
     return state
 
