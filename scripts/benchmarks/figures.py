@@ -13,7 +13,8 @@ def _time(seconds: float) -> str:
 def _cell(row: Row) -> str:
     ratio = '' if row.candidate == row.reference else f', **{row.ratio:.2f}**'
     memory = '' if row.memory is None else f', {row.memory:.0f} MB'
-    return f'{_time(row.seconds)} ± {100 * row.spread:.0f} %{ratio}{memory}'
+    spread = f'{_time(row.seconds)} ± {100 * row.spread:.0f} %'.replace(' ', '\N{NO-BREAK SPACE}')
+    return f'{spread}{ratio}{memory}'
 
 
 # By engine: what it needs, and when to choose it.
