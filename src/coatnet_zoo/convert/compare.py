@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from ..errors import CheckpointError, first_line, shown
+from ..hub import one_line_error
 from .adapters.chinhsuanwu import oddity
 
 # Largest difference of logits, relative to the largest logit, by precision.
@@ -21,24 +22,16 @@ _TOLERANCES = {torch.float64: 1e-10, torch.float32: 1e-5}
 
 
 def check_pair(model: nn.Module, file: str | os.PathLike) -> None:
-    """Compare a model with the logits that another code has computed in float32.
-
-    Args:
-        model: The model.
-        file: A file of `torch.save({'images': images, 'logits': logits}, file)`.
+    """Compare a model with what `torch.save({'images': images, 'logits': logits}, file)` of another code has saved.
 
     Raises:
         CheckpointError: If the file has no such tensors, or if logits differ by more than 1e-5 of the largest logit.
     """
-    try:
+    what = f'{shown(file)} is not a file with images and logits of this network'
+    with one_line_error(CheckpointError, what), torch.no_grad():
         pair = torch.load(file, 'cpu', weights_only=True)
         images, logits = (pair[key].float() for key in ('images', 'logits'))
-        with torch.no_grad():
-            error = _difference(copy.deepcopy(model).eval().float()(images), logits)
-    except Exception as e:  # a file may hold anything
-        raise CheckpointError(
-            f'{shown(file)} is not a file with images and logits of this network: {shown(first_line(e))}.'
-        ) from e
+        error = _difference(copy.deepcopy(model).eval().float()(images), logits)
     if error > _TOLERANCES[torch.float32]:
         raise CheckpointError(
             f'The logits differ from those in {shown(file)} by {error:.1e} of the largest, so that code computes '

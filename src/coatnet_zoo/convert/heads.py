@@ -21,11 +21,8 @@ def plain_head(checkpoint: Checkpoint, own: str, parts: Collection[str], width: 
     The classifier may be inside of a `Sequential`, such as `fc.1.weight` after a dropout, or behind or beside the
     network, such as `head.weight` after a `backbone` without a classifier. What is left out moves to `beside`.
 
-    Args:
-        checkpoint: The checkpoint.
-        own: The name of the classifier in the network's code; `parts` are the names of all parts of the network.
-        width: The number of values that the classifier takes.
-        head: Keep the classifier.
+    `own` is the name of the classifier in the network's code, which takes `width` values; `parts` are the names of all
+    parts of the network.
 
     Raises:
         CheckpointError: If the network is followed by anything else than one linear layer.
@@ -46,7 +43,11 @@ def plain_head(checkpoint: Checkpoint, own: str, parts: Collection[str], width: 
     # A layer is the classifier only if nothing follows it.
     after = {**behind, **_followers(beside, width if layer is None else len(layer[0]), norms=not inside)}
     if followers and (layer is None or not after.keys() <= followers.keys()):
-        raise _not_one_layer(own, width, {**followers, **after})
+        names = ', '.join(map(shown, [*{**followers, **after}][:4]))
+        raise CheckpointError(
+            f'After the network, the checkpoint has {names}, and not one linear layer of {width} values as {own} is; '
+            'leave out what follows the network by head=False (--no-head).'
+        )
     named = dict(zip((f'{own}.weight', f'{own}.bias'), layer or (), strict=False))
     rest = {name: tensor for name, tensor in beside.items() if name not in followers}
     assumed = f'{shown(next(iter(followers)))} is the classifier' if followers and not inside else ''
@@ -85,10 +86,3 @@ def _linear(tensors: Tensors, width: int) -> tuple[torch.Tensor, ...] | None:
     if not is_plain or by_kind['weight'].shape[1:] != (width,):
         return None
     return tuple(by_kind[kind] for kind in ('weight', 'bias') if kind in by_kind)
-
-
-def _not_one_layer(own: str, width: int, names: Collection[str]) -> CheckpointError:
-    return CheckpointError(
-        f'After the network, the checkpoint has {", ".join(map(shown, list(names)[:4]))}, and not one linear layer of '
-        f'{width} values as {own} is; leave out what follows the network by head=False (--no-head).'
-    )

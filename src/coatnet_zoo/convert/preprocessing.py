@@ -57,10 +57,7 @@ def check_facts(facts: Mapping[str, Any]) -> None:
 
 
 def read_labels(file: str | os.PathLike) -> list[str]:
-    """Read the lines of a text file: one label per class.
-
-    Args:
-        file: A text file in UTF-8, with the line ends of Unix or Windows. Empty lines at the end do not count.
+    """Read the lines of a text file: one label per class, in UTF-8. Empty lines at the end do not count.
 
     Raises:
         CheckpointError: If the file is not a regular file, is larger than 10 MB, cannot be read, or is not UTF-8.

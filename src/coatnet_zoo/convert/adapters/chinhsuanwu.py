@@ -137,11 +137,7 @@ def _other_part(tensors: Mapping[str, torch.Tensor]) -> str | None:
 
 
 def infer_structure(checkpoint: Checkpoint) -> Structure:
-    """Read the structure from the tensors.
-
-    Raises:
-        CheckpointError: If a tensor that tells the structure is missing or has an impossible shape.
-    """
+    """Read the structure from the tensors; a `CheckpointError` if one is missing or has an impossible shape."""
     tensors = checkpoint.tensors
     shape = functools.partial(shape_of, tensors, impl=_IMPL)
     depths = [count_numbered(tensors, f's{stage}.', '.') for stage in range(5)]

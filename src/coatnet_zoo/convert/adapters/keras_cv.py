@@ -131,9 +131,7 @@ def infer_structure(checkpoint: Checkpoint) -> Structure:
     shape = functools.partial(shape_of, tensors, impl=_IMPL)
     stacks = count_numbered(tensors, 'stack_', '_')
     if stacks not in (4, 5):
-        raise CheckpointError(
-            f'The {_IMPL} checkpoint has {stacks} stacks of blocks; CoAtNet has 4, or 5 in -6 and -7.'
-        )
+        raise CheckpointError(f'The {_IMPL} checkpoint has {stacks} stacks of blocks, and not 4, or 5 as -6 and -7.')
     depths, types, widths, ratios, heads, offsets = [], [], [], set(), set(), []
     for stack in range(1, stacks + 1):
         depths.append(count_numbered(tensors, f'stack_{stack}_block_', '_'))
@@ -179,8 +177,7 @@ def _img_size(layers: Layers, in_chans: int, offsets: list[tuple[int, int]]) -> 
     """
     size = None
     for name, settings in layers.items():
-        shape = settings.get('batch_input_shape', settings.get('batch_shape'))
-        match shape:
+        match shape := settings.get('batch_input_shape', settings.get('batch_shape')):
             case None:
                 continue
             case [_, int(height), int(width), channels] if height > 0 and width > 0 and channels == in_chans:
@@ -227,12 +224,7 @@ def _refusal(name: str, what: str, right: Any) -> CheckpointError:
 def read(path: Path) -> Checkpoint:
     """Read a `.h5` file of Keras, written by `model.save` or by `model.save_weights`.
 
-    Args:
-        path: The file.
-
-    Returns:
-        The tensors by `layer/weight`, e.g. `stem_1_conv/kernel`, in Keras' layouts, without the state of the optimiser;
-        and the settings of the layers by name, which are empty for a file of weights only.
+    Tensors have names as `stem_1_conv/kernel`, and Keras' layouts. A file of weights only has no settings of layers.
 
     Raises:
         CheckpointError: If h5py is not installed, or if the file is damaged or refers to other files.
@@ -270,7 +262,8 @@ def read(path: Path) -> Checkpoint:
                 layers = {name.split('/')[0]: {} for name in items}
             else:
                 # Earlier versions of that code built the published networks from other operations.
-                layers = {} if _is_published(path) else _describe(description)
+                md5 = hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
+                layers = {} if md5 in {w.md5 for w in WEIGHTS.values()} else _describe(description)
     except Exception as e:  # h5py raises most kinds of exceptions on damaged files
         raise corrupt(path, 'HDF5 file of Keras', e) from e
     if not tensors:
@@ -278,16 +271,8 @@ def read(path: Path) -> Checkpoint:
     return Checkpoint(tensors, layers)
 
 
-def _is_published(path: Path) -> bool:
-    return hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest() in {w.md5 for w in WEIGHTS.values()}
-
-
 def _describe(model_config: str | bytes) -> dict[str, dict[str, Any]]:
-    """The settings of every layer by name, from the description in the file of a whole model.
-
-    Raises:
-        Exception: Any exception, if the text is not such a description.
-    """
+    """The settings of every layer by name, from the description in the file of a whole model, or any exception."""
     layers: dict[str, dict[str, Any]] = {}
     for layer in json.loads(model_config)['config']['layers']:
         name, nodes = layer['config']['name'], layer['inbound_nodes']
