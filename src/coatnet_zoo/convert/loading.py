@@ -17,7 +17,7 @@ from .adapter import Checkpoint, Translation, third_party_codes, translate
 from .recognition import TABLE, Known, create_call, fingerprint, is_timms, square_size
 from .source import with_own_head
 from .state_dicts import find_network
-from .values import check_dense, check_values
+from .values import check_plain, check_values
 
 # Fields that change what a network computes, but no name or shape of a tensor.
 _UNSEEN = (
@@ -124,7 +124,7 @@ def _adapt(
     img_size: tuple[int, int] | None,
 ) -> dict[str, torch.Tensor]:
     checkpoint = state_dict if isinstance(state_dict, Checkpoint) else find_network(state_dict)
-    check_dense(checkpoint.tensors, 'The checkpoint')
+    check_plain(checkpoint.tensors, 'The checkpoint')
     translation = translate(checkpoint)
     if translation is not None:
         _check_structure(translation, model.cfg)

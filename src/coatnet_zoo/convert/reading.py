@@ -3,7 +3,6 @@
 import io
 import mmap
 import os
-import pickle
 import re
 import warnings
 import zipfile
@@ -19,7 +18,7 @@ from ..errors import CheckpointError, first_line, shown
 from . import unpickling
 from .adapter import Checkpoint, find_reader
 from .state_dicts import find_network
-from .values import check_dense, not_plain
+from .values import check_plain
 
 # Sound files that hold no checkpoint, by their first bytes, with the way to one.
 _OTHERS = {
@@ -66,7 +65,7 @@ def read_checkpoint(
     name = shown(path, 500)
     content, layers = _read(path)
     found = find_network(content, ema, name, key, prefix)
-    check_dense(found.tensors, name, not_plain)
+    check_plain(found.tensors, name)
     return replace(found, layers=layers or found.layers, record=_record(content))
 
 
@@ -88,25 +87,21 @@ def _read(path: Path) -> tuple[Any, Mapping[str, Mapping[str, Any]]]:
     other = next((other for first, other in _OTHERS.items() if start.startswith(first)), None)
     if other and start[5:9] != b'\0\0\0{':
         raise CheckpointError(f'{shown(path, 500)} is {other}.')
+    read_torch = _read_zip if start.startswith(b'PK\x03\x04') else _read_legacy
     try:
-        return (safetensors.torch.load_file if is_safe else _read_torch)(path), {}
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')
+            return (safetensors.torch.load_file if is_safe else read_torch)(path), {}
     except CheckpointError:
         raise
     except Exception as e:  # reading a damaged file can raise any kind of exception
         raise corrupt(path, 'safetensors file' if is_safe else 'torch checkpoint', e) from e
 
 
-def _read_torch(path: Path) -> Any:
-    with path.open('rb') as file, warnings.catch_warnings():
-        warnings.simplefilter('ignore')
-        return _read_zip(path) if file.read(4) == b'PK\x03\x04' else _read_legacy(path)
-
-
 def _read_zip(path: Path) -> Any:
     """Read what torch.save writes since torch 1.6. Tensors are mapped from the file into memory."""
     # torch takes a path with this ending for another format, whatever the content.
-    is_misnamed = path.suffix == '.safetensors'
-    data = _without_code(path) or (path.read_bytes() if is_misnamed else None)
+    data = _without_code(path) or (path.read_bytes() if path.suffix == '.safetensors' else None)
     sizes = _check_zip(io.BytesIO(data) if data else path, shown(path, 500))
     used: list[int] = []
 
@@ -114,15 +109,8 @@ def _read_zip(path: Path) -> Any:
         used.append(storage.nbytes())
         return storage
 
-    def load(*args: Any, weights_only: bool) -> Any:
-        used.clear()
-        source = io.BytesIO(data) if data else path
-        return torch.load(source, on_cpu, *args, weights_only=weights_only, mmap=data is None)
-
-    try:
-        content = load(weights_only=True)
-    except pickle.UnpicklingError:  # for objects beside the tensors
-        content = load(unpickling, weights_only=False)
+    source = io.BytesIO(data) if data else path
+    content = torch.load(source, on_cpu, unpickling, weights_only=False, mmap=data is None)
     if sorted(filter(None, used)) != sizes:
         raise ValueError('the record of a tensor has another length than the tensor')
     return content

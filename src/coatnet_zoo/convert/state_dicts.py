@@ -88,20 +88,15 @@ def find_network(
 
 
 def _networks(names: Iterable[Any]) -> list[str]:
-    """The prefixes under which the names of a known network are; the prefix may be empty."""
-    found = []
-    level: dict[str, list[str]] = {'': _names(names)}
-    for _ in range(_MAX_DEPTH):
-        deeper: dict[str, list[str]] = {}
-        for prefix, rests in level.items():
-            if recognised(dict.fromkeys(rests)):
-                found.append(prefix)
-            for rest in rests:
-                first, dot, last = rest.partition('.')
-                if dot:
-                    deeper.setdefault(f'{prefix}{first}.', []).append(last)
-        level = {prefix: rests for prefix, rests in deeper.items() if len(rests) > 8}  # a network has more tensors
-    return found
+    """The prefixes under which the names of a known network are, of more than 8 tensors; the prefix may be empty."""
+    rests: dict[str, dict[str, None]] = {}
+    for name in _names(names):
+        prefix = ''
+        for part in name.split('.')[:_MAX_DEPTH]:
+            rests.setdefault(prefix, {})[name.removeprefix(prefix)] = None
+            prefix += f'{part}.'
+    found = (prefix for prefix, rest in rests.items() if (not prefix or len(rest) > 8) and recognised(rest))
+    return sorted(found, key=lambda prefix: prefix.count('.'))
 
 
 def _state_dicts(content: Any, path: Path, seen: set[int]) -> Iterator[tuple[Path, Mapping[Any, Any]]]:
@@ -194,7 +189,12 @@ def _tensors(content: Mapping[Any, Any], name: str) -> dict[str, torch.Tensor]:
 
 def _no_state_dict(content: Any, name: str, key: str | None) -> CheckpointError:
     for place, part in (content if isinstance(content, Mapping) and content else {'': content}).items():
-        if isinstance(part, Stub) and not part and (place in ('', *_KEYS) or '_modules' in part.attributes):
+        if (
+            isinstance(part, Stub)
+            and not part
+            and part.name != 'collections.OrderedDict'
+            and (place in ('', *_KEYS) or '_modules' in part.attributes)
+        ):
             index = f'[{shown(place)!r}]' if place else ''
             return CheckpointError(
                 f'{name} holds a pickled object ({shown(part.name)}) that would have to be executed to be read, which '

@@ -25,15 +25,11 @@ class Stub(dict[Any, Any]):
     """An object whose class is not imported, or the result of a function that is not called.
 
     A stub has the items of an object whose class is a dictionary, but not the elements of a list or a set.
-
-    Attributes:
-        name: Module and name of the class or function.
-        args: The arguments of the call.
-        attributes: The attributes of the object, e.g. `_modules` and `_parameters` of a `torch.nn.Module`.
     """
 
+    # The arguments of the call; the attributes of the object, e.g. `_parameters` of a `torch.nn.Module`.
     __slots__ = ('args', 'attributes')
-    name = ''
+    name = ''  # module and name of the class or function
     __eq__ = object.__eq__
     __hash__ = object.__hash__
 

@@ -1,6 +1,6 @@
 """Refusing tensors that are not plain numbers in memory, and values that no trained model has."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import torch
 
@@ -9,29 +9,18 @@ from ..errors import CheckpointError, shown
 Tensors = Mapping[str, torch.Tensor]
 
 
-def not_dense(tensor: torch.Tensor) -> str | None:
-    """The word for a nested, sparse or quantised tensor; None for another tensor."""
+def not_plain(tensor: torch.Tensor) -> str | None:
+    """The word for a tensor that is not an array of plain numbers; None for a plain tensor."""
     kinds = dict(nested=tensor.is_nested, sparse=tensor.layout != torch.strided, quantised=tensor.is_quantized)
+    is_small = tensor.is_floating_point() and tensor.itemsize == 1
+    kinds[str(tensor.dtype)] = is_small or tensor.is_complex() or tensor.dtype == torch.bool
     return next((kind for kind, is_so in kinds.items() if is_so), None)
 
 
-def not_plain(tensor: torch.Tensor) -> str | None:
-    """The word for a tensor that is not plain numbers in memory; None for a plain tensor."""
-    if kind := not_dense(tensor):
-        return kind
-    if type(tensor) not in (torch.Tensor, torch.nn.Parameter):
-        return type(tensor).__name__
-    if tensor.device.type != 'cpu':
-        return tensor.device.type
-    if tensor.dtype.is_complex or tensor.dtype == torch.bool or (tensor.is_floating_point() and tensor.itemsize == 1):
-        return str(tensor.dtype)
-    return None
-
-
-def check_dense(tensors: Tensors, name: str, word: Callable[[torch.Tensor], str | None] = not_dense) -> None:
-    """Raise a `CheckpointError` for the first tensor of the checkpoint `name` that has a word: it is not dense."""
+def check_plain(tensors: Tensors, name: str) -> None:
+    """Raise a `CheckpointError` for the first tensor of the checkpoint `name` that is not plain."""
     for key, tensor in tensors.items():
-        if kind := word(tensor):
+        if kind := not_plain(tensor):
             raise CheckpointError(
                 f'{name} has {shown(key)} as a {shown(kind)} tensor; save plain tensors of real numbers instead.'
             )
