@@ -8,7 +8,7 @@ import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 
@@ -31,18 +31,12 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class Target:
-    """Where a tensor of a third-party code goes.
+    """Where a tensor of a third-party code goes."""
 
-    Attributes:
-        name: Name of the tensor in this package; None if this package has no such tensor.
-        layout: The change of axes as a pattern of `einops.rearrange`; None if the axes stay. `three` stands for q, k
-            and v, `h` for heads and `d` for the width of a head.
-        default: The tensor to use if the checkpoint lacks this tensor, or None.
-    """
-
-    name: str | None
+    name: str | None  # in this package; None if this package has no such tensor
+    # A pattern of `einops.rearrange`, if axes change: `three` is q, k and v, `h` the heads, `d` the width of a head.
     layout: str | None = None
-    default: torch.Tensor | None = None
+    default: torch.Tensor | None = None  # to use if the checkpoint lacks this tensor
 
 
 @dataclass(frozen=True)
@@ -51,6 +45,8 @@ class Structure:
 
     A stage whose blocks differ has a tuple with one width for every block, and a text with one letter for every block.
     """
+
+    OF_CFG: ClassVar = ('stem_width', 'embed_dim', 'depths', 'block_types', 'num_heads', 'dim_head')
 
     stem_width: tuple[int, ...]  # of every convolution
     embed_dim: tuple[int | tuple[int, ...], ...]  # of every stage
@@ -66,8 +62,7 @@ class Structure:
 
     def differences(self, cfg: CoAtNetCfg) -> dict[str, Any]:
         """The fields in which a configuration differs from this structure, with the values of this structure."""
-        names = ('stem_width', 'embed_dim', 'depths', 'block_types', 'num_heads', 'dim_head')
-        fields = {name: getattr(self, name) for name in names}
+        fields = {name: getattr(self, name) for name in self.OF_CFG}
         fields |= dict(conv_expand_ratio=self.expand_ratio, mlp_ratio=self.expand_ratio)
         if self.head_bias is not None:
             fields['head_bias'] = self.head_bias

@@ -4,13 +4,13 @@ import json
 import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import timm
 import torch
-from safetensors import SafetensorError
 from timm.layers import to_2tuple
 from timm.models import save_for_hf
 from torch import nn
@@ -26,7 +26,6 @@ from .folders import is_folder, read_folder, weights_in
 from .loading import Adapted, as_linear
 from .preprocessing import check_facts, check_labels, data_config
 from .reading import read_checkpoint
-from .recognition import identify
 from .source import Source, own_source, third_party_source
 from .state_dicts import find_network
 from .values import check_shapes, check_values
@@ -77,11 +76,10 @@ def convert_checkpoint(
 ) -> Conversion:
     """Convert a checkpoint file into a folder for timm.
 
-    The file is a checkpoint of chinhsuanwu/coatnet-pytorch or of keras_cv_attention_models, whose structure is read
-    from the tensors; or what timm's train.py wrote, whose network is built from the arguments that the script records;
-    or a state dict of a registered network, of this package or timm. The folder gets `model.safetensors`, `config.json`
-    and `README.md`. Afterwards `timm.create_model('local-dir:DST', pretrained=True)` gives the logits of the original
-    model, and so does `hf-hub:` once the folder is pushed to the Hub. A new folder appears whole or not at all.
+    The file is a checkpoint of chinhsuanwu/coatnet-pytorch, of keras_cv_attention_models or of timm's train.py, or a
+    state dict of a registered network, of this package or timm. The folder gets `model.safetensors`, `config.json` and
+    `README.md`, so that `timm.create_model('local-dir:DST', pretrained=True)` gives the logits of the original model,
+    and so does `hf-hub:` once the folder is pushed to the Hub. A new folder appears whole or not at all.
 
     Args:
         src: A `.pth`, `.pt`, `.tar`, `.bin` or `.safetensors` file with the state dict, wrapped or not; a `.h5` file of
@@ -158,10 +156,8 @@ def convert_checkpoint(
             f'img_size={img_size} was given, but the checkpoint was trained at {size}; leave img_size out.'
         )
     if size != model.img_size:
-        try:
+        with one_line_error(CheckpointError, f'{file} was trained at {size}, which its network cannot keep'):
             model.set_input_size(size)
-        except ValueError as e:
-            raise CheckpointError(f'{file} was trained at {size}, which its network cannot keep: {e}') from e
     preprocessing['input_size'] = (model.in_chans, *size)
     if img_size is None and not source.has_size:
         assumed['img_size'] = size
@@ -177,16 +173,11 @@ def convert_checkpoint(
         (folder / CARD).write_text(card, encoding='utf-8')
 
     _log.info('writing %s', dst)
-    try:
+    with one_line_error(CheckpointError, f'{shown(dst)} cannot be written'):
         write_folder(dst, write, lambda _: _check_destination(src, dst, overwrite))
-    except (OSError, SafetensorError) as e:
-        raise CheckpointError(f'{shown(dst)} cannot be written: {getattr(e, "strerror", None) or e}.') from e
-    names = ('stem_width', 'embed_dim', 'depths', 'block_types', 'num_heads', 'dim_head')
     structure = Structure(
-        **{field: getattr(model.cfg, field) for field in names},
-        in_chans=model.in_chans,
-        num_classes=model.num_classes,
-        img_size=model.img_size,
+        **{field: getattr(model.cfg, field) for field in Structure.OF_CFG},
+        **{field: getattr(model, field) for field in ('in_chans', 'num_classes', 'img_size')},
     )
     known = assumed if source.is_assumed else {}
     return Conversion(dst, source.name, structure, num_params, known, source.left_out, source.assumed_network)
@@ -198,8 +189,7 @@ def convert_module(
     """Convert a network in memory, if the converted network computes the same logits.
 
     Args:
-        module: A network of chinhsuanwu/coatnet-pytorch, of a fork of it, or of timm's CoAtNets; wrapped or not. It
-            does not change.
+        module: A network of chinhsuanwu/coatnet-pytorch, a fork of it, or timm; wrapped or not. It does not change.
         dst: Folder to write, see `convert_checkpoint`. Default: no folder.
         images: Images to compare the networks on, (B, C, H, W). Default: noise of the size of the network.
         **options: The arguments of `convert_checkpoint` for the folder.
@@ -228,7 +218,7 @@ def _check_destination(src: str | os.PathLike | Checkpoint, dst: Path, overwrite
         raise CheckpointError(f"'{shown(dst)}' does not name a folder that can be made; give the new folder a name.")
     if any('\ud800' <= character <= '\udfff' for character in str(dst)):
         raise CheckpointError(f'{shown(dst)} is not UTF-8, so that safetensors cannot open files there; rename it.')
-    try:
+    with one_line_error(CheckpointError, f'{shown(dst)} cannot be written'), suppress(FileNotFoundError):
         dst.lstat()
         if not overwrite:
             raise CheckpointError(
@@ -243,10 +233,6 @@ def _check_destination(src: str | os.PathLike | Checkpoint, dst: Path, overwrite
                 problem = f'has {shown(file.name)}, which no conversion wrote'
         if problem:
             raise CheckpointError(f'{shown(dst)} {problem}, so it is not overwritten; choose another folder.')
-    except FileNotFoundError:
-        pass
-    except (OSError, ValueError) as e:
-        raise CheckpointError(f'{shown(dst)} cannot be written: {getattr(e, "strerror", None) or e}.') from e
 
 
 def _loaded(build: Callable[[], nn.Module], checkpoint: Checkpoint) -> nn.Module:
@@ -261,8 +247,6 @@ def _loaded(build: Callable[[], nn.Module], checkpoint: Checkpoint) -> nn.Module
 
 
 def _not_convertible(src: str, tensors: Mapping[str, torch.Tensor]) -> str:
-    if known := identify(tensors):
-        return f"{src} is {known.title}, which has blocks that no network of this package has; load it by timm's own."
     if recognised(tensors):
         return (
             f'{src} has names of tensors as in this package and in timm, but the shapes of no registered network; give '

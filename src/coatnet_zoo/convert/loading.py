@@ -14,10 +14,12 @@ from torch import nn
 from ..errors import CheckpointError
 from ..registry import TIMM_NAMES, CoAtNetCfg, feature_sizes, num_offsets, resolve_cfg
 from .adapter import Checkpoint, Translation, third_party_codes, translate
-from .recognition import TABLE, Known, create_call, fingerprint, is_timms, square_size
+from .recognition import TABLE, Known, fingerprint, is_timms, square_size
 from .source import with_own_head
 from .state_dicts import find_network
-from .values import check_plain, check_values
+from .values import Tensors, check_plain, check_values
+
+_Size = tuple[int, int] | None  # height and width of images in pixels, if known
 
 # Fields that change what a network computes, but no name or shape of a tensor.
 _UNSEEN = (
@@ -30,9 +32,7 @@ class Adapted(dict[str, torch.Tensor]):
     """A state dict from `adapt_state_dict`, so that its values are not read a second time."""
 
 
-def adapt_state_dict(
-    state_dict: Mapping[str, Any] | Checkpoint, model: nn.Module, img_size: tuple[int, int] | None = None
-) -> Adapted:
+def adapt_state_dict(state_dict: Mapping[str, Any] | Checkpoint, model: nn.Module, img_size: _Size = None) -> Adapted:
     """Convert a checkpoint to the names, layouts and table sizes of a model.
 
     Args:
@@ -99,30 +99,26 @@ def _check_structure(translation: Translation, cfg: CoAtNetCfg) -> None:
     """
     impl, structure = translation.impl, translation.structure
     code = third_party_codes()[impl]
-    if cfg.impl != impl or structure.differences(cfg):
-        size, args = structure.as_registered(impl)
-        way = f'load it by {create_call(size, impl, args)}'
-        if code.magic:  # for checkpoint_path, timm reads torch's files only
-            way = way.replace('checkpoint_path=...', 'pretrained=True, pretrained_cfg_overlay=dict(file=...)')
-            way = f'{way}, or convert it by `coatnet-zoo convert`'
-        raise CheckpointError(
-            f'The checkpoint was saved by {code.title} and does not fit this model of impl={cfg.impl!r}; {way}.'
-        )
+    if cfg.impl == impl and not structure.differences(cfg):
+        return
+    size, args = structure.as_registered(impl)
+    call = Known(code.title, size, impl, args=args).call
+    if code.magic:  # for checkpoint_path, timm reads torch's files only
+        call = call.replace('checkpoint_path=...', 'pretrained=True, pretrained_cfg_overlay=dict(file=...)')
+        call = f'{call}, or convert it by `coatnet-zoo convert`'
+    raise CheckpointError(
+        f'The checkpoint was saved by {code.title} and does not fit this model of impl={cfg.impl!r}; load it by {call}.'
+    )
 
 
-def _has_shapes(state_dict: Mapping[str, Any], own: Mapping[str, torch.Tensor]) -> bool:
+def _has_shapes(state_dict: Mapping[str, Any], own: Tensors) -> bool:
     return state_dict.keys() == own.keys() and all(
         isinstance(tensor := state_dict[k], torch.Tensor) and not tensor.is_nested and tensor.shape == v.shape
         for k, v in own.items()
     )
 
 
-def _adapt(
-    state_dict: Mapping[str, Any] | Checkpoint,
-    own: Mapping[str, torch.Tensor],
-    model: nn.Module,
-    img_size: tuple[int, int] | None,
-) -> dict[str, torch.Tensor]:
+def _adapt(state_dict: Mapping[str, Any] | Checkpoint, own: Tensors, model: nn.Module, img_size: _Size) -> Tensors:
     checkpoint = state_dict if isinstance(state_dict, Checkpoint) else find_network(state_dict)
     check_plain(checkpoint.tensors, 'The checkpoint')
     translation = translate(checkpoint)
@@ -143,18 +139,11 @@ def _adapt(
     return _resize_tables(tensors, own, model, img_size)
 
 
-def _check_same_network(
-    state_dict: Mapping[str, torch.Tensor], known: Known | None, own: Mapping[str, torch.Tensor], cfg: CoAtNetCfg
-) -> None:
+def _check_same_network(state_dict: Tensors, known: Known | None, own: Tensors, cfg: CoAtNetCfg) -> None:
     """Raise if the checkpoint is another registered network's, or surely not of a network that computes as this one."""
     timms = is_timms(state_dict)
     if known is None:
         return _check_unseen(cfg) if timms else None
-    if known.size is None:
-        raise CheckpointError(
-            f'The checkpoint is {known.title}, which has blocks that no network of this package has; load it into '
-            "timm's own model."
-        )
     is_alike = not timms or all(getattr(known.cfg, name) == getattr(cfg, name) for name in _UNSEEN)
     if is_alike and fingerprint(state_dict) == fingerprint(own):
         return
@@ -163,12 +152,7 @@ def _check_same_network(
     )
 
 
-def _resize_tables(
-    tensors: dict[str, torch.Tensor],
-    own: Mapping[str, torch.Tensor],
-    model: nn.Module,
-    img_size: tuple[int, int] | None,
-) -> dict[str, torch.Tensor]:
+def _resize_tables(tensors: Tensors, own: Tensors, model: nn.Module, img_size: _Size) -> Tensors:
     """Resize relative position tables that were trained at another input size, as timm does.
 
     For windows, tables of a whole feature map are first cut down to the offsets inside a window.

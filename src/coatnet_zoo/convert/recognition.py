@@ -25,15 +25,10 @@ class Known:
 
     @property
     def call(self) -> str:
-        """The call that loads the checkpoint."""
-        return create_call(self.size, self.impl, self.args)
-
-
-def create_call(size: str, impl: str, args: Mapping[str, Any]) -> str:
-    """The call of `timm.create_model` that loads a checkpoint, as text. None is for the reader to fill in."""
-    values = {k: '(HEIGHT, WIDTH)' if v is None else repr(v) for k, v in args.items()}
-    arguments = ', '.join([repr(size), f'impl={impl!r}', *(f'{k}={v}' for k, v in values.items())])
-    return f'timm.create_model({arguments}, checkpoint_path=...)'
+        """The call of `timm.create_model` that loads the checkpoint. A value of None is for the reader to fill in."""
+        values = {k: '(HEIGHT, WIDTH)' if v is None else repr(v) for k, v in self.args.items()}
+        arguments = ', '.join([repr(self.size), f'impl={self.impl!r}', *(f'{k}={v}' for k, v in values.items())])
+        return f'timm.create_model({arguments}, checkpoint_path=...)'
 
 
 def is_timms(tensors: Mapping[str, torch.Tensor]) -> bool:

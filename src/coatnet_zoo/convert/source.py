@@ -8,6 +8,7 @@ import torch
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import nn
 
+from ..errors import CheckpointError
 from .adapter import Checkpoint, third_party_codes, translate
 from .heads import plain_head
 from .recognition import Known, identify, square_size
@@ -55,7 +56,7 @@ def third_party_source(checkpoint: Checkpoint, head: bool) -> Source | None:
 def own_source(checkpoint: Checkpoint, head: bool) -> Source | None:
     """The registered network of a state dict of this package or of timm; None for any other state dict."""
     checkpoint, known = with_own_head(checkpoint, head)
-    if known is None or known.size is None:
+    if known is None:
         return None
     fields = ('mean', 'std', 'interpolation', 'crop_pct', 'crop_mode')
     return Source(
@@ -70,9 +71,18 @@ def own_source(checkpoint: Checkpoint, head: bool) -> Source | None:
 
 
 def with_own_head(checkpoint: Checkpoint, head: bool = True) -> tuple[Checkpoint, Known | None]:
-    """A checkpoint of this package or of timm with its classifier as `head.fc`, or without; and its network."""
+    """A checkpoint of this package or of timm with its classifier as `head.fc`, or without; and its network.
+
+    Raises:
+        CheckpointError: If the checkpoint is of a network of timm that this package does not have.
+    """
     known = identify(checkpoint.tensors)
-    if known is None or known.size is None:
-        return checkpoint, known
+    if known is None:
+        return checkpoint, None
+    if known.size is None:
+        raise CheckpointError(
+            f'The checkpoint is {known.title}, which has blocks that no network of this package has; load it into '
+            "timm's own model."
+        )
     checkpoint = plain_head(checkpoint, 'head.fc', _PARTS, known.cfg.stage_widths[-1][-1], head)
     return checkpoint, identify(checkpoint.tensors)
