@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from timm.data import create_transform, resolve_model_data_config
 from timm.models import is_model_in_modules
-from train_digits import accuracy, digits
+from train_digits import digits, measure
 
 import coatnet_zoo
 
@@ -47,7 +47,7 @@ def convert(checkpoint: Path, expected: Path) -> None:
         print(f'  {checkpoint.name} -> {", ".join(sorted(p.name for p in folder.iterdir()))}')
         model = timm.create_model(f'local-dir:{folder}', pretrained=True).eval()
     x, y = digits(train=False)
-    print(f'  top-1 on the {len(y)} held-out digits: {accuracy(model, x, y):.2f} %')
+    print(f'  top-1 on the {len(y)} held-out digits: {measure(model, x, y)[1]:.2f} %')
     reference = torch.load(expected, weights_only=True)
     with torch.inference_mode():
         difference = (model(reference['x']) - reference['logits']).abs().max()

@@ -1,7 +1,8 @@
-"""The result of layouts.py as a picture and as a table."""
+"""The results of layouts.py: the CSV file, a picture and a table."""
 
+import csv
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -9,16 +10,48 @@ import matplotlib.pyplot as plt
 from scipy.stats import t as student
 
 
-class Epoch(NamedTuple):
-    """A row of the CSV file: accuracies in percent after an epoch, in evaluation mode."""
+class Run(NamedTuple):
+    """A network of the study."""
 
+    data: str
+    part: str  # recipe, scratch, or transfer from Fashion-MNIST
     layout: str
     rel_attn: str
+    width: int
+    images: int
     seed: int
+    lr: float
+
+
+class Epoch(NamedTuple):
+    """A row of the CSV file, after the fields of `Run`. Only the last epoch is measured, without augmentation."""
+
+    run: Run
     epoch: int
-    loss: float
-    train: float
-    held_out: float
+    loss: float  # mean over the epoch, with augmentation
+    train_loss: float | None = None
+    train: float | None = None  # top-1 in percent
+    held_out: float | None = None
+
+
+def read(file: Path) -> list[Epoch]:
+    """The rows of a CSV file; none if it does not exist."""
+    rows = []
+    for line in csv.DictReader(file.read_text().splitlines() if file.exists() else []):
+        run = Run(*(kind(line[name]) for name, kind in Run.__annotations__.items()))
+        values = [float(line[name]) if line[name] else None for name in Epoch._fields[2:]]
+        rows.append(Epoch(run, int(line['epoch']), *values))
+    return rows
+
+
+def write(rows: Iterable[Epoch], file: Path) -> None:
+    """Write a CSV file, in one step."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    new = file.with_suffix('.new')
+    with new.open('w', newline='') as f:
+        table = [(*Run._fields, *Epoch._fields[1:]), *((*row.run, *row[1:]) for row in rows)]
+        csv.writer(f, lineterminator='\n').writerows(table)
+    new.replace(file)
 
 
 def interval(values: Sequence[float]) -> tuple[float, float]:
@@ -29,48 +62,39 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
     return statistics.mean(values), half
 
 
-def _groups(rows: list[Epoch]) -> dict[str, dict[str, list[Epoch]]]:
-    """The two comparisons: by title, the rows by layout or by form."""
-    groups: dict[str, dict[str, list[Epoch]]] = {'layouts': {}, 'rel_attn of CCTT': {}}
-    for row in rows:
-        if row.rel_attn == 'pre':
-            groups['layouts'].setdefault(row.layout, []).append(row)
-        if row.layout == 'CCTT':
-            groups['rel_attn of CCTT'].setdefault(row.rel_attn, []).append(row)
-    return groups
-
-
-def draw(rows: list[Epoch], file: Path) -> None:
-    """Draw the held-out accuracy by epoch, a panel for each comparison; bands are confidence intervals."""
-    figure, axes = plt.subplots(1, 2, figsize=(11, 4.5), layout='constrained', sharey=True)
-    for axis, (title, group) in zip(axes, _groups(rows).items(), strict=True):
-        for name, own in group.items():
-            epochs = sorted({row.epoch for row in own})
-            points = [interval([row.held_out for row in own if row.epoch == epoch]) for epoch in epochs]
-            low, middle, high = zip(*((mean - half, mean, mean + half) for mean, half in points), strict=True)
-            (line,) = axis.plot([epoch + 1 for epoch in epochs], middle, label=name)
-            axis.fill_between(line.get_xdata(), low, high, color=line.get_color(), alpha=0.15, linewidth=0)
-        axis.set(title=f'{title}: held-out accuracy, %', xlabel='epoch', ylim=(0, 101))
-        axis.set_xticks([1, *range(5, len(epochs) + 1, 5)])
-        axis.legend(loc='lower right')
+def draw(rows: Sequence[Epoch], names: Sequence[str], file: Path) -> None:
+    """Draw the held-out accuracy and the training loss over the number of images; bands are confidence intervals."""
+    figure, axes = plt.subplots(1, 2, figsize=(11, 4.5), layout='constrained')
+    rows = [row for row in rows if row.run[1:2] + row.run[3:5] == ('scratch', 'pre', 1) and row.held_out is not None]
+    titles = {'held_out': 'held-out accuracy, %', 'train_loss': 'loss of the training images, without augmentation'}
+    for axis, measure in zip(axes, titles, strict=True):
+        for name in names:
+            own = [row for row in rows if row.run.layout == name]
+            sizes = sorted({row.run.images for row in own})
+            points = [interval([getattr(row, measure) for row in own if row.run.images == size]) for size in sizes]
+            (line,) = axis.plot(sizes, [mean for mean, _ in points], marker='o', markersize=4, label=name)
+            bounds = [[mean + sign * half for mean, half in points] for sign in (-1, 1)]
+            axis.fill_between(sizes, *bounds, color=line.get_color(), alpha=0.15, linewidth=0)
+        axis.set(title=titles[measure], xscale='log', xlabel='training images')
+        axis.set_xticks(sizes, [f'{size:,}' for size in sizes])
+        axis.minorticks_off()
         axis.grid(alpha=0.3)
+    axes[0].legend(loc='lower right')
     figure.savefig(file, dpi=110)
 
 
-def summary(rows: list[Epoch]) -> str:
-    """A Markdown table of the last epoch. The last column compares with C-C-T-T on the same images, seed by seed."""
-    lines = ['| comparison | | training % | held out % | gap | held out, against CCTT |']
-    lines.append('|---|---|---:|---:|---:|---:|')
-    last = [row for row in rows if row.epoch == max(row.epoch for row in rows)]
-    reference = {r.seed: r.held_out for r in last if (r.layout, r.rel_attn) == ('CCTT', 'pre')}
-    for title, group in _groups(last).items():
-        for name, own in group.items():
-            values = (
-                [r.train for r in own],
-                [r.held_out for r in own],
-                [r.train - r.held_out for r in own],
-                [r.held_out - reference[r.seed] for r in own],
-            )
-            cells = ['{:.2f} ± {:.2f}'.format(*interval(each)) for each in values]
-            lines.append(f'| {title} | {name} | {" | ".join(cells)} |')
+def summary(rows: Sequence[Epoch]) -> str:
+    """A Markdown table of the last epochs. The last column compares with C-C-T-T of the same seed."""
+    lines = ['| images | network | seeds | training loss | training % | held out % | gap | held out, against CCTT |']
+    lines.append('|---|---|---:|---:|---:|---:|---:|---:|')
+    last = {row.run: row for row in rows if row.held_out is not None and row.run.part != 'recipe'}
+    for key in dict.fromkeys(run._replace(seed=0) for run in last):
+        own = [row for run, row in last.items() if run._replace(seed=0) == key]
+        values = [(r.train_loss, r.train, r.held_out, r.train - r.held_out) for r in own]
+        others = [last.get(r.run._replace(layout='CCTT', rel_attn='pre')) for r in own]
+        against = [r.held_out - other.held_out for r, other in zip(own, others, strict=True) if other]
+        cell = '{:.2f} ± {:.2f}' if len(own) > 1 else '{:.2f}'
+        cells = [cell.format(*interval(each)) for each in (*zip(*values, strict=True), against) if each]
+        title = f'{key.images:,} {key.data} {key.part}' + ' wide' * (key.width - 1)
+        lines.append(f'| {title} | {key.layout} {key.rel_attn} | {len(own)} | {" | ".join(cells)} |')
     return '\n'.join(lines)
