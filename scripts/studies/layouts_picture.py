@@ -79,7 +79,7 @@ def draw(rows: Sequence[Epoch], names: Sequence[str], file: Path) -> None:
         axis.set_xticks(sizes, [f'{size:,}' for size in sizes])
         axis.minorticks_off()
         axis.grid(alpha=0.3)
-    axes[0].legend(loc='lower right')
+    figure.legend(handles=axes[0].lines, loc='outside lower center', ncols=len(names))
     figure.savefig(file, dpi=110)
 
 
