@@ -168,6 +168,9 @@ def test_folders_keep_labels_and_preprocessing(tuned: nn.Module, folder: Path, t
     assert cfg['pretrained_cfg']['crop_pct'] == 0.8
     loaded = timm.create_model(f'local-dir:{tmp_path / "out"}', pretrained=True).eval()
     assert_close(loaded(x), tuned(x), rel=1e-5)
+    by_class = {**json.loads((folder / 'config.json').read_text()), 'label_names': dict(enumerate(LABELS))}
+    (folder / 'config.json').write_text(json.dumps(by_class))
+    assert list(load_model(str(folder)).pretrained_cfg['label_names']) == LABELS
     assert 'no classes' in output_of('convert', folder, tmp_path / 'headless', '--no-head')
 
 

@@ -56,5 +56,7 @@ def read_folder(src: str, ema: bool | None = False) -> Checkpoint | None:
         raise CheckpointError(f'{shown(src, 500)} has no {SAFETENSORS}; give the checkpoint file itself.')
     record = dict(model=f'local-dir:{cfg["file"]}', in_chans=arguments.get('in_chans', cfg['input_size'][0]))
     labels = cfg.get('label_names')
+    if isinstance(labels, dict):  # by class, as timm also takes them
+        labels = [labels.get(str(number)) for number in range(len(labels))]
     is_list = isinstance(labels, (list, tuple)) and all(isinstance(label, str) for label in labels)
     return replace(read_checkpoint(weights, ema), record=record, labels=list(labels) if is_list else None)

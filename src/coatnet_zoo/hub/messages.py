@@ -35,7 +35,8 @@ def sentence(error: BaseException) -> str:
     """
     if isinstance(error, UnicodeEncodeError) and not (get_token() or '').isascii():
         return 'the token of HF_TOKEN or `hf auth login` has characters that are not ASCII; set it again'
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = str(getattr(error, 'strerror', None) or error)
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
     said = ' '.join(line for line in lines[:2] if not line.startswith('For more information'))
     said = without_secrets(said or type(error).__name__)
     if response := getattr(error, 'response', None):
