@@ -55,9 +55,9 @@ def write(rows: Iterable[Epoch], file: Path) -> None:
 
 
 def interval(values: Sequence[float]) -> tuple[float, float]:
-    """Mean, and half the width of Student's 95 % confidence interval of the mean."""
+    """Mean, and half the width of Student's 95 % confidence interval of the mean; NaN for one value."""
     if len(values) < 2:
-        return values[0], 0.0
+        return values[0], float('nan')
     half = student.ppf(0.975, len(values) - 1) * statistics.stdev(values) / len(values) ** 0.5
     return statistics.mean(values), half
 
