@@ -105,7 +105,7 @@ def _timed(call: Call, images: torch.Tensor) -> dict:
 
 def matrix_product(batch: int) -> Call:
     """A call with as many multiply-adds as the network has for a batch, in one large matrix product."""
-    from coatnet_zoo.registry.costs import COSTS
+    from coatnet_zoo.registry import COSTS
 
     multiply_adds = batch * 1e9 * COSTS['coatnet_1.sw_in1k', 'timm'][1]
     a, b = torch.rand(round(multiply_adds / 2048**2), 2048), torch.rand(2048, 2048)
