@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from .core import Row, difference, in_child, summary
 
+_PEAK = 'matmul peak'
 # By candidate: the format, whether it is 8-bit, and the modules that it needs. None: computed by torch.
 CANDIDATES: dict[str, tuple[str | None, bool, tuple[str, ...]]] = {
     'timm': (None, False, ()),
@@ -28,7 +29,7 @@ CANDIDATES: dict[str, tuple[str | None, bool, tuple[str, ...]]] = {
     'ONNX Runtime': ('onnx', False, ('onnxscript', 'onnxruntime')),
     'ONNX Runtime, 8-bit': ('onnx', True, ('onnxscript', 'onnxruntime')),
     'pt2': ('pt2', False, ()),
-    'matmul peak': (None, False, ()),
+    _PEAK: (None, False, ()),
 }
 _PASSIVE = {'OMP_WAIT_POLICY': 'PASSIVE'}  # threads that wait for each other give up their core
 Call = Callable[[torch.Tensor], torch.Tensor]
@@ -118,10 +119,12 @@ def run(candidate: str, folder: str, batches: list[int], threads: int) -> dict:
     from .inference import candidates, random_images
 
     torch.set_num_threads(threads)
-    model = candidates('cpu', 224, compiled=False).get(candidate.split(',')[0])
+    model = None
+    if CANDIDATES[candidate][0] is None and candidate != _PEAK:
+        model = candidates('cpu', 224, compiled=False)[candidate.split(',')[0]]
     found = {}
     for batch in batches:
-        if candidate == 'matmul peak':
+        if candidate == _PEAK:
             call = matrix_product(batch)
         else:
             call = model or _exported(candidate, folder, 'latency' if batch == 1 else 'throughput', threads)
@@ -183,7 +186,7 @@ def engines(batches: list[int], threads: int) -> list[Row]:
     for setting in runs['timm'][0]:
         times = {name: [result[setting]['seconds'] for result in results] for name, results in runs.items()}
         outputs = {name: torch.tensor(results[0][setting]['logits']) for name, results in runs.items()}
-        outputs['matmul peak'] = None
+        outputs[_PEAK] = None
         for name in names:
             row = summary('engines', setting, name, times)
             row.difference = difference(name, outputs, 0.3 if CANDIDATES[name][1] else 1e-4)
