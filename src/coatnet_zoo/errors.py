@@ -31,6 +31,11 @@ def first_line(error: BaseException) -> str:
     return message.splitlines()[0] if message else type(error).__name__
 
 
+def is_utf8(path: object) -> bool:
+    """Whether the name of a path is UTF-8, which torch and safetensors need; Python keeps other bytes as surrogates."""
+    return not any('\ud800' <= character <= '\udfff' for character in str(path))
+
+
 def shown(name: object, longest: int = 200) -> str:
     """A name for a message: unprintable characters are escaped, and the middle of a long name is left out.
 

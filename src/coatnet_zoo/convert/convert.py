@@ -15,7 +15,7 @@ from timm.layers import to_2tuple
 from timm.models import save_for_hf
 from torch import nn
 
-from ..errors import CheckpointError, HubError, first_line, shown
+from ..errors import CheckpointError, HubError, first_line, is_utf8, shown
 from ..files import CARD, CONFIG, SAFETENSORS, write_folder
 from ..hub import make_folder_card, one_line_error
 from ..registry import short
@@ -216,7 +216,7 @@ def _check_destination(src: str | os.PathLike | Checkpoint, dst: Path, overwrite
     """Refuse a place to which a conversion may not write."""
     if dst.name in ('', '..'):
         raise CheckpointError(f"'{shown(dst)}' does not name a folder that can be made; give the new folder a name.")
-    if any('\ud800' <= character <= '\udfff' for character in str(dst)):
+    if not is_utf8(dst):
         raise CheckpointError(f'{shown(dst)} is not UTF-8, so that safetensors cannot open files there; rename it.')
     with one_line_error(CheckpointError, f'{shown(dst)} cannot be written'), suppress(FileNotFoundError):
         dst.lstat()

@@ -14,7 +14,7 @@ from typing import Any
 import safetensors.torch
 import torch
 
-from ..errors import CheckpointError, first_line, shown
+from ..errors import CheckpointError, first_line, is_utf8, shown
 from . import unpickling
 from .adapter import Checkpoint, find_reader
 from .state_dicts import find_network
@@ -39,7 +39,7 @@ def require_regular(path: str | os.PathLike) -> Path:
     if not os.path.isfile(path):
         instead = ', but a folder, pipe or device of that name' if os.path.exists(path) else ''
         raise CheckpointError(f'There is no file {shown(path, 500)}{instead}.')
-    if any('\ud800' <= character <= '\udfff' for character in str(path)):
+    if not is_utf8(path):
         raise CheckpointError(f'{shown(path, 500)} is not UTF-8, so that torch cannot open it; rename it.')
     return Path(path)
 
