@@ -11,6 +11,7 @@ from ..files import CONFIG, SAFETENSORS
 from ..hub import fetch_weights
 from ..registry import TIMM_NAMES
 from .adapter import Checkpoint
+from .preprocessing import label_list
 from .reading import read_checkpoint
 
 _HUB = ('hf-hub:', 'hf_hub:')
@@ -55,8 +56,4 @@ def read_folder(src: str, ema: bool | None = False) -> Checkpoint | None:
     if weights is None:
         raise CheckpointError(f'{shown(src, 500)} has no {SAFETENSORS}; give the checkpoint file itself.')
     record = dict(model=f'local-dir:{cfg["file"]}', in_chans=arguments.get('in_chans', cfg['input_size'][0]))
-    labels = cfg.get('label_names')
-    if isinstance(labels, dict):  # by class, as timm also takes them
-        labels = [labels.get(str(number)) for number in range(len(labels))]
-    is_list = isinstance(labels, (list, tuple)) and all(isinstance(label, str) for label in labels)
-    return replace(read_checkpoint(weights, ema), record=record, labels=list(labels) if is_list else None)
+    return replace(read_checkpoint(weights, ema), record=record, labels=label_list(cfg.get('label_names')))

@@ -75,6 +75,14 @@ def read_labels(file: str | os.PathLike) -> list[str]:
     return text.replace('\r\n', '\n').rstrip('\n').split('\n')
 
 
+def label_list(names: Any, count: int | None = None) -> list[str] | None:
+    """The `label_names` of a pretrained configuration: a list, or names by class, of `count` classes; else None."""
+    if isinstance(names, Mapping):  # keys are class numbers, which JSON writes as text
+        names = [names.get(str(i), names.get(i)) for i in range(len(names) if count is None else count)]
+    is_list = isinstance(names, (list, tuple)) and all(isinstance(name, str) for name in names)
+    return list(names) if is_list else None
+
+
 def check_labels(labels: Sequence[str], num_classes: int) -> None:
     """Raise a `CheckpointError` for labels that are not one line of text a class."""
     for number, label in enumerate(labels, start=1):

@@ -1,14 +1,14 @@
 """What a model says of its images and classes: how images are prepared, and the labels."""
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from timm.data import ImageNetInfo, infer_imagenet_subset, resolve_model_data_config
 
-from ..convert import average
+from ..convert import average, label_list
 from ..errors import ExplainError
 from ..network import CoAtNet
 from ..registry import INTERPOLATIONS, Crop, Positive, check, short
@@ -66,11 +66,9 @@ def logits_of(model: CoAtNet) -> Callable[[np.ndarray], np.ndarray]:
 
 def known_labels(model: CoAtNet) -> list[str] | None:
     """The labels of the classes, or None. 1000 classes without labels get those of ImageNet, as in timm's scripts."""
-    names = model.pretrained_cfg.get('label_names') or ()
-    if isinstance(names, Mapping):  # keys are class numbers, which JSON writes as text
-        names = [names.get(str(i), names.get(i)) for i in range(model.num_classes)]
-    if len(names) == model.num_classes and all(isinstance(name, str) for name in names):
-        return list(names)
+    names = label_list(model.pretrained_cfg.get('label_names') or (), model.num_classes)
+    if names is not None and len(names) == model.num_classes:
+        return names
     if subset := infer_imagenet_subset(model):
         return ImageNetInfo(subset).label_descriptions()
     return None
