@@ -101,8 +101,10 @@ CONTENTS: dict[str, Any] = {
 @pytest.mark.parametrize('case', CONTENTS)
 def test_the_network_is_found(case: str, tmp_path: Path) -> None:
     file = write(tmp_path, saved(CONTENTS[case]))
-    tensors = read_checkpoint(file).tensors
+    found = read_checkpoint(file)
+    tensors = found.tensors
     assert tensors.keys() == STATE_DICT.keys() and all(torch.equal(tensors[k], v) for k, v in STATE_DICT.items())
+    assert len(found.others) == ('moving average' in case or 'another' in case)
     if 'moving average' in case:
         assert not any(v.any() for v in read_checkpoint(file, ema=True).tensors.values())
 

@@ -34,7 +34,8 @@ def tuned() -> nn.Module:
 
 @pytest.fixture
 def folder(tuned: nn.Module, tmp_path: Path) -> Path:
-    config = dict(label_names=LABELS, pretrained_cfg=dict(tag='mine', mean=(0.4, 0.4, 0.4), crop_pct=0.8))
+    stated = dict(tag='mine', license='mit', mean=(0.4, 0.4, 0.4), crop_pct=0.8)
+    config = dict(label_names=LABELS, pretrained_cfg=stated)
     save_for_hf(tuned, tmp_path / 'tuned', model_config=config, safe_serialization=True)
     return tmp_path / 'tuned'
 
@@ -165,6 +166,7 @@ def test_folders_keep_labels_and_preprocessing(tuned: nn.Module, folder: Path, t
     assert 'assumed' not in said
     cfg = json.loads((tmp_path / 'out' / 'config.json').read_text())
     assert cfg['label_names'] == LABELS and cfg['pretrained_cfg']['mean'] == [0.4, 0.4, 0.4]
+    assert cfg['pretrained_cfg']['license'] == 'mit'
     assert cfg['pretrained_cfg']['crop_pct'] == 0.8
     loaded = timm.create_model(f'local-dir:{tmp_path / "out"}', pretrained=True).eval()
     assert_close(loaded(x), tuned(x), rel=1e-5)

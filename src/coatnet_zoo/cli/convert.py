@@ -95,6 +95,9 @@ def convert(src: Path, dst: Path, labels: Path | None, no_head: bool, **options)
     if result.left_out:
         some = ', '.join(map(shown, result.left_out[:4])) + (', ...' if len(result.left_out) > 4 else '')
         click.echo(f'  left out, not part of the network: {some}')
+    if result.others:
+        some = ', '.join(map(shown, result.others[:4]))
+        click.echo(f'  also in the file, and not taken: the network under {some}; see --ema, --key and --prefix')
     click.echo(f"wrote {shown(dst)}; load it by timm.create_model('local-dir:{shown(dst)}', pretrained=True)")
     if result.assumed:
         said = ', '.join(f'{k}={v}' for k, v in result.assumed.items())

@@ -25,8 +25,10 @@ class Checkpoint:
     beside: Mapping[str, torch.Tensor] = field(default_factory=dict)  # the tensors beside the network, by name
     record: Mapping[str, Any] = field(default_factory=dict)  # the arguments of timm's train.py, if it wrote the file
     prefix: str = ''  # of the names in the file
+    others: tuple[str, ...] = ()  # the keys and prefixes of other networks in the file
     assumed: str = ''  # of the network, in words
     labels: list[str] | None = None  # the names of the classes
+    license: str = ''  # of the folder or the repository, if it states one
 
 
 @dataclass(frozen=True)

@@ -52,6 +52,7 @@ class Conversion:
     assumed: dict[str, Any]  # preprocessing that is neither an argument nor in the file, by name
     left_out: tuple[str, ...] = ()  # the names of the tensors in the file that do not belong to the network
     assumed_network: str = ''  # what the tensors of a third-party code do not show, in words
+    others: tuple[str, ...] = ()  # the keys and prefixes of other networks in the file, such as a moving average
 
 
 def convert_checkpoint(
@@ -150,6 +151,8 @@ def convert_checkpoint(
         check_pair(model, check)
     unknown = (*_CLASSES, *(() if source.is_tuned else _ORIGIN))
     model.pretrained_cfg = {name: value for name, value in model.pretrained_cfg.items() if name not in unknown}
+    if checkpoint.license:
+        model.pretrained_cfg['license'] = checkpoint.license
     size = preprocessing.get('input_size', (None, *model.img_size))[1:]
     if img_size is not None and size != to_2tuple(img_size):
         raise CheckpointError(
@@ -180,7 +183,8 @@ def convert_checkpoint(
         **{field: getattr(model, field) for field in ('in_chans', 'num_classes', 'img_size')},
     )
     known = assumed if source.is_assumed else {}
-    return Conversion(dst, source.name, structure, num_params, known, source.left_out, source.assumed_network)
+    facts = (source.left_out, source.assumed_network, checkpoint.others)
+    return Conversion(dst, source.name, structure, num_params, known, *facts)
 
 
 def convert_module(

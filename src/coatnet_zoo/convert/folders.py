@@ -56,4 +56,5 @@ def read_folder(src: str, ema: bool | None = False) -> Checkpoint | None:
     if weights is None:
         raise CheckpointError(f'{shown(src, 500)} has no {SAFETENSORS}; give the checkpoint file itself.')
     record = dict(model=f'local-dir:{cfg["file"]}', in_chans=arguments.get('in_chans', cfg['input_size'][0]))
-    return replace(read_checkpoint(weights, ema), record=record, labels=label_list(cfg.get('label_names')))
+    stated = dict(labels=label_list(cfg.get('label_names')), license=str(cfg.get('license') or ''))
+    return replace(read_checkpoint(weights, ema), record=record, **stated)
