@@ -1,11 +1,9 @@
 """Files and folders that appear complete or not at all, and the names of the files in a model's folder."""
 
-import errno
 import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import BinaryIO
 
 SAFETENSORS, CONFIG, CARD = 'model.safetensors', 'config.json', 'README.md'
 
@@ -57,14 +55,3 @@ def write_folder(folder: Path, write: Callable[[Path], object], check_old: Calla
 def _share(file: Path) -> None:
     """Give a file the permissions of new files, as its folder has them: safetensors writes for the owner only."""
     file.chmod(file.parent.stat().st_mode & 0o666)
-
-
-def open_regular(file: str | os.PathLike) -> BinaryIO:
-    """Open a regular file for reading. A pipe or a device may have no end, or never answer.
-
-    Raises:
-        OSError: If the file is not a regular file, or cannot be opened.
-    """
-    if os.path.exists(file) and not os.path.isfile(file):
-        raise OSError(errno.EINVAL, 'not a regular file', os.fspath(file))
-    return open(file, 'rb')

@@ -95,6 +95,6 @@ def test_timm_works_although_the_package_is_broken(tmp_path: Path) -> None:
 
 def test_a_folder_that_cannot_be_written_to_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / 'file').touch()
-    monkeypatch.setattr(sys.modules['coatnet_zoo.cli.autoload'], '_folders', lambda: [tmp_path / 'file' / 'folder'])
+    monkeypatch.setattr(sys.modules['coatnet_zoo.cli.programs'], '_folders', lambda: [tmp_path / 'file' / 'folder'])
     message = refusal('autoload', 'on')
     assert 'cannot be changed (Not a directory); make your own environment' in message

@@ -19,8 +19,7 @@ from timm.models import save_for_hf
 
 import coatnet_zoo_runtime
 from coatnet_zoo import CoAtNet, ExportError, export_model, optimize_for_inference
-from coatnet_zoo.export.request import FORMATS
-from coatnet_zoo.export.task import Task
+from coatnet_zoo.export.formats import FORMATS, Task
 from coatnet_zoo_runtime import load_exported
 
 DIGITS = DATA / 'digits'

@@ -21,7 +21,7 @@ from PIL import Image
 import coatnet_zoo
 import coatnet_zoo_runtime
 from coatnet_zoo import CoAtNet
-from coatnet_zoo.export.request import FORMATS
+from coatnet_zoo.export.formats import FORMATS
 from coatnet_zoo_runtime import ExportedModelError, load_exported
 from scripts.train_digits import digits as held_in
 

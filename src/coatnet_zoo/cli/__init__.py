@@ -8,15 +8,13 @@ from typing import Any
 import click
 
 from ..version import __version__
-from .autoload import autoload
 from .convert import convert
 from .explain import explain
 from .export import export
 from .finetune import finetune
 from .predict import predict
-from .publish import push
-from .run import run
-from .weights import info, list_command, pull_command, verify_command
+from .programs import autoload, run
+from .weights import info, list_command, pull_command, push, verify_command
 
 _WEIGHTS = [list_command, info, pull_command, verify_command, push]
 

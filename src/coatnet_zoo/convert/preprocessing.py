@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from ..errors import CheckpointError, shown
-from ..files import open_regular
 from ..registry import INTERPOLATIONS, Channels, Classes, Crop, Share, Side, check, field_types, short
+from .reading import require_regular
 
 # The arguments of a model beside its structure, with limits that a Python type hint cannot state.
 ARGUMENTS = {
@@ -62,16 +62,15 @@ def read_labels(file: str | os.PathLike) -> list[str]:
     Raises:
         CheckpointError: If the file is not a regular file, is larger than 10 MB, cannot be read, or is not UTF-8.
     """
+    path = require_regular(file)
+    if path.stat().st_size > _LARGEST_LABELS:
+        raise CheckpointError(f'{shown(file)} has more than 10 MB; give a text file with one label a line.')
     try:
-        with open_regular(file) as opened:
-            content = opened.read(_LARGEST_LABELS + 1)
-        text = content.decode('utf-8-sig')
+        text = path.read_bytes().decode('utf-8-sig')
     except UnicodeDecodeError as e:
         raise CheckpointError(f'{shown(file)} is not UTF-8 (byte {e.start}); save it as UTF-8.') from e
-    except (OSError, ValueError) as e:
-        raise CheckpointError(f'{shown(file)} cannot be read: {getattr(e, "strerror", None) or e}.') from e
-    if len(content) > _LARGEST_LABELS:
-        raise CheckpointError(f'{shown(file)} has more than 10 MB; give a text file with one label a line.')
+    except OSError as e:
+        raise CheckpointError(f'{shown(file)} cannot be read: {e.strerror}.') from e
     return text.replace('\r\n', '\n').rstrip('\n').split('\n')
 
 

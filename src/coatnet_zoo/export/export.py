@@ -24,9 +24,9 @@ from ..files import write_folder
 from ..images import class_labels, data_config
 from ..network import CoAtNet
 from .calibration import read_images
+from .formats import Format, Task
 from .positions import keep_tables
 from .request import check_free, check_request
-from .task import Format, Task
 
 # Largest difference of float32 logits that rounding can cause, relative to the largest logit.
 _TOLERANCE = 1e-3

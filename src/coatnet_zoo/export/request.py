@@ -1,4 +1,4 @@
-"""The formats, and refusing requests that fail for every model."""
+"""Refusing requests that fail for every model."""
 
 import importlib
 import os
@@ -7,12 +7,8 @@ from pathlib import Path
 from timm.layers import to_2tuple
 
 from ..errors import ExportError, first_line, shown
-from .task import Format
-from .to_onnx import ONNX
-from .to_openvino import OPENVINO
-from .to_pt2 import PT2
+from .formats import FORMATS, Format
 
-FORMATS = {'onnx': ONNX, 'openvino': OPENVINO, 'pt2': PT2}
 # Pixels. Attention on images of 4096 pixels needs more memory than machines have.
 _SMALLEST, _LARGEST = 32, 4096
 

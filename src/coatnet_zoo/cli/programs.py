@@ -1,4 +1,4 @@
-"""The command that lets timm know the models without an import: autoload."""
+"""The commands for programs that use timm and have no import of this package: run, autoload."""
 
 import os
 import site
@@ -8,11 +8,31 @@ from pathlib import Path
 
 import click
 
+import coatnet_zoo_command
+
 from ..files import write_file
+from ..run import check_script, run_script
 
 _NAME = 'coatnet_zoo_autoload.pth'
 # Python executes this line at every start, even if the package is missing or broken.
 _LINE = 'import sys; exec("try:\\n import coatnet_zoo_autoload\\nexcept Exception:\\n pass")\n'
+
+
+@click.command(context_settings=dict(ignore_unknown_options=True, allow_interspersed_args=False))
+@click.argument('script', type=click.Path(path_type=Path))
+@click.argument('args', nargs=-1, type=click.UNPROCESSED)
+def run(script: Path, args: tuple[str, ...]) -> None:
+    """Run a script that uses timm, with the models of this package registered.
+
+    SCRIPT is a Python file, such as timm's validate.py; ARGS are its own arguments.
+    """
+    check_script(script)
+
+    def run_it() -> None:
+        coatnet_zoo_command.import_models()
+        run_script(script, args)
+
+    coatnet_zoo_command.afterwards = run_it
 
 
 @click.command()
