@@ -72,9 +72,9 @@ class Attention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, dim, H, W) -> (B, dim_out, H, W)."""
         batch, _, height, width = x.shape
-        x = self.attend(self.qkv(x.flatten(2).transpose(1, 2)), height, width)
+        x = self.attend(self.qkv(x.permute(0, 2, 3, 1).flatten(1, 2)), height, width)
         x = self.proj_drop(self.proj(x))
-        return x.transpose(1, 2).reshape(batch, x.shape[2], height, width)
+        return x.reshape(batch, height, width, x.shape[2]).permute(0, 3, 1, 2)
 
 
 # Forms: what is summed.

@@ -27,7 +27,7 @@ from ..registry import CoAtNetCfg
 from .attention import Attention
 from .fold import fold_across_se, fold_after, fold_before, fold_layer_scale, is_unmodified
 from .init import initial_weights
-from .layers import Downsample, create_pool
+from .layers import Downsample, add_channels_last, create_pool
 
 
 class Stem(nn.Module):
@@ -217,9 +217,9 @@ class TransformerBlock(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, dim, H, W) -> (B, dim_out, ceil(H/stride), ceil(W/stride))."""
-        x = self.shortcut(x) + self.drop_path1(self.ls1(self.attn(self.norm1(x))))
+        x = add_channels_last(self.shortcut(x), self.drop_path1(self.ls1(self.attn(self.norm1(x)))))
         hidden = self.mlp(self.norm2(x).permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
-        return x + self.drop_path2(self.ls2(hidden))
+        return add_channels_last(x, self.drop_path2(self.ls2(hidden)))
 
     def reparameterize(self) -> None:
         """Fold batch norms and layer scales into the linear layers, for inference. The outputs stay the same."""

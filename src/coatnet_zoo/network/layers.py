@@ -40,6 +40,14 @@ def create_pool(pool_type: str) -> nn.Module:
     return MaxPool2x2() if pool_type == 'max2' else AvgPool2x2()
 
 
+def add_channels_last(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """x + y of two feature maps, (B, C, H, W).
+
+    Runtimes cancel a permutation against the next one, but do not move it past a sum. So the sum is between the two.
+    """
+    return (x.permute(0, 2, 3, 1) + y.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
 class MaxPool2x2(nn.MaxPool2d):
     """The maximum of 2x2 positions, stride 2: (B, C, H, W) -> (B, C, ceil(H/2), ceil(W/2))."""
 
