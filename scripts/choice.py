@@ -9,9 +9,9 @@ SPEEDS = Path(__file__).parents[1] / 'docs' / 'models.csv'
 # The models, with the reason to choose each.
 CHOICE = {
     'coatnet_nano.rmlp_sw_in1k': 'the smallest; laptops, trying things out',
-    'coatnet_0.sw_in1k': 'the middle; fine-tuning on one GPU',
+    'coatnet_0.sw_in1k': 'mid-sized; fine-tuning on one GPU',
     'coatnet_1.sw_in1k': 'trained on ImageNet-1k alone',
-    'coatnet_1.rmlp2_sw_in12k_ft_in1k': '**start here**: accuracy for its cost',
+    'coatnet_1.rmlp2_sw_in12k_ft_in1k': '**start here**: high accuracy for its cost',
     'coatnet_2.sw_in12k_ft_in1k': 'accuracy at 224 pixels',
     'coatnet_2.rmlp_sw_in12k_ft_in1k_384': 'the most accurate',
     'coatnet_3.sw_in12k': 'a large backbone; 11,821 classes, so fine-tune it',

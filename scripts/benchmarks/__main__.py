@@ -3,7 +3,7 @@
     python -m scripts.benchmarks --part inference sizes
 
 Results are ratios of calls made in turn, with equal weights, images and threads, and with outputs that are checked to
-be equal. Rows of a part replace the rows of an earlier run. All parts together take twelve minutes on two quiet cores;
+be equal. Rows of a part replace the rows of an earlier run. All parts together take half an hour on two idle cores;
 `--device cuda` measures inference, sizes and training on a GPU. Parts:
 
     inference    batches at 224 pixels, in one process

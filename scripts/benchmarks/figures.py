@@ -20,7 +20,7 @@ def _cell(row: Row) -> str:
 # By engine: what it needs, and when to choose it.
 ENGINES = {
     'timm': ('timm alone', 'for comparison: its own model, in eager mode'),
-    'as created': ('nothing', 'logits now and then, training, every image size'),
+    'as created': ('nothing', 'occasional inference, training, any image size'),
     'optimised': ('`optimize_for_inference`', 'many images in a program that has torch'),
     'optimised, `PASSIVE`': ('`OMP_WAIT_POLICY=PASSIVE`', 'the same, where other programs use the cores'),
     'OpenVINO': ('`[openvino]`', 'a server or a script on x86 processors: the fastest in float32'),
