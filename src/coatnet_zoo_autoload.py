@@ -46,7 +46,7 @@ def _register() -> None:
 
         warnings.warn(
             f'coatnet-zoo cannot register its models with timm ({type(e).__name__}: {e}); install coatnet-zoo again, '
-            'or switch the registration off by `coatnet-zoo autoload off`.',
+            'or switch the registration off with `coatnet-zoo autoload off`.',
             stacklevel=2,
         )
 

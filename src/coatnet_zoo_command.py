@@ -1,4 +1,4 @@
-"""The `coatnet-zoo` command, which answers at once if no network has to be built.
+"""The `coatnet-zoo` command, which starts fast if no network has to be built.
 
 `import coatnet_zoo` registers the models with timm. The registration imports timm and torch, which takes seconds.
 Listing and downloading do not need the registration. The flag below tells `coatnet_zoo/__init__.py` to skip it.

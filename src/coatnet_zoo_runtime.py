@@ -1,4 +1,4 @@
-"""Models that `coatnet-zoo export` has written, without torch and timm.
+"""Models that `coatnet-zoo export` wrote, without torch and timm.
 
     model = coatnet_zoo_runtime.load_exported('exported')
     logits = model(model.prepare('photo.jpg')[None])
@@ -39,7 +39,7 @@ class ImageError(ValueError):
 def load_exported(
     folder: str | os.PathLike, performance: Literal['latency', 'throughput'] = 'latency', threads: int | None = None
 ) -> 'ExportedModel':
-    """Load a folder that `coatnet-zoo export` or `coatnet_zoo.export_model` has written.
+    """Load a folder that `coatnet-zoo export` or `coatnet_zoo.export_model` wrote.
 
     Args:
         folder: The folder, with `preprocessing.json` and the files of one format: openvino, onnx or pt2.
@@ -96,10 +96,10 @@ class ExportedModel:
         return prepare(image if isinstance(image, Image.Image) else open_image(image), self.preprocessing)
 
     def __call__(self, images: Any) -> Any:
-        """Compute logits, (B, C, H, W) -> (B, num_classes), as a `torch.Tensor` for a tensor, else as an array.
+        """Compute logits, (B, C, H, W) -> (B, num_classes), as a `torch.Tensor` if given one, else as an array.
 
         Raises:
-            ExportedModelError: If the images have another shape, or are integers.
+            ExportedModelError: If the images have another shape, or integer values.
         """
         torch = sys.modules.get('torch')
         is_tensor = torch is not None and isinstance(images, torch.Tensor)
@@ -142,9 +142,9 @@ def open_image(path: str | os.PathLike) -> Image.Image:
         reason = '' if isinstance(e, UnidentifiedImageError) else f' ({_first_line(e)})'
         raise ImageError(f'{name} is not an image that can be read{reason}; give a PNG or JPEG file.') from e
     if image.mode in ('I', 'F'):
-        raise ImageError(f'{name} has 32 bits a pixel, of a range that is not known; save it with 8 bits.')
+        raise ImageError(f'{name} has 32-bit pixels of unknown range; save it with 8 bits.')
     if max(image.size) > _LONGEST_RATIO * min(image.size):
-        raise ImageError(f'{name} of {image.width}x{image.height} pixels is too thin for a model; crop it.')
+        raise ImageError(f'{name} of {image.width}x{image.height} pixels is too long and narrow for a model; crop it.')
     return image
 
 

@@ -2,7 +2,7 @@
 
     python -m scripts.benchmarks --part inference sizes
 
-Results are ratios of calls made in turn, with equal weights, images and threads, and with outputs that are checked to
+Results are ratios of alternating calls, with equal weights, images and threads, and with outputs that are checked to
 be equal. Rows of a part replace the rows of an earlier run. All parts together take half an hour on two idle cores;
 `--device cuda` measures inference, sizes and training on a GPU. Parts:
 

@@ -1,4 +1,4 @@
-"""Shared by all measurements: timing candidates in turn, writing rows, calling functions in child processes."""
+"""Shared by all measurements: timing candidates alternately, writing rows, calling functions in child processes."""
 
 import csv
 import dataclasses
@@ -64,7 +64,7 @@ def compare(
     rounds: int,
     tolerance: float = 1e-4,
 ) -> list[Row]:
-    """Time candidates in turn, all of them in every round, and compare all with the first.
+    """Time candidates alternately, all of them in every round, and compare all with the first.
 
     Args:
         part: The part that the rows name.
@@ -150,7 +150,7 @@ def write(rows: list[Row], file: Path) -> None:
 
 
 def read(file: Path) -> list[Row]:
-    """The rows of a CSV file that `write` has written."""
+    """The rows of a CSV file that `write` wrote."""
     numbers = {'seconds', 'spread', 'ratio', 'difference', 'memory'}
     with file.open(newline='') as f:
         return [

@@ -165,7 +165,7 @@ def save(folder: str) -> dict:
 
 
 def engines(batches: list[int], threads: int) -> list[Row]:
-    """Start every engine that is installed in turn, twice, and time all settings in each."""
+    """Start every installed engine, one after another, twice, and time all settings in each."""
     names = [name for name, (*_, modules) in CANDIDATES.items() if all(map(importlib.util.find_spec, modules))]
     if missing := [name for name in CANDIDATES if name not in names]:
         print(f"{', '.join(missing)}: not installed and not measured; pip install '.[engines]'")
@@ -199,7 +199,7 @@ def engines(batches: list[int], threads: int) -> list[Row]:
 
 
 def same_engine(threads: int) -> list[Row]:
-    """timm's network and ours in OpenVINO, in turn, three times."""
+    """timm's network and ours in OpenVINO, alternately, three times."""
     rows = []
     for size, batch in _SIZES if importlib.util.find_spec('openvino') else ():
         with tempfile.TemporaryDirectory() as folder:

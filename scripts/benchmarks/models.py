@@ -1,9 +1,9 @@
-"""Measure how many images a second the models of the README's table classify, for `docs/models.csv`.
+"""Measure how many images per second the models of the README's table classify, for `docs/models.csv`.
 
     python -m scripts.benchmarks.models --timm-results /path/to/pytorch-image-models/results
 
-The CPU column is measured here: `optimize_for_inference` in float32, eight images of the native size, in turn with the
-other models, median of the rounds. Weights are random, because they have no influence on the time. The GPU column is
+The CPU column is measured here: `optimize_for_inference` in float32, eight images of the native size, alternating with
+the other models, median of the rounds. Weights are random, because they do not affect the time. The GPU column is
 what timm publishes for its own model with the same weights.
 """
 

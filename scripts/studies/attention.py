@@ -3,7 +3,7 @@
     python -m scripts.studies.attention --out docs/attention.csv
 
 Every candidate is `coatnet_0` of `impl='paper'` in eager mode on two threads, with one image and without gradients;
-global attention is also measured after `optimize_for_inference`. This process measures the times in turn. A new process
+global attention is also measured after `optimize_for_inference`. This process alternates the timings. A new process
 for each candidate measures the memory: the peak above the memory before the model was built.
 """
 

@@ -4,7 +4,7 @@
 
 The command trains ViT_REL, C-C-C-C, C-C-C-T, C-C-T-T and C-T-T-T of equal cost on 600, 6,000 and 60,000 images, C-C-T-T
 with its relative bias after the softmax and without one, twice as wide networks, and networks of Fashion-MNIST further
-on scikit-learn's digits. docs/layouts.csv has a row for each epoch. The same command goes on after an interruption.
+on scikit-learn's digits. docs/layouts.csv has a row for each epoch. The same command resumes after an interruption.
 """
 
 import argparse

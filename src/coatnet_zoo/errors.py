@@ -18,11 +18,11 @@ class ExplainError(ValueError):
 
 
 class ExportError(ValueError):
-    """A model cannot be exported as asked for, or what the format needs is not installed."""
+    """A model cannot be exported as requested, or what the format needs is not installed."""
 
 
 class FinetuneError(ValueError):
-    """Photos cannot be trained on as asked for, or training cannot go on."""
+    """Photos cannot be trained on as requested, or training cannot continue."""
 
 
 def first_line(error: BaseException) -> str:
@@ -40,7 +40,7 @@ def shown(name: object, longest: int = 200) -> str:
     """A name for a message: unprintable characters are escaped, and the middle of a long name is left out.
 
     Args:
-        name: A name. If the object is not a text, a number or a path, only its type is shown.
+        name: A name. If the object is not a string, a number or a path, only its type is shown.
         longest: The largest number of characters to show.
     """
     if not isinstance(name, (str, int)) and not hasattr(name, '__fspath__'):

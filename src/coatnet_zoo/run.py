@@ -14,7 +14,7 @@ from typing import Any
 
 
 def check_script(script: str | os.PathLike) -> None:
-    """End with a message if there is no such script, before the models are imported, which takes seconds."""
+    """Exit with a message if there is no such script, before the models are imported, which takes seconds."""
     if not os.path.isfile(script):
         sys.exit(
             f"There is no script '{os.fspath(script)}'; timm's scripts are in its repository, "

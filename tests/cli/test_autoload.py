@@ -97,4 +97,4 @@ def test_a_folder_that_cannot_be_written_to_is_one_line(tmp_path: Path, monkeypa
     (tmp_path / 'file').touch()
     monkeypatch.setattr(sys.modules['coatnet_zoo.cli.programs'], '_folders', lambda: [tmp_path / 'file' / 'folder'])
     message = refusal('autoload', 'on')
-    assert 'cannot be changed (Not a directory); make your own environment' in message
+    assert 'cannot be changed (Not a directory); create your own environment' in message

@@ -48,7 +48,7 @@ def test_all_weights(served: HubServer) -> None:
     assert all(entry['cached'] for entry in json.loads(output_of('list', '--json', '--pretrained')))
     served.stop()
     text = output_of('verify', *WEIGHTS)
-    assert text.count('is sound') == len(WEIGHTS) - 1 and 'coatnet_atto.digits: bundled' in text
+    assert text.count('matches the declared hash') == len(WEIGHTS) - 1 and 'coatnet_atto.digits: bundled' in text
     damaged = local_file('coatnet_1.sw_in1k').resolve()
     damaged.write_bytes(damaged.read_bytes()[:-1] + b'?')
     local_file(RELEASED[0]).write_bytes(b'damaged')
@@ -56,13 +56,13 @@ def test_all_weights(served: HubServer) -> None:
     result = command('verify', 'coatnet_0', 'coatnet_1', RELEASED[0], 'coatnet_2.sw_in12k')
     assert result.exit_code == 1
     said = result.output.splitlines()
-    assert 'is sound' in said[0]
-    assert 'is damaged' in said[1] and said[1].endswith('repair it by `coatnet-zoo pull coatnet_1.sw_in1k`')
-    assert 'is damaged' in said[2] and said[2].endswith(f'repair it by `coatnet-zoo pull {RELEASED[0]}`')
+    assert 'matches the declared hash' in said[0]
+    assert 'is damaged' in said[1] and said[1].endswith('repair it with `coatnet-zoo pull coatnet_1.sw_in1k`')
+    assert 'is damaged' in said[2] and said[2].endswith(f'repair it with `coatnet-zoo pull {RELEASED[0]}`')
     assert 'not in the cache' in said[3] and '`coatnet-zoo pull coatnet_2.sw_in12k`' in said[3]
     served.start()
     output_of('pull', 'coatnet_1', RELEASED[0], 'coatnet_2.sw_in12k')  # the advice
-    assert output_of('verify', 'coatnet_1', RELEASED[0], 'coatnet_2.sw_in12k').count('is sound') == 3
+    assert output_of('verify', 'coatnet_1', RELEASED[0], 'coatnet_2.sw_in12k').count('matches the declared hash') == 3
 
 
 def test_pull_goes_on_after_an_error(served: HubServer) -> None:

@@ -87,7 +87,7 @@ def test_the_papers_network_is_not_timms(name: str) -> None:
 @pytest.mark.parametrize('name', WITHOUT)
 def test_networks_without_an_equal_are_refused_by_name(name: str) -> None:
     message = refusal(timm.create_model('coatnet_nano', device='meta'), on_meta(name))
-    assert f"timm's {name}, which has blocks" in message or 'of a CoAtNeXt, which is no network here' in message
+    assert f"timm's {name}, with blocks that" in message or 'of a CoAtNeXt, which this package' in message
 
 
 UNSEEN = dict(
@@ -97,14 +97,14 @@ UNSEEN = dict(
 
 
 @pytest.mark.parametrize('field', UNSEEN)
-def test_what_no_shape_tells_is_compared(field: str) -> None:
+def test_what_no_shape_shows_is_compared(field: str) -> None:
     """Also for networks of timm's code in sizes that timm does not register."""
     theirs, ours = theirs_and_ours('coatnet_0_rw_224', **{field: UNSEEN[field]})
     if field != 'pre_norm_act':  # timm's registered networks have both values
-        assert f'computes with {field}={UNSEEN[field]!r} as' in refusal(ours, theirs.state_dict())
+        assert f'no CoAtNet of timm has {field}={UNSEEN[field]!r}' in refusal(ours, theirs.state_dict())
     registered = timm.create_model('coatnet_0', impl='timm', **{field: UNSEEN[field]}, device='meta')
     assert getattr(resolve_cfg('coatnet_0', 'timm'), field) != UNSEEN[field]
-    assert "load it by timm.create_model('coatnet_0', impl='timm'" in refusal(registered, on_meta('coatnet_0_rw_224'))
+    assert "load it with timm.create_model('coatnet_0', impl='timm'" in refusal(registered, on_meta('coatnet_0_rw_224'))
 
 
 def test_files_without_counters_of_batches_are_recognised() -> None:

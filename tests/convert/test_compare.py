@@ -65,7 +65,7 @@ def test_the_place_that_differs_is_named(case: str, tmp_path: Path) -> None:
 def test_other_modules_and_images_are_refused(fork: Fork) -> None:
     with pytest.raises(CheckpointError, match='not a checkpoint of'):
         convert_module(nn.Linear(2, 2))
-    with pytest.raises(CheckpointError, match=r'cannot compute \(1, 3, 96, 96\)'):
+    with pytest.raises(CheckpointError, match=r'fails on images \(1, 3, 96, 96\)'):
         convert_module(fork, images=torch.randn(1, 3, 96, 96))
 
 
@@ -102,11 +102,11 @@ def test_the_command_compares(files: Path) -> None:
         (('--compare', f'{code}:build'), ('--compare', f'{code}:wrapped'), ('--check', files / 'pair.pt'))
     ):
         said = output_of('convert', best, files / str(number), *options)
-        assert 'compared: the logits are those' in said and 'GELU' not in said
+        assert 'compared: the logits match those' in said and 'GELU' not in said
     for options, words in (
         (('--compare', f'{code}:mish'), 's0.0.2 is Mish, not GELU'),
         (('--compare', f'{code}:other'), 'does not load the checkpoint'),
-        (('--compare', f'{code}:missing'), 'missing cannot be taken from'),
+        (('--compare', f'{code}:missing'), 'missing cannot be imported from'),
         (('--check', files / 'wrong.pt'), '--compare FILE:FUNCTION'),
         (('--check', best), 'is not a file with images and logits'),
         (('--check', files / 'nowhere.pt'), 'is not a file with images and logits'),

@@ -79,8 +79,8 @@ def test_what_the_file_cannot_know_can_be_said(tmp_path: Path) -> None:
 
 def test_assumptions_are_said_and_a_card_is_written(tmp_path: Path) -> None:
     output = output_of('convert', FIXTURE, tmp_path / 'digits')
-    assert 'as the file does not say how images were prepared: mean=(0.449,), std=(0.226,)' in output
-    assert output.endswith('\nIf yours differ: --mean --std --interpolation --crop-pct\n')
+    assert 'as the file does not record the preprocessing: mean=(0.449,), std=(0.226,)' in output
+    assert output.endswith('\nIf yours differs, give: --mean --std --interpolation --crop-pct\n')
     cfg = json.loads((tmp_path / 'digits' / 'config.json').read_text())['pretrained_cfg']
     assert (cfg['mean'], cfg['std']) == ([0.449], [0.226]) and 'license' not in cfg
     card = (tmp_path / 'digits' / CARD).read_text(encoding='utf-8')

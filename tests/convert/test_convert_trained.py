@@ -194,7 +194,7 @@ def test_a_state_dict_of_a_registered_network(tmp_path: Path) -> None:
     model = randomize_(timm.create_model('coatnet_nano', impl='timm_rmlp', in_chans=1, num_classes=10))
     torch.save({'model': {f'net.{k}': v for k, v in model.state_dict().items()}}, 'best.pth')
     text = output_of('convert', 'best.pth', 'out')
-    assert 'Assumed, as the file does not say' in text and 'crop_pct=0.9' in text
+    assert 'Assumed, as the file does not record' in text and 'crop_pct=0.9' in text
     loaded = timm.create_model('local-dir:out', pretrained=True)
     assert loaded.cfg == model.cfg and loaded.num_classes == 10
     assert all(torch.equal(v, loaded.state_dict()[k]) for k, v in model.state_dict().items())
@@ -204,7 +204,7 @@ def test_a_state_dict_of_a_registered_network(tmp_path: Path) -> None:
 def test_arguments_of_another_script_are_not_those_of_train_py(tmp_path: Path) -> None:
     state_dict = randomize_(timm.create_model('coatnet_atto', in_chans=1, num_classes=4)).state_dict()
     torch.save(dict(model=state_dict, args=argparse.Namespace(model='my coatnet', lr=1)), 'best.pth')
-    assert 'Assumed, as the file does not say' in output_of('convert', 'best.pth', 'out')
+    assert 'Assumed, as the file does not record' in output_of('convert', 'best.pth', 'out')
 
 
 def test_a_state_dict_of_another_structure_needs_its_arguments(tmp_path: Path) -> None:

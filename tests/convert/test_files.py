@@ -98,7 +98,7 @@ OTHERS = {
     'arrays': (archive([('a.npy', b'')]), 'holds NumPy arrays'),
     'a .keras file': (archive([('model.weights.h5', b'')]), 'save it as .h5'),
     'an ONNX file': (b'\x08\x08\x12\x07pytorch', 'is an ONNX file'),
-    'an index': (b'{"metadata": {}, "weight_map": {}}', 'perhaps the index of a checkpoint in several files'),
+    'an index': (b'{"metadata": {}, "weight_map": {}}', 'perhaps the index of a sharded checkpoint'),
 }
 
 
@@ -178,7 +178,7 @@ def test_a_folder_of_weights_alone_is_refused_with_a_call_that_works(config: str
 @pytest.mark.parametrize('ending', ['pth', 'safetensors'])
 def test_a_name_that_is_not_utf8_is_not_called_damage(ending: str, tmp_path: Path) -> None:
     (path := tmp_path / f'caf\udce9.{ending}').write_bytes(b'')
-    assert 'is not UTF-8, so that torch cannot open it; rename it' in refusal(path)
+    assert 'is not UTF-8, so torch cannot open it; rename it' in refusal(path)
 
 
 @pytest.mark.parametrize('name', ['a\0b.pth', 'x' * 5000 + '.pth', 'a\nb.pth', ''])

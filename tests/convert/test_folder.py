@@ -83,7 +83,7 @@ def test_labels_that_are_read_right(kind: str, tmp_path: Path) -> None:
 BAD_LABELS: dict[str, tuple[Callable[[Path], object], str]] = {
     'missing': (lambda f: None, 'There is no file'),
     'endless': (lambda f: f.symlink_to('/dev/zero'), 'a folder, pipe or device of that name'),
-    'one gigabyte': (lambda f: (f.touch(), os.truncate(f, 1 << 30)), 'more than 10 MB'),
+    'one gigabyte': (lambda f: (f.touch(), os.truncate(f, 1 << 30)), 'larger than 10 MB'),
     'of Latin-1': (lambda f: f.write_bytes(b'caf\xe9\n' * 10), 'is not UTF-8 (byte 3)'),
     'too few': (lambda f: f.write_text('cat\ndog'), '2 labels were given, but the checkpoint has 10'),
 }
@@ -144,14 +144,14 @@ def test_overwrite_leaves_everything_else(kind: str, converted: Path, tmp_path: 
     message = refusal('convert', FIXTURE, out, '--overwrite')
     assert str(out) in message and 'not overwritten' in message
     assert snapshot(tmp_path) == before
-    assert 'exists already' in refusal('convert', FIXTURE, out)
+    assert 'already exists' in refusal('convert', FIXTURE, out)
 
 
 @pytest.mark.parametrize('kind', REPLACED)
 def test_overwrite_replaces_the_three_files(kind: str, converted: Path, tmp_path: Path) -> None:
     shutil.copytree(converted, out := tmp_path / 'out')
     REPLACED[kind](out)
-    assert 'exists already' in refusal('convert', FIXTURE, out)
+    assert 'already exists' in refusal('convert', FIXTURE, out)
     output_of('convert', FIXTURE, out, '--overwrite')
     assert snapshot(tmp_path / 'out') == snapshot(converted)
     assert [p.name for p in tmp_path.iterdir()] == ['out']
@@ -161,20 +161,20 @@ def test_overwrite_replaces_the_three_files(kind: str, converted: Path, tmp_path
 def test_the_folder_of_the_source_is_not_replaced(src: str, converted: Path, tmp_path: Path) -> None:
     shutil.copytree(converted, tmp_path / 'out')
     (tmp_path / 'link').symlink_to(tmp_path / 'out' / SAFE)
-    assert 'lies in' in refusal('convert', tmp_path / src, tmp_path / 'out', '--overwrite')
+    assert 'is inside' in refusal('convert', tmp_path / src, tmp_path / 'out', '--overwrite')
     assert snapshot(tmp_path / 'out') == snapshot(converted)
 
 
 def test_a_folder_that_appears_meanwhile_stays(converted: Path, tmp_path: Path, monkeypatch) -> None:
     save, out = convert.save_for_hf, tmp_path / 'out'
     monkeypatch.setattr(convert, 'save_for_hf', lambda *a, **k: (save(*a, **k), shutil.copytree(converted, out)))
-    assert 'exists already' in refusal('convert', FIXTURE, out, '--name', 'second')
+    assert 'already exists' in refusal('convert', FIXTURE, out, '--name', 'second')
     assert snapshot(out) == snapshot(converted) and [p.name for p in tmp_path.iterdir()] == ['out']
 
 
 PLACES = {
-    '.': 'does not name a folder',
-    'folder/..': 'does not name a folder',
+    '.': 'is not the name of a new folder',
+    'folder/..': 'is not the name of a new folder',
     'file/deep/er/out': 'Not a directory',
     'x' * 300: 'File name too long',
     '/proc/coatnet/out': 'cannot be written',

@@ -138,7 +138,7 @@ def test_other_heads_are_refused_or_dropped(case: str, tmp_path: Path) -> None:
 def test_a_layer_beside_the_network_is_the_classifier_with_a_line(tmp_path: Path) -> None:
     tensors = {**WRAPPED, 'projector.weight': WITH_FC['fc.weight']}
     model, said = converted(tmp_path, saved(tensors))
-    assert 'logits from fc, projector.weight is the classifier; to be sure' in said
+    assert 'logits from fc, projector.weight is the classifier; check with' in said
     assert_close(model(X), NETWORK(X), rel=1e-5)
 
 
@@ -169,9 +169,9 @@ def with_softmax() -> nn.Module:
 
 PROJECTION, KERNEL = torch.ones(12, 12, 1, 1), torch.ones(24, 24, 3, 3)
 REFUSED: dict[str, tuple[Any, str]] = {
-    'three stages': (stages('s0 s1 s2 s3 fc'), 'has 3 stages (s1, s2, s3) and not four'),
-    'two stages': (stages('s0 s1 s2 fc'), 'has 2 stages (s1, s2) and not four'),
-    'five stages': (changed(s5__0__proj__weight=PROJECTION), 'has 5 stages (s1, s2, s3, s4, s5) and not four'),
+    'three stages': (stages('s0 s1 s2 s3 fc'), 'with 3 stages (s1, s2, s3) instead of four'),
+    'two stages': (stages('s0 s1 s2 fc'), 'with 2 stages (s1, s2) instead of four'),
+    'five stages': (changed(s5__0__proj__weight=PROJECTION), 'with 5 stages (s1, s2, s3, s4, s5) instead of four'),
     'volumes': ({k: v[..., None] if v.ndim == 4 else v for k, v in WITH_FC.items()}, '3-D convolutions, as s0.0.0.w'),
     'series': ({k: v[..., 0] if v.ndim == 4 else v for k, v in WITH_FC.items()}, '1-D convolutions, as s0.0.0.w'),
     'projections': (changed(s1__1__proj__weight=PROJECTION), 'in the shortcut of every block (s1.1.proj.weight)'),
@@ -179,7 +179,7 @@ REFUSED: dict[str, tuple[Any, str]] = {
     'a narrow one': (changed(**layer('s3.0.ff.1.fn.net.0', 48, 24)), 's3.0.ff.1.fn.net.0.weight of'),
     'an attention': (changed(s3__0__attn__1__fn__pos=KERNEL), 'another attention (s3.0.attn.1.fn.pos)'),
     'an MBConv': (changed(s1__0__conv__fn__9__weight=KERNEL), 'another MBConv (s1.0.conv.fn.9.weight)'),
-    'a layer inside': ({'cbam.weight': KERNEL, **WITH_FC}, 'do not belong there: cbam.weight'),
+    'a layer inside': ({'cbam.weight': KERNEL, **WITH_FC}, 'has unexpected tensors: cbam.weight'),
     'a C after a T': (Fork(third_stage='TC').state_dict(), 'has a convolutional block (C) after a Transformer'),
     'masks': (changed(s0__0__0__weight_mask=KERNEL, s0__0__0__weight_orig=KERNEL), "prune.remove(layer, 'weight')"),
     'Mish': (saved(Fork(act=nn.Mish)), 's0.0.2 is Mish, not GELU'),

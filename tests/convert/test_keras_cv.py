@@ -167,7 +167,7 @@ LAYERS: dict[str, tuple[str, Callable[[dict], object], str | None]] = {
     'dropout': ('stem_1_pad', lambda x: renamed(x, 'head_drop'), 'lacks the layer stem_1_pad'),
     'a layer of somebody else': ('tf.split', lambda x: renamed(x, 'rescaling'), 'rescaling'),
     'another operation': ('tf.split', lambda x: renamed(x, 'tf.concat'), 'tf.concat'),
-    'a name twice': ('stem_1_gelu', lambda x: renamed(x, 'stem_1_conv'), 'is there twice'),
+    'a name twice': ('stem_1_gelu', lambda x: renamed(x, 'stem_1_conv'), 'appears twice'),
     'a name that is a list': ('stem_1_gelu', lambda x: renamed(x, []), 'no name'),
     'no config': ('stem_1_gelu', lambda x: x.pop('config'), "'config'"),
     'other strides': ('stem_1_conv', lambda x: more(x, strides=[1, 1]), 'strides=[1, 1] in stem_1_conv'),
@@ -256,7 +256,7 @@ REFUSED: dict[str, tuple[dict, str]] = {
     'swish': (dict(SMALL, input_shape=[64, 64, 3], activation='swish'), 'stem_1_swish'),
     'bn_act_first': (
         dict(SMALL, input_shape=[64, 64, 3], bn_act_first=True),
-        'do not belong there: stack_1_block_1_MB_dw_conv/bias',
+        'has unexpected tensors: stack_1_block_1_MB_dw_conv/bias',
     ),
     'no se': (dict(SMALL, input_shape=[64, 64, 3], se_ratio=0), 'se_1_conv'),
     'other se': (dict(SMALL, input_shape=[64, 64, 3], se_ratio=1.0), 'se_1_conv/kernel'),

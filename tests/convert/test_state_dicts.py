@@ -115,8 +115,8 @@ TWO = {**under('student.', STATE_DICT), **under('teacher.', HEADLESS)}
 @pytest.mark.parametrize(
     'content, words, options',
     [
-        (TWO, "under the prefixes 'student.' and 'teacher.'; choose one by prefix (--prefix)", ('--prefix', 'teacher')),
-        ({'a': STATE_DICT, 'b': HEADLESS}, 'under a and b; choose one by key (--key)', ('--key', 'b')),
+        (TWO, "prefixes 'student.' and 'teacher.'; choose one with prefix (--prefix)", ('--prefix', 'teacher')),
+        ({'a': STATE_DICT, 'b': HEADLESS}, 'under a and b; choose one with key (--key)', ('--key', 'b')),
         ({'run': {'a': STATE_DICT, 'b.c': HEADLESS}}, 'under run.a and run.b.c', ('--key', 'run.b.c')),
         ({**STATE_DICT, **under('momentum.', HEADLESS)}, "'' and 'momentum.'", ('--prefix', 'momentum.')),
     ],
@@ -148,12 +148,12 @@ REFUSED: dict[str, tuple[Any, tuple[str, ...], tuple[str, ...]]] = {
     'a dictionary in itself': (itself(), (), ('no state dict',)),
     'another network': ({'conv1.weight': torch.ones(2), 'fc.weight': torch.ones(2)}, (), ('conv1.weight',)),
     'beside a configuration': ({'model': {'mean': B}, 'weights': {'a.b': B, 'c.d': B}}, (), ('tensors are a.b, c.d',)),
-    'twice': ({**STATE_DICT, **under('module.', STATE_DICT)}, (), ('more than once',)),
+    'twice': ({**STATE_DICT, **under('module.', STATE_DICT)}, (), ('has several CoAtNets',)),
     'no moving average': (STATE_DICT, ('--ema',), ('no moving average',)),
     'a missing key': ({'model': STATE_DICT}, ('--key', 'nets'), ('no state dict under nets', 'model')),
     'a missing prefix': (under('a.', STATE_DICT), ('--prefix', 'b'), ('under the prefix b.', 'begin with a')),
     'two heads': ({**under('b.', HEADLESS), **linear('age'), **linear('sex')}, (), ('age.weight', 'sex.weight')),
-    'an unknown layer': ({'aux.fc.bias': torch.ones(3), **STATE_DICT}, (), ('aux.fc.bias', 'do not belong')),
+    'an unknown layer': ({'aux.fc.bias': torch.ones(3), **STATE_DICT}, (), ('aux.fc.bias', 'unexpected')),
     'a missing tensor': (without('s2.1.conv.fn.4.running_mean'), (), ('s2.1.conv.fn.4.running_mean',)),
     'a missing index': (without('s4.0.attn.1.fn.relative_index'), (), ('s4.0.attn.1.fn.relative_index',)),
     'a missing block': (without('s3.1.'), (), ('s3.1.',)),
@@ -178,7 +178,7 @@ def test_what_cannot_be_converted_is_named(case: str, tmp_path: Path) -> None:
 
 
 def test_another_network_is_named_with_the_call_that_loads_it() -> None:
-    words = r"does not fit this model .* by timm\.create_model\(.*impl='chinhsuanwu'.*\)\.$"
+    words = r"does not fit this model .* with timm\.create_model\(.*impl='chinhsuanwu'.*\)\.$"
     with pytest.raises(CheckpointError, match=words):
         timm.create_model('coatnet_atto', device='meta').load_state_dict(STATE_DICT)
 

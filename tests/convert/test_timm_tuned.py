@@ -112,7 +112,7 @@ def test_sizes_that_no_file_shows_are_said(tmp_path: Path, caplog: pytest.LogCap
     torch.save(timm_peer('coatnet_rmlp_nano_rw_224', num_classes=3).state_dict(), file)
     assert load_model(str(file), (96, 128)).img_size == (96, 128) and not caplog.messages
     assert load_model(str(file)).img_size == (224, 224)
-    assert '224x224 assumed; see `convert --img-size`' in caplog.text
+    assert 'assuming 224x224; see `convert --img-size`' in caplog.text
     torch.save(timm_peer('test_coatnet', num_classes=3).state_dict(), file)
     assert 'was trained at (160, 160)' in refusal('convert', file, tmp_path / 'out', '--img-size', '96')
 
@@ -205,6 +205,6 @@ def test_a_repository(tuned: nn.Module, folder: Path, hub: HubServer, tmp_path: 
 def test_folders_that_do_not_convert(tmp_path: Path) -> None:
     (tmp_path / 'empty').mkdir()
     assert 'Config file not found' in refusal('convert', tmp_path / 'empty', tmp_path / 'out')
-    for name, words in (('resnet18', 'of the architecture resnet18'), ('coatnet_atto', 'already')):
+    for name, words in (('resnet18', 'its architecture is resnet18'), ('coatnet_atto', 'needs no conversion')):
         save_for_hf(timm.create_model(name, num_classes=3), tmp_path / name, safe_serialization=True)
         assert words in refusal('convert', tmp_path / name, tmp_path / 'out')

@@ -1,4 +1,4 @@
-"""Takes the examples of CONTRIBUTING and uses them: a size, weights and a third-party code need nothing else."""
+"""Takes the examples of CONTRIBUTING and uses them: a size, weights and third-party code need nothing else."""
 
 import importlib
 import sys

@@ -87,7 +87,7 @@ def test_other_channels_get_the_average_of_the_mean(
     export_model(small(in_chans=4), tmp_path / 'out', 'fake')
     about = json.loads((tmp_path / 'out' / 'preprocessing.json').read_text())
     assert (about['mean'], about['std']) == ([0.5] * 4, [0.5] * 4)
-    assert '4 channels, and no mean and std for them: assumed mean 0.5 and std 0.5, the average.' in caplog.text
+    assert '4 channels without mean and std: assuming the average, mean 0.5 and std 0.5.' in caplog.text
 
 
 @pytest.mark.parametrize('size', [64, (64, 128)])
@@ -114,20 +114,20 @@ def test_a_full_disk_is_named_before_anything_is_written(
 
 
 BAD = [
-    (dict(format='coreml'), "There is no format 'coreml'; there are onnx, openvino, pt2, fake."),
-    (dict(out='there'), 'there exists already'),
+    (dict(format='coreml'), "There is no format 'coreml'; choose one of onnx, openvino, pt2, fake."),
+    (dict(out='there'), 'there already exists'),
     (dict(out='file/out'), 'out cannot be written'),
     (dict(out='model.onnx'), 'must be a folder'),
     (dict(img_size='31'), 'Images must have 32 to 4096 pixels on each side, not 31.'),
     (dict(img_size='0'), 'Images must have 32 to 4096 pixels on each side, not 0.'),
     (dict(img_size='100000'), 'Images must have 32 to 4096 pixels on each side, not 100000.'),
-    (dict(format='pt2', int8='good'), 'pt2 has no 8-bit integers here; export to onnx or openvino'),
-    (dict(format='pt2', dynamic_size=''), 'pt2 has one size here; export to onnx'),
+    (dict(format='pt2', int8='good'), 'pt2 does not support 8-bit integers here; export to onnx or openvino'),
+    (dict(format='pt2', dynamic_size=''), 'pt2 supports one size here; export to onnx'),
     (dict(int8='nowhere'), 'nowhere cannot be read: No such file or directory.'),
     (dict(int8='empty'), 'empty has no images'),
     (dict(int8='bad'), 'broken.png is not an image that can be read'),
     (dict(model='coatnet_99'), "The model 'coatnet_99' cannot be loaded"),
-    (dict(model='resnet18'), 'not one of this package'),
+    (dict(model='resnet18'), 'not a model of this package'),
 ]  # fmt: skip
 
 
@@ -164,7 +164,7 @@ def test_a_missing_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 def test_windows_have_one_size(tmp_path: Path, fake: Callable) -> None:
     model = small(impl='paper', attn_window=4)
     assert export_model(model, tmp_path / 'out', 'fake').comparison.difference < 1e-4
-    with pytest.raises(ExportError, match='windows is exported for one size'):
+    with pytest.raises(ExportError, match='attention is exported for one size'):
         export_model(model, tmp_path / 'any', 'fake', dynamic_size=True)
 
 
@@ -172,8 +172,8 @@ def test_windows_have_one_size(tmp_path: Path, fake: Callable) -> None:
     'make, said',
     [
         (lambda: optimize_for_inference(small()), 'nor one from optimize_for_inference; export the model that'),
-        (lambda: timm.create_model('coatnet_0', **SMALL, features_only=True), 'Only a whole CoAtNet'),
-        (lambda: timm.create_model('resnet18'), 'Only a whole CoAtNet'),
+        (lambda: timm.create_model('coatnet_0', **SMALL, features_only=True), 'Only a complete CoAtNet'),
+        (lambda: timm.create_model('resnet18'), 'Only a complete CoAtNet'),
         (lambda: small(num_classes=0), 'no classifier'),
         (lambda: small('coatnet_0', impl='paper', attn_window=6), 'attn_window=6 has no effect at img_size=(64, 64)'),
     ],

@@ -78,7 +78,7 @@ IMAGES: dict[str, tuple[object, str]] = {
     'another size': (np.zeros((1, 3, 64, 64), np.float32), 'takes images (B, 3, 96, 64), not (1, 3, 64, 64).'),
     'one image': (np.zeros((3, 96, 64), np.float32), 'not (3, 96, 64).'),
     'no image': (np.zeros((0, 3, 96, 64), np.float32), 'not (0, 3, 96, 64).'),
-    'whole numbers': (torch.zeros(1, 3, 96, 64, dtype=torch.uint8), 'floating-point images, see prepare(); got uint8.'),
+    'integers': (torch.zeros(1, 3, 96, 64, dtype=torch.uint8), 'floating-point images, see prepare(); got uint8.'),
 }
 
 

@@ -89,7 +89,7 @@ DISAGREE: list[tuple[list[Change], str, str]] = [
     ([(('model_args', 'img_size'), 128)], 'img_size=[128, 128]', 'must have 225'),
     ([(('model_args', 'img_size'), [64, 96])], r'img_size=[64, 96]', 'must have 77'),
     ([(('model_args', 'embed_dim'), [8, 8, 16, 1_000_000])], 'stages.3.', '(1000000,'),
-    ([(('model_args', 'depths'), [40, 1, 2, 1])], 'lacks the tensor stages.0.blocks.', 'not of this network'),
+    ([(('model_args', 'depths'), [40, 1, 2, 1])], 'lacks the tensor stages.0.blocks.', 'of this network'),
     ([(('model_args', 'depths'), [1_000_000, 1, 2, 1])], 'depths=(1000000, 1, 2, 1)', 'more than 500 layers'),
     ([(('pretrained_cfg', 'classifier'), 'stem.conv1')], 'classifier', "'head.fc'"),
     ([(('model_args', 'global_pool'), '')], "global_pool=''", 'num_classes=10'),

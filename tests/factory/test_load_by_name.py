@@ -1,4 +1,4 @@
-"""`load_model`, with which commands load: names with typing errors, timm's names, and the Hub without a network."""
+"""`load_model`, with which commands load: names with typos, timm's names, and the Hub without a network."""
 
 import time
 from pathlib import Path
@@ -26,9 +26,9 @@ TYPED = {
     'coatnet1': 'Did you mean coatnet_1?',
     'coatnet_1.sw_in22k': 'Did you mean coatnet_1.sw_in1k, coatnet_1.rmlp_sw_in1k, ',
     'coatnet_pico_rw_224': "timm's coatnet_pico_rw_224 has no published weights",
-    'coatnet_nano_cc_224': 'has blocks that no network of this package has',
+    'coatnet_nano_cc_224': 'has blocks that this package does not have',
     'no_such_file.pth': 'a checkpoint file or hf-hub:ORG/NAME.',
-    'resnet18': 'of the architecture resnet18',
+    'resnet18': 'its architecture is resnet18',
 }
 
 

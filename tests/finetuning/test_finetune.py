@@ -109,7 +109,7 @@ def test_a_resumed_training_has_the_same_weights(options: dict, photos: Path, tm
     for part in ('network', 'model'):
         torch.testing.assert_close(one[part], other[part], rtol=0, atol=0)
     torch.testing.assert_close(one['optimizer']['state'], other['optimizer']['state'], rtol=0, atol=0)
-    with pytest.raises(FinetuneError, match='is of a training with other lr; use the same again'):
+    with pytest.raises(FinetuneError, match='was made with different lr; use the same values'):
         finetune(photos, parts, **options, resume=True, lr=1.0)
 
 
@@ -147,9 +147,9 @@ def test_what_is_skipped_is_said(tmp_path: Path) -> None:
     for name in unreadable:
         assert any(line.startswith(f'{root / name} is not an image that can be read') for line in lines), name
     assert {line.removeprefix(f'{root}/') for line in lines[1:9] if 'read' not in line} == {
-        'cat/both.bmp is in the class dog, too.', 'dog/both.bmp is in the class cat, too.',
+        'cat/both.bmp is also in the class dog.', 'dog/both.bmp is also in the class cat.',
         'one/0.png is the only photo of its class.', 'one/1.png is the only photo of its class.',
-        'x.png lies in no folder of a class.',
+        'x.png is in no class folder.',
     }  # fmt: skip
 
 
@@ -186,16 +186,16 @@ def test_photos_are_upright_and_of_any_mode(photos: Path, tmp_path: Path) -> Non
     [
         (dict(photos='nowhere'), 'There is no folder'),
         (dict(photos='empty'), 'has 0 classes with photos; make two folders or more'),
-        (dict(photos='flat'), 'has 0 classes with photos; .* lies in no folder of a class'),
+        (dict(photos='flat'), 'has 0 classes with photos; .* is in no class folder'),
         (dict(photos='single'), 'has 1 classes with photos'),
-        (dict(val='single'), 'The validation has stray, a class without photos for training'),
+        (dict(val='single'), 'The validation set has stray, a class without training photos'),
         (dict(val='nowhere'), 'There is no folder nowhere'),
         (dict(val=1.0), 'A share of 1 cannot be held out'),
-        (dict(out='empty'), 'empty exists; name another folder, or go on with a training by --resume'),
-        (dict(out='empty', resume=True), 'empty exists'),
-        (dict(photos='.', out='model'), 'lies among the photos'),
-        (dict(epochs=0), 'one is too small'),
-        (dict(batch_size=1, mixup=0.2), 'one is too small'),
+        (dict(out='empty'), 'empty already exists; choose another folder, or continue with --resume'),
+        (dict(out='empty', resume=True), 'empty already exists'),
+        (dict(photos='.', out='model'), 'is inside the folder of photos'),
+        (dict(epochs=0), 'or mixup is too small'),
+        (dict(batch_size=1, mixup=0.2), 'or mixup is too small'),
         (dict(lr=1e30), r'The loss is not finite in epoch \d; try --lr below 1e\+30'),
         (dict(device='gpu'), 'The device gpu cannot be used'),
         (dict(model='coatnet_zero'), 'coatnet_zero'),
@@ -230,7 +230,7 @@ def test_short_memory_names_the_batch_size(photos: Path, tmp_path: Path, monkeyp
         return torch.empty(1 << 60)
 
     monkeypatch.setattr(CoAtNet, 'forward', forward)
-    with pytest.raises(FinetuneError, match=r'Memory is short .*; try --batch-size 4, or --grad-checkpointing'):
+    with pytest.raises(FinetuneError, match=r'Out of memory .*; try --batch-size 4, or --grad-checkpointing'):
         finetune(photos, tmp_path / 'out')
 
 

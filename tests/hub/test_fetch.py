@@ -232,7 +232,7 @@ def test_private_repository(served: HubServer, fresh_cache: Path, monkeypatch: p
 def test_token_that_is_not_ascii(served: HubServer, fresh_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv('HF_TOKEN', 'hf_sécret')
     message = fetch_error(fresh_cache)
-    assert 'the token of HF_TOKEN' in message and 'not ASCII' in message and 'sécret' not in message
+    assert 'the token of HF_TOKEN' in message and 'non-ASCII' in message and 'sécret' not in message
 
 
 def test_cache_that_cannot_be_made(served: HubServer, fresh_cache: Path) -> None:

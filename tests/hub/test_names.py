@@ -37,7 +37,7 @@ def test_cache_without_links(hub: HubServer, fresh_cache: Path, monkeypatch: pyt
     file.unlink()
     file.write_bytes(b'content')
     result = command('verify', NAME)
-    assert result.exit_code == 1 and 'cannot be verified: no hash of it is kept' in result.output
+    assert result.exit_code == 1 and 'cannot be verified: the cache has no hash of it' in result.output
     assert file.name in output_of('pull', NAME)
 
 

@@ -79,7 +79,7 @@ def test_push_again_and_in_private(folder: Path, hub: HubServer) -> None:
     output_of('push', folder, 'me/secret', *FACTS, '--private')
     output_of('push', folder, 'me/open', *FACTS)
     hub.requests.clear()
-    assert 'exists already and is public' in refusal('push', folder, 'me/open', *FACTS, '--private')
+    assert 'already exists and is public' in refusal('push', folder, 'me/open', *FACTS, '--private')
     assert not any('commit' in path or 'lfs' in path for _, path in hub.requests)
 
 

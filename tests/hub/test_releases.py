@@ -43,7 +43,7 @@ def page(hub: HubServer, fresh_cache: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def error_of() -> str:
-    """The error of fetching the file, which leaves nothing that is not a whole file."""
+    """The error of fetching the file, which leaves no partial file."""
     with pytest.raises(HubError) as caught:
         fetch_release(RELEASE, MD5)
     assert '\n' not in str(caught.value)

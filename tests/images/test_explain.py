@@ -260,7 +260,7 @@ def test_models_that_cannot_be_explained() -> None:
         (small(num_classes=0), 'no classifier'),
         (small(global_pool=''), 'no classifier'),
         (small(in_chans=4), '4 channels'),
-        (timm.create_model('resnet18'), 'whole CoAtNet'),
+        (timm.create_model('resnet18'), 'complete CoAtNet'),
     ):
         with pytest.raises(ExplainError, match=said):
             explain_image(image, model)

@@ -96,8 +96,8 @@ BAD: dict[str, tuple[Callable[[Path], object], str]] = {
     'cut': (lambda f: f.write_bytes(DIGIT.read_bytes()[:80]), UNREADABLE),
     'text': (lambda f: f.write_text('text'), UNREADABLE),
     'a bomb': (bomb, UNREADABLE),
-    'thin': (lambda f: Image.new('L', (1, 60000)).save(f), 'too thin for a model; crop it'),
-    'NaN': (lambda f: Image.fromarray(np.full((8, 8), np.nan, np.float32)).save(f, 'TIFF'), '32 bits a pixel'),
+    'thin': (lambda f: Image.new('L', (1, 60000)).save(f), 'too long and narrow for a model; crop it'),
+    'NaN': (lambda f: Image.fromarray(np.full((8, 8), np.nan, np.float32)).save(f, 'TIFF'), '32-bit pixels'),
 }
 
 

@@ -202,7 +202,7 @@ def test_compile_compiles_calls_of_the_model(model: nn.Module, monkeypatch: pyte
 @pytest.mark.parametrize(
     'x, error, message',
     [
-        ((255 * X).to(torch.uint8), TypeError, 'floating-point numbers, normalised; got torch.uint8'),
+        ((255 * X).to(torch.uint8), TypeError, 'normalised images as floating-point tensors; got torch.uint8'),
         (X.numpy(), TypeError, 'got ndarray'),
         (X[:, :2], ValueError, r'shape \(B, 3, H, W\), got \(3, 2, 32, 48\)'),
         (X[:, :, :31], AssertionError, 'at least 32x32 pixels'),
@@ -216,7 +216,7 @@ def test_images_of_the_wrong_kind(optimized: nn.Module, x: Any, error: type[Exce
 
 
 WRAPPED: dict[str, tuple[Callable[[nn.Module], nn.Module], str]] = {
-    'optimised': (optimize_for_inference, 'optimised already; optimise the model that it was made from'),
+    'optimised': (optimize_for_inference, 'already optimised; optimise the model that it was made from'),
     'data parallel': (nn.DataParallel, 'not DataParallel; pass the one inside it, model.module.'),
     'subclass': (lambda m: type('Subclass', (CoAtNet,), {})(m.cfg), 'needs a CoAtNet, not Subclass.'),
     'another': (lambda _: nn.Linear(2, 2), 'needs a CoAtNet, not Linear.'),

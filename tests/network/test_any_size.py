@@ -192,10 +192,10 @@ def test_compiled_models_recompile_at_most_twice_over_five_sizes(impl: str, dyna
 
 @pytest.mark.parametrize('img_size', [16, 31, (224, 16), (16, 224), 10_000, 0, -224])
 def test_sizes_of_images_that_no_network_takes(img_size: int | tuple[int, int]) -> None:
-    with pytest.raises(ValueError, match=r'^img_size=.* must be .* a whole number of pixels from 32 to 8192\.$'):
+    with pytest.raises(ValueError, match=r'^img_size=.* must be .* an integer number of pixels from 32 to 8192\.$'):
         timm.create_model('coatnet_1', img_size=img_size, device='meta')
     model = timm.create_model('coatnet_atto')
-    with pytest.raises(ValueError, match='a whole number of pixels from 32 to 8192'):
+    with pytest.raises(ValueError, match='an integer number of pixels from 32 to 8192'):
         model.set_input_size(img_size)
     assert model.img_size == (64, 64)
 
@@ -206,7 +206,7 @@ def test_images_of_whole_numbers_are_refused(name: str, make: Callable) -> None:
     model = make(timm.create_model(name, img_size=64, in_chans=1).eval())
     assert model(torch.rand(1, 1, 64, 64)).isfinite().all()
     for dtype in (torch.uint8, torch.int64):
-        with pytest.raises(Exception, match=r'CoAtNet needs images in floating point; .*timm\.data\.create_transform'):
+        with pytest.raises(Exception, match=r'CoAtNet needs floating-point images; .*timm\.data\.create_transform'):
             model(torch.zeros(1, 1, 64, 64, dtype=dtype))
 
 

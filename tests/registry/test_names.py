@@ -45,8 +45,8 @@ def test_every_tag_implies_its_implementation(name: str) -> None:
 
 
 ALL = [f"{name} (impl='{weights.impl}')" for name, weights in WEIGHTS.items()]
-OF_1 = f"coatnet_1 with impl='paper'; there are {', '.join(name for name in ALL if 'coatnet_1.' in name)}. Use "
-OF_5 = f"coatnet_5 with impl='paper'; there are {', '.join(ALL)}. Use pretrained=False, or pass your own"
+OF_1 = f"coatnet_1 with impl='paper'; available: {', '.join(name for name in ALL if 'coatnet_1.' in name)}. Use "
+OF_5 = f"coatnet_5 with impl='paper'; available: {', '.join(ALL)}. Use pretrained=False, or pass your own"
 REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ('coatnet_1', dict(impl='google'), f"coatnet_1 has no impl='google'; it has {', '.join(list_impls('coatnet_1'))}."),
     ('coatnet_1', dict(impl='paper', pretrained=True), OF_1),

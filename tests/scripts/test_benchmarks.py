@@ -1,4 +1,4 @@
-"""The benchmarks time calls in turn, refuse different outputs, and write the tables of the page."""
+"""The benchmarks alternate calls, refuse different outputs, and write the tables of the page."""
 
 import sys
 import time

@@ -1,4 +1,4 @@
-"""The table that `list` prints: as many columns as the terminal has place for, and all of them for another program."""
+"""The table that `list` prints: as many columns as the terminal has room for, and all of them for another program."""
 
 import shutil
 import sys

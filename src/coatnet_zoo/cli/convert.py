@@ -34,27 +34,27 @@ def function(text: str) -> Callable:
     try:
         return runpy.run_path(file)[name]
     except Exception as e:
-        raise click.ClickException(f'{shown(name)} cannot be taken from {shown(file)}: {first_line(e)}') from e
+        raise click.ClickException(f'{shown(name)} cannot be imported from {shown(file)}: {first_line(e)}') from e
 
 
 @click.command()
 @click.argument('src', type=_PATH)
 @click.argument('dst', type=_PATH)
 @click.option('--ema', is_flag=True, help='Take the moving average of the weights.')
-@click.option('--key', help='Key of the state dict in the file, where there are several.')
-@click.option('--prefix', help='Prefix of the names of the network, where there are several networks.')
+@click.option('--key', help='Key of the state dict, if the file has several.')
+@click.option('--prefix', help='Prefix of the tensor names, if the file has several networks.')
 @click.option('--no-head', is_flag=True, help='Drop the classifier, for fine-tuning.')
-@click.option('--in-chans', type=int, help='3: make three channels of one, with equal logits for grey images.')
+@click.option('--in-chans', type=int, help='3: expand one channel to three, with equal logits for grey images.')
 @size_option('Size of the training images, if no position table of square images shows it.')
 @click.option('--mean', type=numbers, help="Mean of the training images, in [0, 1]. Default: recorded or ImageNet's.")
-@click.option('--std', type=numbers, help='Standard deviation of the training images. Default: as for the mean.')
+@click.option('--std', type=numbers, help='Standard deviation of the training images. Default: as for --mean.')
 @click.option(
     '--interpolation', type=click.Choice(INTERPOLATIONS), help='How images were resized. Default: recorded or bicubic.'
 )
 @click.option(
-    '--crop-pct', type=float, help='Share that evaluation crops. Default: recorded, or 0.875 (keras_cv 0.95).'
+    '--crop-pct', type=float, help='Crop ratio of the evaluation. Default: recorded, or 0.875 (keras_cv 0.95).'
 )
-@click.option('--labels', type=_PATH, help="Text file with the name of one class a line, as timm's class map.")
+@click.option('--labels', type=_PATH, help="Text file with one class name per line, like timm's class maps.")
 @click.option('--name', help='Name of the weights, kept as the tag in config.json.')
 @click.option(
     '--compare',
@@ -63,12 +63,12 @@ def function(text: str) -> Callable:
     help='Your code, which is executed: a function without arguments that builds the network. Both must compute the '
     'same logits.',
 )
-@click.option('--check', type=_PATH, help="File of torch.save({'images': ..., 'logits': ...}) to compare with.")
+@click.option('--check', type=_PATH, help="File from torch.save({'images': ..., 'logits': ...}) to compare with.")
 @click.option('--overwrite', is_flag=True, help='Replace DST if it holds nothing but an earlier conversion.')
 def convert(src: Path, dst: Path, labels: Path | None, no_head: bool, **options) -> None:
     """Convert a checkpoint file into a folder that loads anywhere.
 
-    SRC is a checkpoint of chinhsuanwu/coatnet-pytorch or keras_cv_attention_models, what timm's train.py wrote, or a
+    SRC is a checkpoint of chinhsuanwu/coatnet-pytorch or keras_cv_attention_models, one from timm's train.py, or a
     state dict of a network of this package or timm: a .pth, .pt, .pth.tar, .bin, .safetensors or .h5 file; or a folder
     or hf-hub:ORG/NAME with one of timm's CoAtNets. DST becomes a folder with model.safetensors and config.json that
     timm.create_model('local-dir:DST', pretrained=True) loads.
@@ -89,17 +89,17 @@ def convert(src: Path, dst: Path, labels: Path | None, no_head: bool, **options)
     click.echo(f'  images {channels}, {size}; {s.num_classes or "no"} classes')
     is_compared = options['compare'] or options['check']
     if is_compared:
-        click.echo('  compared: the logits are those of the code that trained it')
+        click.echo('  compared: the logits match those of the code that trained it')
     if result.assumed_network and not is_compared:
-        click.echo(f'  assumed of the network: {result.assumed_network}; to be sure: --compare or --check')
+        click.echo(f'  assumed of the network: {result.assumed_network}; check with --compare or --check')
     if result.left_out:
         some = ', '.join(map(shown, result.left_out[:4])) + (', ...' if len(result.left_out) > 4 else '')
         click.echo(f'  left out, not part of the network: {some}')
     if result.others:
         some = ', '.join(map(shown, result.others[:4]))
-        click.echo(f'  also in the file, and not taken: the network under {some}; see --ema, --key and --prefix')
-    click.echo(f"wrote {shown(dst)}; load it by timm.create_model('local-dir:{shown(dst)}', pretrained=True)")
+        click.echo(f'  also in the file, but not taken: the network under {some}; see --ema, --key and --prefix')
+    click.echo(f"wrote {shown(dst)}; load it with timm.create_model('local-dir:{shown(dst)}', pretrained=True)")
     if result.assumed:
         said = ', '.join(f'{k}={v}' for k, v in result.assumed.items())
         ways = ' '.join(f'--{k.replace("_", "-")}' for k in result.assumed)
-        click.echo(f'\nAssumed, as the file does not say how images were prepared: {said}\nIf yours differ: {ways}')
+        click.echo(f'\nAssumed, as the file does not record the preprocessing: {said}\nIf yours differs, give: {ways}')

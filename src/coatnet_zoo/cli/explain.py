@@ -16,8 +16,8 @@ from .output import announce, check_out, model_option, write_out
 def explain(image: Path, name: str, out: Path, target: int | None) -> None:
     """Draw how a model classifies IMAGE, and where in IMAGE the evidence is.
 
-    The picture has the image, a class activation map, the most probable classes, and of each stage with attention the
-    learned relative position bias of a head. Needs the extra: pip install 'coatnet-zoo[explain]'.
+    The picture has the image, a class activation map, the most probable classes, and the learned relative position bias
+    of one head of each stage with attention. Needs the extra: pip install 'coatnet-zoo[explain]'.
     """
     check_out(out, '.png', image)
     announce(f'loading {name}')

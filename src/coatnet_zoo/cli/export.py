@@ -11,7 +11,7 @@ import click
 @click.argument('out', type=click.Path(path_type=Path))
 @click.option('--format', required=True, metavar='onnx|openvino|pt2', help="pt2 is a package of torch's AOTInductor.")
 @click.option('--img-size', type=int, help="Height and width in pixels. Default: the model's.")
-@click.option('--dynamic-batch', is_flag=True, help='Take any number of images at once instead of one.')
+@click.option('--dynamic-batch', is_flag=True, help='Take batches of any size instead of one image.')
 @click.option('--dynamic-size', is_flag=True, help='Take images of any height and width; not with pt2.')
 @click.option(
     '--int8',

@@ -36,13 +36,13 @@ def announce(step: str) -> None:
 
 
 def check_out(out: Path, suffix: str, image: Path | None = None) -> None:
-    """Before the work, refuse a file that cannot be written, has another ending, is no file, or is the image itself."""
+    """Before the work, refuse a file that cannot be written, has another suffix, is no file, or is the image itself."""
     if out.suffix.lower() != suffix:
         problem = f'{shown(out)} does not end in {suffix}, the only format that can be written.'
     elif not os.path.isdir(out.parent):
-        problem = f'There is no folder {shown(out.parent)}; make it, or write to another.'
+        problem = f'There is no folder {shown(out.parent)}; create it, or choose another.'
     elif not os.access(out.parent, os.W_OK):
-        problem = f'{shown(out)} cannot be written: nothing can be written to its folder.'
+        problem = f'{shown(out)} cannot be written: its folder is not writable.'
     elif os.path.isdir(out):
         problem = f'{shown(out)} is a folder; name a file in it.'
     elif os.path.lexists(out) and (os.path.islink(out) or not os.path.isfile(out)):

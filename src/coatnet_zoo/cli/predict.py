@@ -17,18 +17,18 @@ from .output import announce, check_out, model_option, size_option, write_out
 @click.argument('images', nargs=-1, required=True, metavar='IMAGE...')
 @model_option
 @click.option('--topk', type=click.IntRange(min=1), default=5, show_default=True, help='Classes for each image.')
-@click.option('--json', 'as_json', is_flag=True, help='Print a list of: file, predictions (index, label, probability).')
-@click.option('--out', type=click.Path(path_type=Path), help='CSV file to write instead; an older file is replaced.')
-@click.option('--batch-size', type=click.IntRange(min=1), default=8, show_default=True, help='Images computed at once.')
-@size_option("Size of the images. Default: the model's; of a checkpoint, that of its training.")
-@click.option('--optimize', is_flag=True, help='Make the model faster first, which pays from a few dozen images on.')
+@click.option('--json', 'as_json', is_flag=True, help='Print a list: file, predictions (index, label, probability).')
+@click.option('--out', type=click.Path(path_type=Path), help='CSV file to write instead; an existing file is replaced.')
+@click.option('--batch-size', type=click.IntRange(min=1), default=8, show_default=True, help='Images per batch.')
+@size_option("Size of the images. Default: the model's; for a checkpoint, its training size.")
+@click.option('--optimize', is_flag=True, help='Optimise the model first; pays off from a few dozen images.')
 def predict(
     images: tuple[str, ...], name: str, topk: int, as_json: bool, out: Path | None, batch_size: int, **options: Any
 ) -> None:
     """Name the most probable classes of images.
 
     IMAGE is a file, a folder with images, or a pattern such as 'photos/**/*.jpg'. If an image cannot be read, the
-    others are still answered, and the exit code is 1.
+    others are still classified, and the exit code is 1.
     """
     if out is not None:
         check_out(out, '.csv')

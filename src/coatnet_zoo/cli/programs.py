@@ -1,4 +1,4 @@
-"""The commands for programs that use timm and have no import of this package: run, autoload."""
+"""The commands for programs that use timm and do not import this package: run, autoload."""
 
 import os
 import site
@@ -40,9 +40,9 @@ def run(script: Path, args: tuple[str, ...]) -> None:
 def autoload(action: str) -> None:
     """Register the models in every program of this environment that imports timm.
 
-    With `on`, programs to which you cannot add the import have the models: transformers, timm's validate.py,
+    Use `on` for programs to which you cannot add the import: transformers, timm's validate.py,
     `python -c "import timm; ..."`. A Python that does not import timm starts as before. `off` undoes `on`, and `status`
-    shows which of them holds.
+    shows which is in effect.
     """
     files = [folder / _NAME for folder in _folders()]
     try:
@@ -54,7 +54,7 @@ def autoload(action: str) -> None:
                 file.unlink(missing_ok=True)
     except OSError as e:
         raise click.ClickException(
-            f'The packages of {sys.prefix} cannot be changed ({e.strerror}); make your own environment by '
+            f'The packages of {sys.prefix} cannot be changed ({e.strerror}); create your own environment with '
             '`python -m venv`.'
         ) from e
     found = ', '.join(str(file) for file in files if file.is_file())

@@ -23,9 +23,9 @@ from .output import announce
 @click.option('--impl', help='List only this implementation.')
 @click.option('--json', 'as_json', is_flag=True, help='Machine-readable: a list of objects, see docs/commands.md.')
 def list_command(names: tuple[str, ...], pretrained: bool, impl: str | None, as_json: bool) -> None:
-    """List every name with its costs and the place of its weights; offline.
+    """List every name with its costs and the source of its weights; offline.
 
-    NAME leaves out all others: a size, a name with a tag, timm's name of the same weights, or a pattern such as
+    NAME limits the list: a size, a name with a tag, timm's name for the same weights, or a pattern such as
     '*in1k'. A terminal gets the columns that fit; a pipe or a file gets all of them.
     """
     wanted = {entry.name for name in names for entry in _matching(name)}
@@ -46,16 +46,16 @@ def _matching(name: str) -> list[Entry]:
 @click.command()
 @click.argument('name')
 def info(name: str) -> None:
-    """Show everything that is known about NAME, with or without a tag; offline.
+    """Show all facts about NAME, with or without a tag; offline.
 
-    NAME may be timm's name of the same weights.
+    NAME may be timm's name for the same weights.
     """
     texts = ['\n'.join(f'{key + ":":<16}{value}' for key, value in _facts(entry).items()) for entry in entries_of(name)]
     click.echo('\n\n'.join(texts))
 
 
 def _facts(entry: Entry) -> dict[str, str]:
-    classes, channels, pixels = usual = (1000, 3, 224)  # what the README's table of sizes counts
+    classes, channels, pixels = usual = (1000, 3, 224)  # what the table of sizes in docs/models\.md counts
     is_usual = (entry.num_classes, entry.in_chans, entry.img_size) == usual
     counted = f'; the table of sizes counts {classes} classes, {channels} channels and {pixels} pixels'
     facts = {
@@ -80,7 +80,7 @@ def _facts(entry: Entry) -> dict[str, str]:
         'licence': str(entry.license),
         'source': str(entry.source),
         'download': f'about {entry.download / 1e6:.0f} MB' if entry.download else 'none: the weights are bundled',
-        'file': str(local_file(entry.name) or f'not on this machine; `coatnet-zoo pull {entry.name}` gets it'),
+        'file': str(local_file(entry.name) or f'not on this machine; `coatnet-zoo pull {entry.name}` downloads it'),
         'load': f'timm.create_model({entry.name!r}, pretrained=True)',
     }
 
@@ -90,7 +90,7 @@ def _facts(entry: Entry) -> dict[str, str]:
 @click.option('--all', 'everything', is_flag=True, help='All published weights.')
 @click.option('--dest', type=click.Path(), metavar='DEST', help='Also make a folder for local-dir:, one for each name.')
 def pull_command(names: tuple[str, ...], everything: bool, dest: str | None) -> None:
-    """Download weights into the cache; files that exist are checked.
+    """Download weights into the cache; existing files are checked.
 
     With --dest, DEST (or DEST/NAME, for several names) becomes a folder that
     timm.create_model('local-dir:DEST', pretrained=True) loads on a machine without a network.
@@ -112,7 +112,7 @@ def pull_command(names: tuple[str, ...], everything: bool, dest: str | None) -> 
         for name in pulled:
             folder = Path(dest) if len(wanted) == 1 else Path(dest, name)
             make_folder(name, folder)
-            click.echo(f"wrote {folder}; load it by timm.create_model('local-dir:{folder}', pretrained=True)")
+            click.echo(f"wrote {folder}; load it with timm.create_model('local-dir:{folder}', pretrained=True)")
     if len(pulled) < len(wanted):
         raise SystemExit(1)
 
@@ -133,14 +133,14 @@ def verify_command(names: tuple[str, ...]) -> None:
 @click.argument('repo_id', metavar='ORG/NAME')
 @click.option('--private', is_flag=True, help='Create a private repository.')
 @click.option('--dry-run', is_flag=True, help='Check the folder and show the files; publish nothing.')
-@click.option('--license', help='Identifier of the licence, e.g. apache-2.0. Default: the licence in config.json.')
+@click.option('--license', help='Licence identifier, e.g. apache-2.0. Default: the licence in config.json.')
 @click.option('--data', help='For the card: the training data.')
 @click.option('--accuracy', type=click.FloatRange(0, 100), help='For the card: top-1 in percent.')
 @click.option('--source', help='For the card: where the weights come from.')
 def push(folder: Path, repo_id: str, private: bool, dry_run: bool, **facts) -> None:
     """Publish a folder, converted or fine-tuned, on the Hugging Face Hub.
 
-    DIR has model.safetensors and config.json; its README.md becomes the model card, or one is written.
+    DIR has model.safetensors and config.json; its README.md becomes the model card; without one, push writes it.
     """
     announce(f'checking {folder}')
     coatnet_zoo_command.import_models()

@@ -1,4 +1,4 @@
-"""Checkpoint files: reading a file without executing anything, recognising its code, mapping third-party tensors."""
+"""Checkpoint files: reading a file without executing anything, recognising who wrote it, mapping its tensors."""
 
 from .adapter import Checkpoint, Structure, translate
 from .convert import Conversion, convert_checkpoint, convert_module

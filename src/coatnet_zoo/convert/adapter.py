@@ -1,6 +1,6 @@
-"""Third-party codes: what their modules in `adapters/` exchange, and translating their checkpoints into our tensors.
+"""Third-party code: the interface of the modules in `adapters/`, and translating checkpoints into our tensors.
 
-`registry.IMPLS` lists the codes. The module of each code has the functions of `Adapter`.
+`registry.IMPLS` lists the codebases. The module of each codebase has the functions of `Adapter`.
 """
 
 import importlib
@@ -26,14 +26,14 @@ class Checkpoint:
     record: Mapping[str, Any] = field(default_factory=dict)  # the arguments of timm's train.py, if it wrote the file
     prefix: str = ''  # of the names in the file
     others: tuple[str, ...] = ()  # the keys and prefixes of other networks in the file
-    assumed: str = ''  # of the network, in words
+    assumed: str = ''  # of the network, as text
     labels: list[str] | None = None  # the names of the classes
     license: str = ''  # of the folder or the repository, if it states one
 
 
 @dataclass(frozen=True)
 class Target:
-    """Where a tensor of a third-party code goes."""
+    """Where a tensor of third-party code goes."""
 
     name: str | None  # in this package; None if this package has no such tensor
     # A pattern of `einops.rearrange`, if axes change: `three` is q, k and v, `h` the heads, `d` the width of a head.
@@ -45,7 +45,7 @@ class Target:
 class Structure:
     """The structure of a network, read from the tensors of a checkpoint.
 
-    A stage whose blocks differ has a tuple with one width for every block, and a text with one letter for every block.
+    A stage whose blocks differ has a tuple with one width for every block, and a string with one letter per block.
     """
 
     OF_CFG: ClassVar = ('stem_width', 'embed_dim', 'depths', 'block_types', 'num_heads', 'dim_head')
@@ -82,7 +82,7 @@ class Structure:
 
 
 class Adapter(Protocol):
-    """The functions of the module of a third-party code. `read` and `prepare` are optional."""
+    """The functions of an adapter module. `read` and `prepare` are optional."""
 
     def recognises(self, names: Collection[str]) -> bool:
         """Whether these are names of tensors of that code."""
@@ -97,7 +97,7 @@ class Adapter(Protocol):
         """Read a file in a format of that code, or raise a `CheckpointError`."""
 
     def prepare(self, checkpoint: Checkpoint, head: bool) -> Checkpoint:
-        """Bring a classifier that people have replaced to the names of that code, or leave it out."""
+        """Give a replaced classifier the names of that code, or leave it out."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ class Translation:
     tensors: dict[str, torch.Tensor]  # contiguous, and not copied if the layout stays
     third_party_names: dict[str, str]  # by the names in this package
     left_out: tuple[str, ...]  # the names of the tensors beside the network
-    assumed: str  # of the network, in words
+    assumed: str  # of the network, as text
 
 
 def count_numbered(names: Collection[str], before: str, after: str) -> int:
@@ -131,7 +131,7 @@ def shape_of(tensors: Mapping[str, torch.Tensor], key: str, ndim: int, impl: str
 
 
 def third_party_codes() -> dict[str, ThirdPartyCode]:
-    """The codes whose checkpoints can be translated, by implementation."""
+    """The codebases whose checkpoints can be translated, by implementation."""
     return {impl: row.code for impl, row in IMPLS.items() if row.code is not None}
 
 
@@ -148,13 +148,13 @@ def _find_adapter(names: Collection[str]) -> tuple[str, Adapter] | None:
 
 
 def recognised(names: Collection[str]) -> bool:
-    """Whether names of tensors are those of a network of this package, of timm or of a third-party code."""
+    """Whether names of tensors are those of a network of this package, of timm or of third-party code."""
     own = 'stem.conv1.weight' in names and any(name.startswith('stages.0.blocks.0.') for name in names)
     return own or _find_adapter(names) is not None
 
 
 def translate(checkpoint: Checkpoint, head: bool = True) -> Translation | None:
-    """Translate a checkpoint of a third-party code, without classifier if not `head`; None for other checkpoints.
+    """Translate a checkpoint of third-party code, without classifier if not `head`; None for other checkpoints.
 
     Raises:
         CheckpointError: If a tensor is missing, does not belong to such a network or has an impossible shape.
@@ -203,7 +203,7 @@ def _check_names(present: Collection[str], expected: Collection[str], impl: str)
     # Files from before torch 0.4.1, and all files of Keras, have no counters of batches.
     missing = [name for name in expected if name not in present and not name.endswith('num_batches_tracked')]
     surplus = sorted(set(present).difference(expected))
-    for names, problem in ((surplus, 'has tensors that do not belong there'), (missing, 'lacks tensors')):
+    for names, problem in ((surplus, 'has unexpected tensors'), (missing, 'lacks tensors')):
         if names:
             more = f' and {len(names) - 4} more' if len(names) > 4 else ''
             raise CheckpointError(f'The {impl} checkpoint {problem}: {", ".join(map(shown, names[:4]))}{more}.')

@@ -22,7 +22,7 @@ _TOLERANCES = {torch.float64: 1e-10, torch.float32: 1e-5}
 
 
 def check_pair(model: nn.Module, file: str | os.PathLike) -> None:
-    """Compare a model with what `torch.save({'images': images, 'logits': logits}, file)` of another code has saved.
+    """Compare a model with what another codebase saved by `torch.save({'images': images, 'logits': logits}, file)`.
 
     Raises:
         CheckpointError: If the file has no such tensors, or if logits differ by more than 1e-5 of the largest logit.
@@ -43,10 +43,10 @@ def check_same(theirs: nn.Module, ours: nn.Module, images: torch.Tensor | None, 
     """Compare the logits of two networks.
 
     Args:
-        theirs: The network of another code.
+        theirs: The network of another codebase.
         ours: The `CoAtNet` with the same tensors.
         images: Images; None for noise.
-        names: The names of the tensors in the other code, by those of `ours`, where they differ.
+        names: The names of the tensors in the other codebase, by those of `ours`, where they differ.
 
     Raises:
         CheckpointError: See `convert_module`.
@@ -59,15 +59,15 @@ def check_same(theirs: nn.Module, ours: nn.Module, images: torch.Tensor | None, 
         try:
             with torch.no_grad():
                 expected = pair[0](images.to(dtype))
-        except Exception as e:  # a network of another code may raise anything
+        except Exception as e:  # third-party code may raise anything
             if dtype == torch.float64:
                 continue
-            raise CheckpointError(f'The other code cannot compute {tuple(images.shape)}: {first_line(e)}.') from e
+            raise CheckpointError(f'The other code fails on images {tuple(images.shape)}: {first_line(e)}.') from e
         with torch.no_grad():
             error = _difference(pair[1](images.to(dtype)), expected)
         if error > tolerance:
             place = _first_place(*pair, images.to(dtype), names, tolerance)
-            raise CheckpointError(f'The other code computes other logits ({error:.1e} of the largest): {place}.')
+            raise CheckpointError(f'The other code computes different logits ({error:.1e} of the largest): {place}.')
         return
 
 
@@ -81,7 +81,7 @@ def _difference(found: Any, expected: Any) -> float:
 def _first_place(
     theirs: nn.Module, ours: nn.Module, images: torch.Tensor, names: Mapping[str, str], tolerance: float
 ) -> str:
-    """The first place where two networks differ, in words."""
+    """Describe the first place where two networks differ."""
     places = list(_blocks(theirs, ours, names))
     seen: dict[tuple[int, str], Any] = {}
     for side, network in enumerate((theirs, ours)):
@@ -104,7 +104,7 @@ def _first_place(
 
 
 def _blocks(theirs: nn.Module, ours: nn.Module, names: Mapping[str, str]) -> Iterator[tuple[str, str]]:
-    """The stem and the blocks by their names in the other code and in ours."""
+    """The stem and the blocks by their names in the other codebase and in ours."""
     every = list(theirs.state_dict())
     for block in ('stem', *(f'stages.{i}.blocks.{j}' for i, s in enumerate(ours.stages) for j in range(len(s.blocks)))):
         tensor = next(f'{block}.{name}' for name in ours.get_submodule(block).state_dict())

@@ -51,7 +51,7 @@ class Conversion:
     num_params: int
     assumed: dict[str, Any]  # preprocessing that is neither an argument nor in the file, by name
     left_out: tuple[str, ...] = ()  # the names of the tensors in the file that do not belong to the network
-    assumed_network: str = ''  # what the tensors of a third-party code do not show, in words
+    assumed_network: str = ''  # what the tensors of third-party code do not show, as text
     others: tuple[str, ...] = ()  # the keys and prefixes of other networks in the file, such as a moving average
 
 
@@ -80,7 +80,7 @@ def convert_checkpoint(
     The file is a checkpoint of chinhsuanwu/coatnet-pytorch, of keras_cv_attention_models or of timm's train.py, or a
     state dict of a registered network, of this package or timm. The folder gets `model.safetensors`, `config.json` and
     `README.md`, so that `timm.create_model('local-dir:DST', pretrained=True)` gives the logits of the original model,
-    and so does `hf-hub:` once the folder is pushed to the Hub. A new folder appears whole or not at all.
+    and so does `hf-hub:` once the folder is pushed to the Hub. A new folder appears complete or not at all.
 
     Args:
         src: A `.pth`, `.pt`, `.tar`, `.bin` or `.safetensors` file with the state dict, wrapped or not; a `.h5` file of
@@ -90,14 +90,14 @@ def convert_checkpoint(
         ema: Take the moving average that the checkpoint has in addition to the weights.
         key: The key of the state dict in the file. Default: a usual key, or the only key with a state dict.
         prefix: The prefix of the names of the network. Default: the only prefix with a known network.
-        head: Keep the classifier. Without classifier, the folder is a start for fine-tuning.
-        in_chans: 3 makes three channels of one: the same logits for grey images with three equal channels.
+        head: Keep the classifier. Without it, the folder is a starting point for fine-tuning.
+        in_chans: 3 expands one channel to three: the same logits for grey images with three equal channels.
         img_size: Height and width of the training images in pixels, or one number for both; for files that do not show
             it, as position tables of square images do. Default: that of the registered network, see `assumed`.
         mean: Mean of the training images per channel, in [0, 1]. Default: what train.py recorded, what the registered
-            network has, or ImageNet's for a third-party code.
+            network has, or ImageNet's for third-party code.
         std: Standard deviation of the training images per channel, in [0.001, 1]. Default: as for the mean.
-        interpolation: One of `INTERPOLATIONS`. Default: as for the mean; bicubic for a third-party code.
+        interpolation: One of `INTERPOLATIONS`. Default: as for the mean; bicubic for third-party code.
         crop_pct: Share of the resized image that evaluation crops, in [0.1, 1]. Default: as for the mean; 0.875 for
             chinhsuanwu, 0.95 for keras_cv.
         labels: Names of the classes, one per class.
@@ -108,7 +108,7 @@ def convert_checkpoint(
         check: A file with `images` and the `logits` that the code that trained it computes, by `torch.save`.
 
     Raises:
-        CheckpointError: If the checkpoint is damaged, pickled, incomplete, or of another code; if an argument does not
+        CheckpointError: If the checkpoint is damaged, pickled, incomplete, or not supported; if an argument does not
             fit the checkpoint; if the folder cannot be written; or if h5py is missing for a `.h5` file.
         HubError: If train.py started from a repository on the Hub whose configuration cannot be fetched.
     """
@@ -130,7 +130,7 @@ def convert_checkpoint(
             way = f'; convert the file in it: coatnet-zoo convert {shown(inside, 500)} DST' if inside else ''
             raise CheckpointError(f'{file} has no {CONFIG} of timm ({shown(first_line(e))}){way}.') from e
         if checkpoint is None:
-            raise CheckpointError(f'{file} is of this package already: timm.create_model(..., pretrained=True).')
+            raise CheckpointError(f'{file} needs no conversion: timm.create_model(..., pretrained=True) loads it.')
     else:
         checkpoint = read_checkpoint(src, ema, key, prefix)
     if labels is None and head:
@@ -219,17 +219,17 @@ def convert_module(
 def _check_destination(src: str | os.PathLike | Checkpoint, dst: Path, overwrite: bool) -> None:
     """Refuse a place to which a conversion may not write."""
     if dst.name in ('', '..'):
-        raise CheckpointError(f"'{shown(dst)}' does not name a folder that can be made; give the new folder a name.")
+        raise CheckpointError(f"'{shown(dst)}' is not the name of a new folder; give one.")
     if not is_utf8(dst):
-        raise CheckpointError(f'{shown(dst)} is not UTF-8, so that safetensors cannot open files there; rename it.')
+        raise CheckpointError(f'{shown(dst)} is not UTF-8, so safetensors cannot open files there; rename it.')
     with one_line_error(CheckpointError, f'{shown(dst)} cannot be written'), suppress(FileNotFoundError):
         dst.lstat()
         if not overwrite:
             raise CheckpointError(
-                f'{shown(dst)} exists already; choose another folder or pass overwrite (--overwrite).'
+                f'{shown(dst)} already exists; choose another folder or pass overwrite (--overwrite).'
             )
         if not isinstance(src, Checkpoint) and Path(src).resolve().is_relative_to(dst.resolve()):
-            raise CheckpointError(f'{shown(src)} lies in {shown(dst)}, which would be replaced; choose another DST.')
+            raise CheckpointError(f'{shown(src)} is inside {shown(dst)}, which would be replaced; choose another DST.')
         is_folder = dst.is_dir() and not dst.is_symlink()
         problem = None if is_folder else 'is not a folder'
         for file in os.scandir(dst) if is_folder else ():
@@ -240,7 +240,7 @@ def _check_destination(src: str | os.PathLike | Checkpoint, dst: Path, overwrite
 
 
 def _loaded(build: Callable[[], nn.Module], checkpoint: Checkpoint) -> nn.Module:
-    """The network of another code with the tensors of a checkpoint."""
+    """The network of another codebase with the tensors of a checkpoint."""
     with one_line_error(CheckpointError, 'The code to compare with does not load the checkpoint'):
         network = build()
         # The code may build the network or its wrapper.
@@ -253,8 +253,8 @@ def _loaded(build: Callable[[], nn.Module], checkpoint: Checkpoint) -> nn.Module
 def _not_convertible(src: str, tensors: Mapping[str, torch.Tensor]) -> str:
     if recognised(tensors):
         return (
-            f'{src} has names of tensors as in this package and in timm, but the shapes of no registered network; give '
-            "the checkpoint of timm's train.py, or save the model by timm.models.save_for_hf and convert that folder."
+            f'{src} has the tensor names of this package or timm, but the shapes of no registered network; give '
+            "the checkpoint of timm's train.py, or save the model with timm.models.save_for_hf and convert that folder."
         )
     codes = ' or '.join(code.title for code in third_party_codes().values())
     return f'{src} is not a checkpoint of {codes}: its tensors are {", ".join(map(shown, list(tensors)[:3]))}, ...'
@@ -295,7 +295,7 @@ def _three_channels(kernel: torch.Tensor, in_chans: int) -> torch.Tensor:
     """The kernel for images of three channels that gives the same outputs for grey images."""
     if (kernel.shape[1], in_chans) != (1, 3):
         raise CheckpointError(
-            f'in_chans={short(in_chans)} is not possible for a checkpoint of in_chans={kernel.shape[1]}; only three '
-            'channels can be made, and only of one.'
+            f'in_chans={short(in_chans)} is not possible for a checkpoint of in_chans={kernel.shape[1]}; only one '
+            'channel can be expanded, to three.'
         )
     return kernel.repeat(1, 3, 1, 1) / 3

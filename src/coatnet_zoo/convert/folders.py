@@ -50,7 +50,7 @@ def read_folder(src: str, ema: bool | None = False) -> Checkpoint | None:
         return None
     if TIMM_NAMES.get(architecture) is None:
         raise CheckpointError(
-            f'{shown(src, 500)} is not one of this package, but of the architecture {shown(architecture)}.'
+            f'{shown(src, 500)} is not a model of this package: its architecture is {shown(architecture)}.'
         )
     weights = fetch_weights(src[7:]) if src.startswith(_HUB) else weights_in(cfg['file'])
     if weights is None:

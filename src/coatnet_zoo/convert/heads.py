@@ -1,4 +1,4 @@
-"""The classifier of a checkpoint: people replace it, leave it out, or put another classifier beside the network."""
+"""The classifier of a checkpoint: it may be replaced, left out, or beside the network."""
 
 import re
 from collections.abc import Collection, Mapping
@@ -16,7 +16,7 @@ Tensors = dict[str, torch.Tensor]
 
 
 def plain_head(checkpoint: Checkpoint, own: str, parts: Collection[str], width: int, head: bool = True) -> Checkpoint:
-    """Bring the classifier to the names that it has in the network's code, or leave it out.
+    """Give the classifier the names that it has in the network's code, or leave it out.
 
     The classifier may be inside of a `Sequential`, such as `fc.1.weight` after a dropout, or behind or beside the
     network, such as `head.weight` after a `backbone` without a classifier. What is left out moves to `beside`.
@@ -45,8 +45,8 @@ def plain_head(checkpoint: Checkpoint, own: str, parts: Collection[str], width: 
     if followers and (layer is None or not after.keys() <= followers.keys()):
         names = ', '.join(map(shown, [*{**followers, **after}][:4]))
         raise CheckpointError(
-            f'After the network, the checkpoint has {names}, and not one linear layer of {width} values as {own} is; '
-            'leave out what follows the network by head=False (--no-head).'
+            f'After the network, the checkpoint has {names} instead of one linear layer with {width} inputs like {own}'
+            '; leave out what follows the network with head=False (--no-head).'
         )
     named = dict(zip((f'{own}.weight', f'{own}.bias'), layer or (), strict=False))
     rest = {name: tensor for name, tensor in beside.items() if name not in followers}

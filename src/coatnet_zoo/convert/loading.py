@@ -36,7 +36,7 @@ def adapt_state_dict(state_dict: Mapping[str, Any] | Checkpoint, model: nn.Modul
     """Convert a checkpoint to the names, layouts and table sizes of a model.
 
     Args:
-        state_dict: A state dict of this package, of timm's CoAtNets or of a third-party code, wrapped or not; or the
+        state_dict: A state dict of this package, of timm's CoAtNets or of third-party code, wrapped or not; or the
             checkpoint from `read_checkpoint`.
         model: The `CoAtNet` that the checkpoint is to be loaded into.
         img_size: Native input size of the checkpoint, if known. Default: a square, or the input size of the model
@@ -77,12 +77,12 @@ def take_timms_layers(cfg: CoAtNetCfg, stage: nn.Module, state_dict: dict[str, A
 
 
 def _check_unseen(cfg: CoAtNetCfg) -> None:
-    """Refuse a checkpoint of timm's code for a network that computes as no registered network of timm does."""
+    """Refuse a checkpoint of timm's code for a network that computes what no registered network of timm does."""
     unseen = [name for name in _UNSEEN if all(getattr(one, name) != getattr(cfg, name) for one in _timms())]
     if unlike := ', '.join(f'{name}={getattr(cfg, name)!r}' for name in unseen):
         raise CheckpointError(
-            f"The checkpoint was saved by timm's code, and no CoAtNet of timm computes with {unlike} as this model of "
-            f'impl={cfg.impl!r} does; give the arguments that timm had.'
+            f"The checkpoint is from timm's code, but no CoAtNet of timm has {unlike} like this model of "
+            f'impl={cfg.impl!r}; give the arguments of the timm model.'
         )
 
 
@@ -93,7 +93,7 @@ def _timms() -> list[CoAtNetCfg]:
 
 
 def _check_structure(translation: Translation, cfg: CoAtNetCfg) -> None:
-    """Refuse the checkpoint of a third-party code if its structure is not that of the configuration.
+    """Refuse the checkpoint of third-party code if its structure is not that of the configuration.
 
     Other numbers of classes and channels are left to torch, which reports them, and to timm, which adapts them.
     """
@@ -105,9 +105,9 @@ def _check_structure(translation: Translation, cfg: CoAtNetCfg) -> None:
     call = Known(code.title, size, impl, args=args).call
     if code.magic:  # for checkpoint_path, timm reads torch's files only
         call = call.replace('checkpoint_path=...', 'pretrained=True, pretrained_cfg_overlay=dict(file=...)')
-        call = f'{call}, or convert it by `coatnet-zoo convert`'
+        call = f'{call}, or convert it with `coatnet-zoo convert`'
     raise CheckpointError(
-        f'The checkpoint was saved by {code.title} and does not fit this model of impl={cfg.impl!r}; load it by {call}.'
+        f'The checkpoint is from {code.title} and does not fit this model of impl={cfg.impl!r}; load it with {call}.'
     )
 
 
@@ -134,7 +134,7 @@ def _adapt(state_dict: Mapping[str, Any] | Checkpoint, own: Tensors, model: nn.M
         raise CheckpointError(
             f'The checkpoint was trained with a relative bias ({left_over}), which this model of '
             "rel_attn='none' does not have; build it with the rel_attn of the checkpoint ('pre' is the default), or "
-            'leave the bias out knowingly, by load_state_dict(..., strict=False).'
+            'drop the bias on purpose with load_state_dict(..., strict=False).'
         )
     return _resize_tables(tensors, own, model, img_size)
 
@@ -148,7 +148,7 @@ def _check_same_network(state_dict: Tensors, known: Known | None, own: Tensors, 
     if is_alike and fingerprint(state_dict) == fingerprint(own):
         return
     raise CheckpointError(
-        f'The checkpoint is {known.title} and does not fit this model of impl={cfg.impl!r}; load it by {known.call}.'
+        f'The checkpoint is {known.title} and does not fit this model of impl={cfg.impl!r}; load it with {known.call}.'
     )
 
 
@@ -176,7 +176,7 @@ def _resize_tables(tensors: Tensors, own: Tensors, model: nn.Module, img_size: _
             table = offsets[y : y + 2 * trained[0] - 1, x : x + 2 * trained[1] - 1].flatten(0, 1)
         if img_size and len(table) != num_offsets(trained):
             raise CheckpointError(
-                f'The table {key} has {len(table)} rows, and must have {num_offsets(trained)} at img_size='
+                f'The table {key} has {len(table)} rows, but must have {num_offsets(trained)} at img_size='
                 f'{list(img_size)} and attn_window={cfg.attn_window}, as the configuration of the checkpoint says.'
             )
         if not (img_size or is_square or table.shape == shape):

@@ -1,4 +1,4 @@
-"""Checking what a file or a user says of a network: its arguments, preprocessing, labels and a name."""
+"""Checking what a file or a user states about a network: its arguments, preprocessing, labels and a name."""
 
 import os
 import re
@@ -22,7 +22,7 @@ ARGUMENTS = {
 _LARGEST_LABELS = 10_000_000
 # The type of every fact. Evaluation enlarges an image by the inverse of crop_pct, and crops it afterwards.
 _FACTS: dict[str, Any] = {
-    'mean': tuple[Annotated[float, 'a number in [0, 1]; divide by 255 what is in [0, 255]', 0, 1], ...],
+    'mean': tuple[Annotated[float, 'a number in [0, 1]; divide values in [0, 255] by 255', 0, 1], ...],
     'std': tuple[Annotated[float, 'a number in [0.001, 1]', 1e-3, 1], ...],
     'crop_pct': Crop,
     'interpolation': Literal[INTERPOLATIONS],
@@ -53,7 +53,7 @@ def check_facts(facts: Mapping[str, Any]) -> None:
         if value is not None:
             check(name, value, _FACTS[name])
             if name == 'name' and not (value.isprintable() and value.strip() and len(value) <= 200):
-                raise ValueError(f'name={short(value)} must be up to 200 characters that can be printed.')
+                raise ValueError(f'name={short(value)} must be up to 200 printable characters.')
 
 
 def read_labels(file: str | os.PathLike) -> list[str]:
@@ -64,7 +64,7 @@ def read_labels(file: str | os.PathLike) -> list[str]:
     """
     path = require_regular(file)
     if path.stat().st_size > _LARGEST_LABELS:
-        raise CheckpointError(f'{shown(file)} has more than 10 MB; give a text file with one label a line.')
+        raise CheckpointError(f'{shown(file)} is larger than 10 MB; give a text file with one label per line.')
     try:
         text = path.read_bytes().decode('utf-8-sig')
     except UnicodeDecodeError as e:

@@ -21,13 +21,13 @@ from .adapter import Checkpoint, find_reader
 from .state_dicts import find_network
 from .values import check_plain
 
-# Sound files that hold no checkpoint, by their first bytes, with the way to one.
+# Intact files that hold no checkpoint, by their first bytes, with the way to one.
 _OTHERS = {
-    b'version https://git-lfs': 'a pointer of Git LFS; fetch the file itself by `git lfs pull`',
-    b'<': 'a web page; download the file itself, whose address often has /resolve/ or /raw/ in place of /blob/',
-    b'{': 'JSON, perhaps the index of a checkpoint in several files; load it where it was saved, and save one file',
-    b'\x1f\x8b': 'a gzip archive; unpack it by gunzip or tar',
-    b'\x93NUMPY': 'a NumPy array, not a state dict; save that by torch.save',
+    b'version https://git-lfs': 'a Git LFS pointer; fetch the file itself with `git lfs pull`',
+    b'<': 'a web page; download the file itself, whose URL often has /resolve/ or /raw/ in place of /blob/',
+    b'{': 'JSON, perhaps the index of a sharded checkpoint; load that where it was saved, and save one file',
+    b'\x1f\x8b': 'a gzip archive; unpack it with gunzip or tar',
+    b'\x93NUMPY': 'a NumPy array, not a state dict; save a state dict with torch.save',
 }
 _OTHERS |= dict.fromkeys(
     (bytes((8, version, 18)) for version in range(3, 16)),
@@ -41,14 +41,14 @@ def require_regular(path: str | os.PathLike) -> Path:
         instead = ', but a folder, pipe or device of that name' if os.path.exists(path) else ''
         raise CheckpointError(f'There is no file {shown(path, 500)}{instead}.')
     if not is_utf8(path):
-        raise CheckpointError(f'{shown(path, 500)} is not UTF-8, so that torch cannot open it; rename it.')
+        raise CheckpointError(f'{shown(path, 500)} is not UTF-8, so torch cannot open it; rename it.')
     return Path(path)
 
 
 def read_checkpoint(
     path: str | os.PathLike, ema: bool | None = False, key: str | None = None, prefix: str | None = None
 ) -> Checkpoint:
-    """Read a `.pth`, `.pt`, `.bin` (torch.save) or `.safetensors` file, or a file in the format of a third-party code.
+    """Read a `.pth`, `.pt`, `.bin` (torch.save) or `.safetensors` file, or a file in a third-party format.
 
     Nothing in the file is executed: objects other than tensors are read as plain data, see `unpickling`.
 
@@ -113,7 +113,7 @@ def _read_zip(path: Path) -> Any:
     source = io.BytesIO(data) if data else path
     content = torch.load(source, on_cpu, unpickling, weights_only=False, mmap=data is None)
     if sorted(filter(None, used)) != sizes:
-        raise ValueError('the record of a tensor has another length than the tensor')
+        raise ValueError('the record of a tensor does not have the length of the tensor')
     return content
 
 
@@ -142,9 +142,9 @@ def _check_zip(file: Path | io.BytesIO, name: str) -> list[int]:
         if 'model.weights.h5' in records:
             raise CheckpointError(f'{name} is a .keras file; save it as .h5: model.save("model.h5").')
         if records and all(record.endswith('.npy') for record in records):
-            raise CheckpointError(f'{name} holds NumPy arrays, not a state dict; save that by torch.save.')
+            raise CheckpointError(f'{name} holds NumPy arrays, not a state dict; save a state dict with torch.save.')
         if len(records) < len(archive.infolist()):
-            raise ValueError('it has two records of one name')
+            raise ValueError('it has two records with the same name')
         if any(record.compress_type != zipfile.ZIP_STORED for record in records.values()):
             raise ValueError('it has a compressed record, which could be of any length')
         with ThreadPoolExecutor() as pool:  # as `archive.testzip()`, on all cores

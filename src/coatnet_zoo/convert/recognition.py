@@ -25,7 +25,7 @@ class Known:
 
     @property
     def call(self) -> str:
-        """The call of `timm.create_model` that loads the checkpoint. A value of None is for the reader to fill in."""
+        """The call of `timm.create_model` that loads the checkpoint. A value of None becomes a placeholder."""
         values = {k: '(HEIGHT, WIDTH)' if v is None else repr(v) for k, v in self.args.items()}
         arguments = ', '.join([repr(self.size), f'impl={self.impl!r}', *(f'{k}={v}' for k, v in values.items())])
         return f'timm.create_model({arguments}, checkpoint_path=...)'

@@ -24,16 +24,16 @@ class Source:
     arguments: dict[str, Any]
     tensors: Mapping[str, torch.Tensor]  # by the names of the network
     preprocessing: Callable[[nn.Module], dict[str, Any]]  # timm's data_config for the model
-    has_size: bool  # whether the checkpoint tells the size of its images
+    has_size: bool  # whether the checkpoint shows the size of its images
     left_out: tuple[str, ...]  # the names of the tensors beside the network
     names: Mapping[str, str] = field(default_factory=dict)  # in the checkpoint, where they differ
     is_assumed: bool = True  # the preprocessing
-    assumed_network: str = ''  # what the tensors do not show, in words
+    assumed_network: str = ''  # what the tensors do not show, as text
     is_tuned: bool = False  # started from published weights, whose license then holds
 
 
 def third_party_source(checkpoint: Checkpoint, head: bool) -> Source | None:
-    """The network of a checkpoint of a third-party code, without classifier if not `head`; None for other checkpoints.
+    """The network of a checkpoint of third-party code, without classifier if not `head`; None for other checkpoints.
 
     Raises:
         CheckpointError: If the tensors are not those of one network.
@@ -81,7 +81,7 @@ def with_own_head(checkpoint: Checkpoint, head: bool = True) -> tuple[Checkpoint
         return checkpoint, None
     if known.size is None:
         raise CheckpointError(
-            f'The checkpoint is {known.title}, which has blocks that no network of this package has; load it into '
+            f'The checkpoint is {known.title}, with blocks that this package does not have; load it into '
             "timm's own model."
         )
     checkpoint = plain_head(checkpoint, 'head.fc', _PARTS, known.cfg.stage_widths[-1][-1], head)

@@ -22,11 +22,11 @@ _COUNTERS = ('n_averaged', 'total_ops', 'total_params')
 _WRAPPERS = re.compile(r'\b_(?:orig_mod|fsdp_wrapped_module|checkpoint_wrapped_module)\.')
 # Names of tensors of layers that no CoAtNet has, with the way to a checkpoint that loads.
 _STRANGE = {
-    r'\.(lora_[AB]|base_layer)\.': 'of LoRA that is not merged; save model.merge_and_unload().state_dict()',
-    r'_mask$': "of pruning; make it permanent by torch.nn.utils.prune.remove(layer, 'weight'), and save again",
-    r'\bstages_\d': 'of features_only; load it by timm.create_model(..., features_only=True, checkpoint_path=...)',
-    r'\.attn_(block|grid)\.': "of a MaxViT, which is no network here; load it into timm's own",
-    r'\.conv_dw\.': "of a CoAtNeXt, which is no network here; load it into timm's own",
+    r'\.(lora_[AB]|base_layer)\.': 'of unmerged LoRA; save model.merge_and_unload().state_dict()',
+    r'_mask$': "of pruning; make it permanent with torch.nn.utils.prune.remove(layer, 'weight'), and save again",
+    r'\bstages_\d': 'of features_only; load it with timm.create_model(..., features_only=True, checkpoint_path=...)',
+    r'\.attn_(block|grid)\.': "of a MaxViT, which this package does not have; load it into timm's own",
+    r'\.conv_dw\.': "of a CoAtNeXt, which this package does not have; load it into timm's own",
 }
 
 # TorchScript's names of classes begin with this, and have a number where there are several.
@@ -162,12 +162,12 @@ def _choose(places: list[tuple[Path, str]], ema: bool, name: str) -> tuple[Path,
     (path, prefix), *others = [place for place in fitting if _rank(place[0]) == rank]
     if prefixes := [other for other_path, other in others if other_path == path]:
         raise CheckpointError(
-            f'{name} has a CoAtNet more than once, under the prefixes '
-            f'{" and ".join(repr(shown(one)) for one in (prefix, *prefixes[:3]))}; choose one by prefix (--prefix).'
+            f'{name} has several CoAtNets, under the prefixes '
+            f'{" and ".join(repr(shown(one)) for one in (prefix, *prefixes[:3]))}; choose one with prefix (--prefix).'
         )
     if others:
         keys = ' and '.join(shown('.'.join(one)) for one in (path, *(other for other, _ in others[:3])))
-        raise CheckpointError(f'{name} has state dicts under {keys}; choose one by key (--key).')
+        raise CheckpointError(f'{name} has state dicts under {keys}; choose one with key (--key).')
     return path, prefix
 
 
@@ -177,8 +177,8 @@ def _tensors(content: Mapping[Any, Any], name: str) -> dict[str, torch.Tensor]:
         if isinstance(value, Stub) and '._rebuild_' in value.name:
             kind = next((part.name for part in reversed(value.args) if isinstance(part, type)), value.name)
             raise CheckpointError(
-                f'{name} has {shown(key)} as a tensor of another kind ({shown(kind)}); save plain tensors of real '
-                'numbers instead.'
+                f'{name} has {shown(key)} as a tensor of an unsupported type ({shown(kind)}); save plain tensors of '
+                'real numbers instead.'
             )
         if _has_tensor((key, value)) and key.rpartition('.')[2] not in _COUNTERS:
             key = _WRAPPERS.sub('', key)
@@ -199,8 +199,8 @@ def _no_state_dict(content: Any, name: str, key: str | None) -> CheckpointError:
             index = f'[{shown(place)!r}]' if place else ''
             return CheckpointError(
                 f'{name} holds a pickled object ({shown(part.name)}) that would have to be executed to be read, which '
-                'is refused; where its code is, save model.state_dict() instead of the model: model = torch.load('
-                f'{name!r}, weights_only=False){index}; torch.save(model.state_dict(), "weights.pth").'
+                'is refused; where its code is available, save model.state_dict() instead of the model: model = '
+                f'torch.load({name!r}, weights_only=False){index}; torch.save(model.state_dict(), "weights.pth").'
             )
     if not isinstance(content, Mapping):
         return CheckpointError(f'{name} holds a {type(content).__name__}, not a state dict.')

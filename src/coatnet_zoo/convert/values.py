@@ -10,7 +10,7 @@ Tensors = Mapping[str, torch.Tensor]
 
 
 def not_plain(tensor: torch.Tensor) -> str | None:
-    """The word for a tensor that is not an array of plain numbers; None for a plain tensor."""
+    """The name for a tensor that is not an array of plain numbers; None for a plain tensor."""
     kinds = dict(nested=tensor.is_nested, sparse=tensor.layout != torch.strided, quantised=tensor.is_quantized)
     is_small = tensor.is_floating_point() and tensor.itemsize == 1
     kinds[str(tensor.dtype)] = is_small or tensor.is_complex() or tensor.dtype == torch.bool
@@ -36,7 +36,7 @@ def check_shapes(
     for key in {**own, **tensors}:
         label = shown((names or {}).get(key, key))
         if key not in tensors and not key.endswith('.num_batches_tracked'):
-            raise CheckpointError(f'{name} lacks the tensor {label}, so it is not of this network.')
+            raise CheckpointError(f'{name} lacks the tensor {label} of this network.')
         if key not in own:
             raise CheckpointError(f'{name} has the tensor {label}, which this network does not have.')
         if key in tensors and tuple(tensors[key].shape) != own[key]:
@@ -75,12 +75,12 @@ def check_values(tensors: Tensors, own: Tensors, name: str, names: Mapping[str, 
         low, high = (tensor.detach() if tensor.itemsize > 1 else tensor.float()).aminmax()
         if not (low.isfinite() and high.isfinite()):
             raise CheckpointError(
-                f'{name} has NaN or infinite values in {label}, as after a training that diverged; use an earlier one.'
+                f'{name} has NaN or infinite values in {label}, as after diverged training; use an earlier one.'
             )
         # Checking the extrema is enough, because rounding keeps the order of numbers.
         if not all(torch.isfinite(e.to(target.dtype).double()) for e in (low, high)):
             raise CheckpointError(
-                f'{name} has values in {label} that {target.dtype}, the precision of the model, cannot hold.'
+                f'{name} has values in {label} that {target.dtype}, the precision of the model, cannot represent.'
             )
         if key.endswith('running_var') and low < 0:
             raise CheckpointError(f'{name} has a variance below zero in {label}; its statistics are damaged.')

@@ -25,14 +25,14 @@ def read_images(folder: str | os.PathLike, config: dict[str, Any]) -> list[np.nd
     """
     channels = config['input_size'][0]
     if channels not in (1, 3):
-        raise ExportError(f'The model takes {channels} channels; only images of 1 or 3 can be read for 8-bit integers.')
+        raise ExportError(f'The model takes {channels} channels; calibration images have 1 or 3.')
     try:
         os.listdir(folder)
     except OSError as e:
         raise ExportError(f'The images in {folder} cannot be read: {e.strerror}.') from e
     files, _ = find_images([os.fspath(folder)])
     if not files:
-        raise ExportError(f'{folder} has no images; 8-bit integers need a few dozen of the kind to come.')
+        raise ExportError(f'{folder} has no images; calibration needs a few dozen typical images.')
     try:
         chosen = files[:: math.ceil(len(files) / _MOST)]
         return [prepare(open_image(file), config)[None] for file in chosen]

@@ -65,7 +65,7 @@ def export_model(
     """Export a model for another runtime, and compare the exported file with the model.
 
     The folder gets `model.onnx`, `model.xml` with `model.bin`, or `model.pt2`; and `preprocessing.json`, whose content
-    is also in the metadata of the file. The folder appears whole or not at all. The runtime takes `images`, float32
+    is also in the metadata of the file. The folder appears complete or not at all. The runtime takes `images`, float32
     (B, in_chans, H, W), and gives `logits`, float32 (B, num_classes).
 
     Args:
@@ -75,8 +75,8 @@ def export_model(
         format: 'onnx', 'openvino' or 'pt2', which is a package of torch's AOTInductor for this machine's processor.
         img_size: Height and width in pixels, or one number for both. Default: the size of the model. With
             `dynamic_size`, the size in `preprocessing.json`.
-        dynamic_batch: Take any number of images at once instead of one image.
-        dynamic_size: Take images of any height and width from 33 pixels on; not for 'pt2'.
+        dynamic_batch: Take batches of any size instead of one image.
+        dynamic_size: Take images of any height and width from 33 pixels up; not for 'pt2'.
         int8: Folder with a few dozen images like the later images, for the calibration of 8-bit integers.
         progress: A function that takes a description of the current step.
 
@@ -128,14 +128,14 @@ def export_model(
 def _check_model(model: CoAtNet, dynamic_size: bool) -> None:
     if type(model) is not CoAtNet:
         raise ExportError(
-            'Only a whole CoAtNet can be exported, not a part nor one from optimize_for_inference; export the model '
+            'Only a complete CoAtNet can be exported, not a part nor one from optimize_for_inference; export the model '
             'that it was made from.'
         )
     if not model.num_classes or not model.global_pool:
         raise ExportError('The model has no classifier and so no logits to export; load a model with a classifier.')
     if dynamic_size and model.cfg.attn_window:
         # A graph cannot choose between one window and several windows.
-        raise ExportError('Attention within windows is exported for one size; export one folder for each img_size.')
+        raise ExportError('Windowed attention is exported for one size; export one folder for each img_size.')
 
 
 def _record(model: CoAtNet, config: dict[str, Any], dynamic: dict[int, str], format: str, int8: bool) -> dict[str, Any]:
@@ -175,7 +175,7 @@ def _write_and_compare(
     except OSError:
         raise
     except Exception as e:  # exporters and runtimes raise most kinds of exceptions
-        raise ExportError(f'{chosen.runtime} cannot have this model ({first_line(e)}).') from e
+        raise ExportError(f'{chosen.runtime} cannot run this model ({first_line(e)}).') from e
     if not task.images and not comparison.difference <= _TOLERANCE * comparison.largest:
         raise ExportError(
             f'Logits of {chosen.runtime} differ from those of torch by {comparison.difference:.1e}, where the largest '

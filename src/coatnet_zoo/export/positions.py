@@ -18,7 +18,7 @@ class AttentionByTable(Attention):
     def attend(self, qkv: torch.Tensor, height: int, width: int) -> torch.Tensor:
         """See `Attention.attend`."""
         some = qkv[:1, 0, 0]
-        one = (some == some).to(qkv.dtype)  # always 1, which only a call knows
+        one = (some == some).to(qkv.dtype)  # always 1, but known only at run time
         return self.core(qkv, self.rel_pos(*self.core.grid(height, width)) * one, height, width)
 
 

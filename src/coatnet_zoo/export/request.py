@@ -26,14 +26,14 @@ def check_request(
         ExportError: See `export_model`.
     """
     if format not in FORMATS:
-        raise ExportError(f"There is no format '{shown(format)}'; there are {', '.join(FORMATS)}.")
+        raise ExportError(f"There is no format '{shown(format)}'; choose one of {', '.join(FORMATS)}.")
     chosen = FORMATS[format]
     if int8 is not None and not chosen.has_int8:
         able = ' or '.join(name for name, f in FORMATS.items() if f.has_int8)
-        raise ExportError(f'{format} has no 8-bit integers here; export to {able}.')
+        raise ExportError(f'{format} does not support 8-bit integers here; export to {able}.')
     if dynamic_size and not chosen.has_dynamic_size:
         able = ' or '.join(name for name, f in FORMATS.items() if f.has_dynamic_size)
-        raise ExportError(f'{format} has one size here; export to {able}, or one folder for each img_size.')
+        raise ExportError(f'{format} supports one size here; export to {able}, or one folder for each img_size.')
     for side in () if img_size is None else to_2tuple(img_size):
         if not _SMALLEST <= side <= _LARGEST:
             raise ExportError(f'Images must have {_SMALLEST} to {_LARGEST} pixels on each side, not {side}.')
@@ -54,10 +54,10 @@ def _check_out(out: Path) -> None:
     check_free(out)
     parent = next(parent for parent in out.absolute().parents if os.path.lexists(parent))
     if not parent.is_dir() or not os.access(parent, os.W_OK):
-        raise ExportError(f'{shown(out)} cannot be written: {parent} is not a folder that can be written to.')
+        raise ExportError(f'{shown(out)} cannot be written: {parent} is not a writable folder.')
 
 
 def check_free(out: Path) -> None:
     """Raise an `ExportError` if a place exists."""
     if os.path.lexists(out):
-        raise ExportError(f'{shown(out)} exists already; remove it or choose another folder.')
+        raise ExportError(f'{shown(out)} already exists; remove it or choose another folder.')

@@ -42,7 +42,7 @@ def build(
         pretrained: Load the weights of the tag.
         impl: Implementation, in any case of letters. Default: the implementation of the tag, or the first of the size.
             Without weights of this implementation, the model is untrained.
-        pretrained_cfg: A tag, or a whole pretrained configuration.
+        pretrained_cfg: A tag, or a complete pretrained configuration.
         pretrained_cfg_overlay: Fields that replace those of the configuration.
         pretrained_model_args: The arguments recorded with the weights of `local-dir:` and `hf-hub:` models.
         cache_dir: Cache of huggingface_hub; see `hub.release_file` for weights of a release page.

@@ -37,7 +37,7 @@ def load_model(source: str, img_size: tuple[int, int] | None = None, **arguments
         if not is_model(source) and path.is_file():
             return _converted(path, img_size, arguments)
         name = f'local-dir:{source}' if not is_model(source) and path.is_dir() else our_name(source)
-        # This also puts config.json into the cache. Without a network timm would ask for it for 23 seconds.
+        # This also puts config.json into the cache. Without a network, timm would try to fetch it for 23 seconds.
         if (is_folder(name) or is_model(name)) and (found := read_folder(name)):
             return _converted(found, img_size, arguments)
         return timm.create_model(name, img_size=img_size, **arguments).eval()
@@ -45,8 +45,8 @@ def load_model(source: str, img_size: tuple[int, int] | None = None, **arguments
         raise
     except Exception as e:  # timm raises many kinds for a bad name or configuration
         raise CheckpointError(
-            f"The model '{shown(source)}' cannot be loaded ({shown(sentence(e))}); give a name of `coatnet-zoo list`, "
-            f'a folder, a checkpoint file or hf-hub:ORG/NAME. {did_you_mean(source)}'.rstrip()
+            f"The model '{shown(source)}' cannot be loaded ({shown(sentence(e))}); give a name from `coatnet-zoo list`"
+            f', a folder, a checkpoint file or hf-hub:ORG/NAME. {did_you_mean(source)}'.rstrip()
         ) from e
 
 
@@ -55,5 +55,5 @@ def _converted(source: Path | Checkpoint, img_size: tuple[int, int] | None, argu
     with tempfile.TemporaryDirectory(prefix='coatnet-zoo-') as parent:
         done = convert_checkpoint(source, Path(parent) / 'converted', img_size=img_size)
         if size := done.assumed.get('img_size'):
-            _log.warning('No table shows the size of the images: %dx%d assumed; see `convert --img-size`.', *size)
+            _log.warning('No table shows the image size: assuming %dx%d; see `convert --img-size`.', *size)
         return timm.create_model(f'local-dir:{done.folder}', **arguments).eval()

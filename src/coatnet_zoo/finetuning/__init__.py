@@ -1,3 +1,3 @@
-"""Fine-tuning on a folder of photos, of timm's parts."""
+"""Fine-tuning on a folder of photos, with timm's parts."""
 
 from .train import finetune as finetune

@@ -29,7 +29,7 @@ class Photo:
     probability: float | None = None
 
     def skip(self, problem: str) -> None:
-        """Leave the photo out, which `problem` explains after the name of the file."""
+        """Leave the photo out; `problem` gives the reason after the name of the file."""
         self.part, self.problem = 'skipped', f'{shown(self.file)} {problem}'
 
 
@@ -70,7 +70,7 @@ def find_photos(root: Path, val: Any, seed: int, workers: int) -> list[Photo]:
         for file in sorted(map(Path, files_in(str(folder), problems))):
             photos.append(Photo(file, file.relative_to(folder).parts[0], part))
             if file.parent == folder:
-                photos[-1].skip('lies in no folder of a class.')
+                photos[-1].skip('is in no class folder.')
     found = [photo for photo in photos if not photo.problem]
     reader = DataLoader(found, batch_size=None, collate_fn=_read, num_workers=workers)
     for photo, answer in zip(found, tqdm(reader, 'reading', leave=False, disable=None), strict=True):
@@ -79,7 +79,7 @@ def find_photos(root: Path, val: Any, seed: int, workers: int) -> list[Photo]:
     _split([photo for photo in found if not photo.problem], share, seed)
     train, held_out = ({p.label for p in photos if p.part == part} for part in ('train', 'val'))
     if held_out - train:
-        raise FinetuneError(f'The validation has {shown(min(held_out - train))}, a class without photos for training.')
+        raise FinetuneError(f'The validation set has {shown(min(held_out - train))}, a class without training photos.')
     if len(train) < 2 or not held_out:
         example = next((f' {photo.problem}' for photo in photos if photo.problem), '')
         raise FinetuneError(
@@ -106,9 +106,9 @@ def _split(photos: Sequence[Photo], share: float, seed: int) -> None:
     for photo in photos:
         copies = equal[photo.digest]
         if others := sorted({copy.label for copy in copies} - {photo.label}):
-            photo.skip(f'is in the class {shown(others[0])}, too.')
+            photo.skip(f'is also in the class {shown(others[0])}.')
         elif photo.part == 'train' and any(copy.part == 'val' for copy in copies):
-            photo.skip('is in the validation, too.')
+            photo.skip('is also in the validation set.')
         else:
             classes[photo.label].add(photo.digest)
     for digests in classes.values() if share else ():

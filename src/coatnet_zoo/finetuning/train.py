@@ -1,4 +1,4 @@
-"""Training on a folder of photos, of timm's parts: first the classifier, then everything with layer decay."""
+"""Training on a folder of photos, with timm's parts: first the classifier, then everything with layer decay."""
 
 import hashlib
 import math
@@ -46,34 +46,34 @@ def finetune(
         epochs: Number of epochs. Except from scratch, the first third trains the classifier alone.
         lr: Largest learning rate of the training of everything. Default: 5e-4; from scratch 2e-3.
         img_size: Height and width in pixels. Default: the model's.
-        batch_size: Photos in a step.
+        batch_size: Photos per step.
         val: The share of each class, or the folder, for validation. Default: the folder in `photos`, else 0.2.
         device: Default: the accelerator, else the CPU.
         seed: Of the split, the new classifier, the order of the photos and the augmentation.
-        resume: Go on after the last complete epoch in `out`; on a CPU, to the weights of an undisturbed training.
+        resume: Continue after the last complete epoch in `out`; on a CPU, with the weights of an uninterrupted run.
         from_scratch: Start from random weights.
         ema: Keep a moving average of the weights.
         mixup: Alpha of mixup.
-        grad_checkpointing: Use less memory and more time.
+        grad_checkpointing: Save memory at the cost of time.
         progress: A function that takes a line after each step.
 
     Returns:
         The accuracy of the kept epoch in percent.
 
     Raises:
-        FinetuneError: If the photos or arguments cannot be used, `out` exists or cannot be written, memory is short, or
+        FinetuneError: If the photos or arguments cannot be used, `out` exists or cannot be written, memory runs out, or
             the loss is not finite.
         CheckpointError: If the start cannot be read.
         HubError: If the start cannot be fetched.
     """
     root, out = Path(photos), Path(out)
     if os.path.lexists(out) and not (resume and (out / _PHOTOS).is_file()):
-        raise FinetuneError(f'{shown(out)} exists; name another folder, or go on with a training by --resume.')
+        raise FinetuneError(f'{shown(out)} already exists; choose another folder, or continue with --resume.')
     if out.resolve().is_relative_to(root.resolve()):
-        raise FinetuneError(f'{shown(out)} lies among the photos; name a folder elsewhere.')
+        raise FinetuneError(f'{shown(out)} is inside the folder of photos; choose another.')
     lr = (2e-3 if from_scratch else 5e-4) if lr is None else lr
     if epochs < 1 or batch_size < 1 + bool(mixup) or seed < 0 or lr <= 0 or mixup < 0:
-        raise FinetuneError('Of epochs, batch size (2 for mixup), seed, learning rate and mixup, one is too small.')
+        raise FinetuneError('Epochs, batch size (at least 2 for mixup), seed, learning rate or mixup is too small.')
     loading = dict(device=_usable(device), num_workers=max(1, min(4, (os.cpu_count() or 1) // 2)))
     files = find_photos(root, val, seed, loading['num_workers'])
     parts = [[p for p in files if p.part == part] for part in ('train', 'val')]
@@ -99,7 +99,7 @@ def finetune(
         network = load_model(model, img_size, **arguments)
     except HubError as e:
         raise HubError(
-            f'{e} Or fetch them where there is a network by `coatnet-zoo pull {shown(model)}`, or take --model '
+            f'{e} Or fetch them on a connected machine with `coatnet-zoo pull {shown(model)}`, or use --model '
             'coatnet_atto, whose weights are bundled, or --from-scratch.'
         ) from e
     config = resolve_model_data_config(network, args=dict(input_size=(3, *network.img_size)))
@@ -113,8 +113,8 @@ def finetune(
             rows.append(row)
             if is_best := row['top1'] > best['top1']:
                 best = row | {'guesses': logits.argmax(1)}
-                for photo, chances in zip(parts[1], logits.softmax(1), strict=True):
-                    photo.guess, photo.probability = labels[chances.argmax()], round(chances.max().item(), 4)
+                for photo, probs in zip(parts[1], logits.softmax(1), strict=True):
+                    photo.guess, photo.probability = labels[probs.argmax()], round(probs.max().item(), 4)
                 facts['accuracy'] = round(row['top1'], 2)
                 put(partial(write_model, name=out.name, model=result, labels=labels, config=config, facts=facts))
                 put(partial(write_table, name=_PHOTOS, rows=[vars(photo) for photo in files]))
@@ -122,7 +122,7 @@ def finetune(
             put(partial(write_table, name='summary.csv', rows=rows))
             with tqdm.external_write_mode():
                 values = ', '.join(f'{name} {value:.4g}' for name, value in row.items())
-                progress(f'{values}{" (the best so far)" if is_best else ""}')
+                progress(f'{values}{" (best so far)" if is_best else ""}')
         counts = torch.zeros(len(labels), len(labels), dtype=torch.long)
         counts.index_put_((torch.tensor(sets[1].targets), best['guesses']), torch.tensor(1), accumulate=True)
         try:
@@ -212,7 +212,7 @@ def _state(file: Path, recipe: dict[str, Any]) -> dict[str, Any]:
     except Exception as e:  # a damaged file may raise anything
         raise FinetuneError(f'{shown(file)} cannot be read ({first_line(e)}); train into another folder.') from e
     if changed := [name for name, value in recipe.items() if state and state['recipe'][name] != value]:
-        raise FinetuneError(f'{shown(file)} is of a training with other {", ".join(changed)}; use the same again.')
+        raise FinetuneError(f'{shown(file)} was made with different {", ".join(changed)}; use the same values.')
     return state
 
 
@@ -225,7 +225,7 @@ def _write_state(state: dict[str, Any], folder: Path) -> None:
 
 @contextmanager
 def _one_line_errors(out: Path, batch_size: int, progress: Callable[[str], object]) -> Iterator[None]:
-    kept = f'{shown(out)} keeps the best complete epoch; go on by --resume.'
+    kept = f'{shown(out)} keeps the best complete epoch; continue with --resume.'
     try:
         yield
     except KeyboardInterrupt:
@@ -237,4 +237,4 @@ def _one_line_errors(out: Path, batch_size: int, progress: Callable[[str], objec
         if not isinstance(e, MemoryError) and 'memory' not in str(e):
             raise
         smaller = f'--batch-size {batch_size // 2}' if batch_size > 1 else 'a smaller --img-size'
-        raise FinetuneError(f'Memory is short ({first_line(e)}); try {smaller}, or --grad-checkpointing.') from e
+        raise FinetuneError(f'Out of memory ({first_line(e)}); try {smaller}, or --grad-checkpointing.') from e

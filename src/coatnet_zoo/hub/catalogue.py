@@ -57,7 +57,7 @@ def entries(pretrained: bool = False, impl: str | None = None) -> list[Entry]:
     """
     known = impl and impl.lower()
     if known is not None and known not in IMPLS:
-        raise UnknownNameError(f'There is no impl={short(impl)}; there are {", ".join(IMPLS)}.')
+        raise UnknownNameError(f'There is no impl={short(impl)}; choose one of {", ".join(IMPLS)}.')
     found: list[Entry] = []
     for size in SIZES:
         tags = tags_of(size)
@@ -148,12 +148,12 @@ def verify(name: str) -> tuple[bool, str]:
     """
     weights, file = WEIGHTS[name], local_file(name)
     if file is None:
-        return False, f'not in the cache; `coatnet-zoo pull {name}` gets it'
+        return False, f'not in the cache; `coatnet-zoo pull {name}` downloads it'
     if not weights.hf_hub_id and not weights.release:
-        return True, 'bundled in the package, like its code'
+        return True, 'bundled with the package'
     declared = weights.md5 or declared_digest(file)
     if declared is None:
-        return False, f'{file} cannot be verified: no hash of it is kept'
+        return False, f'{file} cannot be verified: the cache has no hash of it'
     if damage := damage_of(file, declared):
-        return False, f'{file} is damaged: {damage}; repair it by `coatnet-zoo pull {name}`'
-    return True, f'{file} is sound ({declared})'
+        return False, f'{file} is damaged: {damage}; repair it with `coatnet-zoo pull {name}`'
+    return True, f'{file} matches the declared hash ({declared})'

@@ -18,11 +18,11 @@ from ..registry import RELEASE_HOST, short
 from .messages import one_line_error, sentence, without_secrets
 
 _Folder = str | os.PathLike | None
-_ELSEWHERE = 'or copy what `coatnet-zoo pull NAME --dest FOLDER` makes on another machine, and load local-dir:FOLDER'
+_ELSEWHERE = 'or run `coatnet-zoo pull NAME --dest FOLDER` on another machine, copy it here and load local-dir:FOLDER'
 
 
 def cached_weights(hf_hub_id: str, filename: str = SAFETENSORS, cache_dir: _Folder = None) -> Path | None:
-    """The local path of a weights file that is in the cache, or None. The Hub is not asked; see `fetch_weights`."""
+    """The local path of a weights file that is in the cache, or None. Makes no network request; see `fetch_weights`."""
     repo_id, _, revision = hf_hub_id.partition('@')
     try:
         file = try_to_load_from_cache(repo_id, filename, cache_dir, revision or None)
@@ -40,10 +40,10 @@ def fetch_weights(hf_hub_id: str, filename: str = SAFETENSORS, cache_dir: _Folde
         hf_hub_id: Repository, `org/name` or `org/name@revision`.
         filename: A safetensors file in the repository, or `config.json`.
         cache_dir: The cache. Default: huggingface_hub's cache.
-        mend: Download a damaged file again instead of raising.
+        mend: Download a damaged file again instead of raising an error.
 
     Raises:
-        HubError: If the file is damaged or cannot be fetched. If the Hub does not answer, the error (or the cached
+        HubError: If the file is damaged or cannot be fetched. If the Hub does not respond, the error (or the cached
             file) comes after `time_limit`.
     """
     if filename != 'config.json' and not filename.endswith('.safetensors'):
@@ -56,8 +56,8 @@ def fetch_weights(hf_hub_id: str, filename: str = SAFETENSORS, cache_dir: _Folde
         damage = cached and damage_of(cached, declared_digest(cached))
         if damage and not mend:
             raise HubError(
-                f'The cached {filename} of {hf_hub_id} is damaged: {damage}; delete it by '
-                f'`rm {os.path.realpath(cached)}`, and it is downloaded again when it is next used.'
+                f'The cached {filename} of {hf_hub_id} is damaged: {damage}; delete it with '
+                f'`rm {os.path.realpath(cached)}`, and the next use downloads it again.'
             )
         usable = None if damage else cached
         if usable and (constants.HF_HUB_OFFLINE or re.fullmatch('[0-9a-f]{40}', revision)):  # a commit never changes
@@ -117,7 +117,7 @@ def fetch_release(release: str, md5: str, cache_dir: _Folder = None, mend: bool 
         if damage is None:
             return file
         if file.is_file() and not mend:
-            raise HubError(f'{file} is damaged: {damage}; delete it, and it is downloaded again when it is next used.')
+            raise HubError(f'{file} is damaged: {damage}; delete it, and the next use downloads it again.')
         if constants.HF_HUB_OFFLINE:
             raise HubError(f'{file} is missing or damaged, and HF_HUB_OFFLINE is set: unset it once to fetch {url}.')
         urlopen(Request(url, method='HEAD'), timeout=time_limit()).close()  # torch would wait without limit
@@ -127,7 +127,7 @@ def fetch_release(release: str, md5: str, cache_dir: _Folder = None, mend: bool 
 
 
 def time_limit() -> float:
-    """Seconds that a server has for its first answer: `HF_HUB_ETAG_TIMEOUT`, or 5 if that is not set."""
+    """Seconds that a server has for its first response: `HF_HUB_ETAG_TIMEOUT`, or 5 if that is not set."""
     return constants.HF_HUB_ETAG_TIMEOUT if 'HF_HUB_ETAG_TIMEOUT' in os.environ else 5.0
 
 
@@ -141,7 +141,7 @@ def declared_digest(file: Path) -> str | None:
 
 
 def damage_of(file: Path, declared: str | None) -> str | None:
-    """What is wrong with the content of a file, by its SHA-256 or MD5; None if it is sound or no hash was declared."""
+    """What is wrong with the content of a file, by its SHA-256 or MD5; None if it matches or no hash was declared."""
     if declared is None:
         return None
     digest = hashlib.sha256() if len(declared) == 64 else hashlib.md5(usedforsecurity=False)

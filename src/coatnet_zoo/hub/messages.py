@@ -1,4 +1,4 @@
-"""Error messages for users: one line that names the cause and the way out, without passwords and tokens."""
+"""Error messages for users: one line with the cause and the fix, without passwords and tokens."""
 
 import re
 from collections.abc import Iterator
@@ -12,8 +12,8 @@ from ..errors import CheckpointError, HubError
 _LONGEST = 1000
 _LOGIN = re.compile(r'(?<=://)[^\s/?#]*@')  # the login in an address with a user name or a password
 _QUERY = re.compile(r'\?[^\s\'"<>]*=[^\s\'"<>)]*')  # the query of a signed address holds the signature
-_LOG_IN = ' For a private or gated repository, set HF_TOKEN or log in by `hf auth login`.'
-_WAIT = ' The Hub limits the number of requests: wait five minutes, or log in by `hf auth login`.'
+_LOG_IN = ' For a private or gated repository, set HF_TOKEN or log in with `hf auth login`.'
+_WAIT = ' The Hub limits the number of requests: wait five minutes, or log in with `hf auth login`.'
 _WAYS_OUT = {401: _LOG_IN, 403: _LOG_IN, 429: _WAIT}
 
 
@@ -34,7 +34,7 @@ def sentence(error: BaseException) -> str:
     The messages of huggingface_hub have a status line, then its meaning, then more. Some messages hide the cause.
     """
     if isinstance(error, UnicodeEncodeError) and not (get_token() or '').isascii():
-        return 'the token of HF_TOKEN or `hf auth login` has characters that are not ASCII; set it again'
+        return 'the token of HF_TOKEN or `hf auth login` has non-ASCII characters; set it again'
     text = str(getattr(error, 'strerror', None) or error)
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     said = ' '.join(line for line in lines[:2] if not line.startswith('For more information'))

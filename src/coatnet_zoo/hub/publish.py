@@ -49,13 +49,13 @@ def prepare(folder: Path, repo_id: str, **facts: Any) -> dict[str, Path | bytes]
     if labels is not None and len(labels) != model.num_classes:
         raise CheckpointError(f'{folder} has {len(labels)} labels, but the network has {model.num_classes} classes.')
     # The Hub would refuse a bad card only after the repository was created.
-    with one_line_error(CheckpointError, f'The model card of {folder} is not one that the Hub takes'):
+    with one_line_error(CheckpointError, f'The Hub would refuse the model card of {folder}'):
         card = (folder / CARD).read_text(encoding='utf-8') if (folder / CARD).exists() else FOLDER_CARD
         if card.endswith(FOLDER_CARD):
             known = Facts(**config.get(CARD_FACTS, {}) | {k: v for k, v in facts.items() if v is not None})
             license = known.license or cfg.get('license') or ''
             if not license.strip():
-                raise CheckpointError(f'{folder} has no licence; give one by --license, e.g. --license apache-2.0.')
+                raise CheckpointError(f'{folder} has no licence; give one with --license, e.g. --license apache-2.0.')
             params = sum(p.numel() for p in model.parameters())
             card = make_card(repo_id, config, params, replace(known, license=license))
         ModelCard(card)
@@ -77,9 +77,9 @@ def publish(repo_id: str, content: dict[str, Path | bytes], private: bool = Fals
     with one_line_error(HubError, f'{repo_id} cannot be published on the Hub at {api.endpoint}'):
         url = api.create_repo(repo_id, private=private, exist_ok=True)
         if private and not api.repo_info(repo_id).private:
-            raise HubError(f'{repo_id} exists already and is public; choose another name or leave out --private.')
+            raise HubError(f'{repo_id} already exists and is public; choose another name or leave out --private.')
         operations = [CommitOperationAdd(name, file) for name, file in content.items()]
-        api.create_commit(repo_id, operations, commit_message='Upload by coatnet-zoo')
+        api.create_commit(repo_id, operations, commit_message='Upload with coatnet-zoo')
     return without_secrets(str(url))
 
 
@@ -92,7 +92,7 @@ def make_folder(name: str, folder: Path) -> None:
 
     def check_empty(old: Path) -> None:
         if not old.is_dir() or os.listdir(old):
-            raise HubError(f'{old} exists already and is not an empty folder; choose another.')
+            raise HubError(f'{old} already exists and is not an empty folder; choose another.')
 
     with one_line_error(HubError, f'{folder} cannot be written'):
         folder = folder.resolve()

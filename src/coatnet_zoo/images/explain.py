@@ -105,7 +105,7 @@ def _grad_cam(
 
 def _check(model: CoAtNet, target: int | None) -> None:
     if not isinstance(model, CoAtNet):
-        raise ExplainError('Only a whole CoAtNet can be explained, not a part of one.')
+        raise ExplainError('Only a complete CoAtNet can be explained, not a part of one.')
     if problem := classifier_problem(model):
         raise ExplainError(problem)
     if target is not None and not 0 <= target < model.num_classes:

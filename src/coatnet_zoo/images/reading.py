@@ -1,4 +1,4 @@
-"""What a model says of its images and classes: how images are prepared, and the labels."""
+"""What a model records about its images and classes: how images are prepared, and the labels."""
 
 import logging
 from collections.abc import Callable
@@ -37,7 +37,7 @@ def data_config(model: CoAtNet, size: tuple[int, int]) -> dict[str, Any]:
         # Of a model with other channels than its weights; `convert` and timm take the average, too.
         config |= {key: average(config[key], model.in_chans) for key in ('mean', 'std')}
         found = f'mean {config["mean"][0]} and std {config["std"][0]}'
-        _log.warning('%d channels, and no mean and std for them: assumed %s, the average.', model.in_chans, found)
+        _log.warning('%d channels without mean and std: assuming the average, %s.', model.in_chans, found)
     if not len(config['mean']) == len(config['std']) == model.in_chans:
         channels = '1 channel' if model.in_chans == 1 else f'{model.in_chans} channels'
         raise ExplainError(

@@ -79,7 +79,7 @@ class MicrobatchedStage(Stage):
 
 
 class _Kept:
-    """The bias of all pairs of positions of one feature map size, made by one copy instead of in every call anew.
+    """The bias of all pairs of positions of one feature map size, made by one copy instead of anew in every call.
 
     All queries in a row of a feature map see the same offsets, so the bias of a row of queries is a slice of `rows`,
     which takes a few percent of the memory of all pairs. The bias of a small map is kept whole.

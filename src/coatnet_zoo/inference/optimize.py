@@ -39,7 +39,7 @@ class OptimizedCoAtNet(CoAtNet):
     def _prepare(self, x: torch.Tensor) -> torch.Tensor:
         if not isinstance(x, torch.Tensor) or not x.is_floating_point():
             kind = x.dtype if isinstance(x, torch.Tensor) else type(x).__name__
-            raise TypeError(f'This model takes images as tensors of floating-point numbers, normalised; got {kind}.')
+            raise TypeError(f'This model takes normalised images as floating-point tensors; got {kind}.')
         if x.ndim != 4 or x.shape[1] != self.in_chans:
             raise ValueError(f'This model takes images of shape (B, {self.in_chans}, H, W), got {tuple(x.shape)}.')
         return x.to(dtype=next(self.parameters()).dtype, memory_format=torch.channels_last)
@@ -138,7 +138,7 @@ def _is_product(conv: nn.Conv2d) -> bool:
 def _check(model: nn.Module) -> None:
     """Check that a module is a CoAtNet itself whose weights can be copied and folded; see `optimize_for_inference`."""
     if isinstance(model, OptimizedCoAtNet):
-        raise TypeError('This model is optimised already; optimise the model that it was made from.')
+        raise TypeError('This model is already optimised; optimise the model that it was made from.')
     if type(model) is not CoAtNet:
         inside = next((name for name, m in model.named_modules() if name and type(m) is CoAtNet), None)
         hint = '' if inside is None else f'; pass the one inside it, model.{inside}'
@@ -150,7 +150,7 @@ def _check(model: nn.Module) -> None:
         if 'forward' in vars(module):
             raise ValueError(
                 f'optimize_for_inference cannot copy the module {name!r}, whose forward was replaced; make that a '
-                'subclass, or hand over the model as it was before.'
+                'subclass, or pass the model as it was before.'
             )
         for attribute, value in vars(module).items():
             if isinstance(value, torch.Tensor) and not value.is_leaf:

@@ -90,11 +90,11 @@ class PatchStem(nn.Module):
 
 
 def check_images(x: torch.Tensor) -> None:
-    """Refuse images (B, C, H, W) that are too small or are integers."""
+    """Refuse images (B, C, H, W) that are too small or have integer values."""
     # An `assert` would break tracing, and tracing does not support `and`.
     torch._assert(
         x.is_floating_point(),
-        'CoAtNet needs images in floating point; prepare them by '
+        'CoAtNet needs floating-point images; prepare them with '
         'timm.data.create_transform(**timm.data.resolve_model_data_config(model)).',
     )
     torch._assert(x.shape[-2] >= 32, 'CoAtNet needs images of at least 32x32 pixels; resize them.')

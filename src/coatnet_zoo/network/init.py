@@ -1,6 +1,6 @@
-"""The initial weights of every implementation: one scheme for each code, one function for each kind of part.
+"""The initial weights of every implementation: one scheme for each codebase, one function for each kind of part.
 
-PyTorch's layers draw their weights when they are made. The functions here replace the weights that a code draws in
+PyTorch's layers draw their weights when they are created. The functions here replace the weights that a code draws in
 another way. `registry.impls` names the scheme of an implementation; docs/implementations.md lists the distributions.
 """
 
@@ -70,7 +70,7 @@ def _zero_positions(module: nn.Module) -> None:
 
 
 def _keras_cv(module: nn.Module) -> None:
-    """A block of keras_cv_attention_models, which asks for PyTorch's defaults in most layers.
+    """A block of keras_cv_attention_models, which uses PyTorch's defaults in most layers.
 
     Squeeze-excite and the projection after attention have Keras' default. The fan-in of a depthwise convolution counts
     all channels. Biases and position tables are 0.

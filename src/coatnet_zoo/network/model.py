@@ -167,7 +167,7 @@ class CoAtNet(nn.Module):
         initial.head(self.head)
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
-        """Load a checkpoint of this package, of timm's CoAtNets or of a third-party code that can be converted.
+        """Load a checkpoint of this package, of timm's CoAtNets or of third-party code that can be converted.
 
         Names and layouts are mapped, and position tables are resized to the `img_size` of this model. A model on the
         meta device takes the tensors without a copy, in the precision of the model.
@@ -193,7 +193,7 @@ class CoAtNet(nn.Module):
         """Change the native input size, and resize the learned position tables permanently.
 
         Tables of another size become new parameters. So make optimisers, DistributedDataParallel and FSDP afterwards,
-        or make them again.
+        or recreate them.
 
         Args:
             img_size: Height and width in pixels, or one number for both.
@@ -281,7 +281,7 @@ class CoAtNet(nn.Module):
     def prune_intermediate_layers(
         self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
     ) -> list[int]:
-        """Drop the stages that `forward_intermediates(indices=...)` does not need, and on demand the norm and the head.
+        """Drop the stages that `forward_intermediates(indices=...)` does not need; optionally also the norm and head.
 
         Returns:
             The indices of the intermediates that stay.
@@ -301,7 +301,7 @@ class CoAtNet(nn.Module):
         """(B, in_chans, H, W) -> (B, num_features, ceil(H/r), ceil(W/r)), r the last reduction in `feature_info`.
 
         Raises:
-            AssertionError: If H or W is below 32, or if the images are integers.
+            AssertionError: If H or W is below 32, or if the images have integer values.
         """
         return self.norm(self.stages(self.stem(x)))
 

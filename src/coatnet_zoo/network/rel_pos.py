@@ -146,9 +146,9 @@ def _lerp_offsets(
     """Where the `dst` offsets of a resized axis lie between `src` learned offsets.
 
     The results are the index of the learned offset to the left, that to the right, and the weight of the right one,
-    each (dst,). `same` is whether the table keeps its size, as a tensor, if only the graph knows the size.
+    each (dst,). `same` is whether the table keeps its size, as a tensor, if the size is known only in the graph.
     """
-    # timm looks for the ratio q of a geometric sequence whose sum spans the new axis, and halves the interval from 1.01
+    # timm searches the ratio q of a geometric sequence whose sum spans the new axis, and halves the interval from 1.01
     # to 1.5 down to 1e-6. Two passes over 512 steps each find the same q; compilers fail on a chain of 19 decisions.
     wanted = torch.arange(dst, device=device, dtype=torch.float32) - dst // 2
     steps = torch.arange(1, 512, device=device, dtype=torch.float64)

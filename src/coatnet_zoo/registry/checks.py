@@ -8,21 +8,21 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 # Hints that also limit the numbers. The text completes the sentence "... must be". The largest numbers are far above
 # those of any network, and torch can still count the values of every tensor.
-Count = Annotated[int, 'a positive whole number up to 1048576', 1, 1 << 20]
+Count = Annotated[int, 'a positive integer up to 1048576', 1, 1 << 20]
 Positive = Annotated[float, 'a positive number up to 1048576', 1e-300, 1 << 20]
 Ratio = Annotated[float, 'a positive number up to 64', 1e-300, 64]
 Epsilon = Annotated[float, 'a positive number below 1', 1e-300, 0.999]
 Share = Annotated[float, 'a number from 0 to 1', 0, 1]
 Crop = Annotated[float, 'a number from 0.1 to 1', 0.1, 1]
-Channels = Annotated[int, 'a whole number from 1 to 65536', 1, 1 << 16]
-Classes = Annotated[int, 'a whole number from 0 to 16777216', 0, 1 << 24]
-Patch = Annotated[int, 'a positive whole number up to 512', 1, 512]
+Channels = Annotated[int, 'an integer from 1 to 65536', 1, 1 << 16]
+Classes = Annotated[int, 'an integer from 0 to 16777216', 0, 1 << 24]
+Patch = Annotated[int, 'a positive integer up to 512', 1, 512]
 # The side of an image, in pixels. The largest image has 800 MB in float32.
-Side = Annotated[int, 'a whole number of pixels from 32 to 8192', 32, 8192]
+Side = Annotated[int, 'an integer number of pixels from 32 to 8192', 32, 8192]
 
 _WORDS: dict[Any, str] = {
-    bool: 'True or False', int: 'a whole number', float: 'a number',
-    str: 'text', dict: 'a table of texts', NoneType: 'None',
+    bool: 'True or False', int: 'an integer', float: 'a number',
+    str: 'text', dict: 'a dictionary of strings', NoneType: 'None',
 }  # fmt: skip
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = 80
@@ -41,7 +41,7 @@ def check(name: str, value: Any, hint: Any) -> None:
     Args:
         name: Name of the value in the error.
         value: Any value. A list counts as a tuple, because JSON has no tuples.
-        hint: `bool`, `int`, `float`, `str`, `None`, `dict` (of texts by texts), `Literal`, `tuple[X, ...]`,
+        hint: `bool`, `int`, `float`, `str`, `None`, `dict` (of strings by strings), `Literal`, `tuple[X, ...]`,
             `tuple[X, Y]`, a union of hints, or one of the hints of this module. Numbers must be finite.
     """
     if _fits(value, hint):
@@ -68,7 +68,7 @@ def _fits(value: Any, hint: Any) -> bool:
     if hint is dict:
         return isinstance(value, Mapping) and all(isinstance(text, str) for pair in value.items() for text in pair)
     if hint in (int, float):
-        # Python compares whole numbers of any length, but the largest whole numbers cannot become floats.
+        # Python compares integers of any length, but the largest integers cannot become floats.
         return isinstance(value, (int, hint)) and not isinstance(value, bool) and abs(value) < math.inf
     return isinstance(value, hint)
 

@@ -100,7 +100,7 @@ class CoAtNetCfg:
             raise ValueError('stem_width must have at least one width.')
         if not len(self.embed_dim) == len(self.depths) == len(self.block_types):
             raise ValueError(
-                'embed_dim, depths and block_types must have one entry a stage, '
+                'embed_dim, depths and block_types must have one entry per stage, '
                 f'got {len(self.embed_dim)}, {len(self.depths)} and {len(self.block_types)}.'
             )
         if len(self.stem_width) + sum(self.depths) > _MOST_LAYERS:
@@ -126,13 +126,13 @@ class CoAtNetCfg:
             if len(types) != depth or len(widths) != depth or set(types) - set('CT'):
                 raise ValueError(
                     f'Stage {stage} has depth {depth}, block types {short(types)} and widths {short(widths)}: give it '
-                    "types from 'C' and 'T', and one value or one a block."
+                    "types from 'C' and 'T', and one value or one per block."
                 )
             before += ''.join(types)
             if 'TC' in before:
                 raise ValueError(
                     f'Stage {stage} has a convolutional block (C) after a Transformer block (T); give a layout '
-                    'whose C come first, such as CCCC, CCCT, CCTT or CTTT.'
+                    'with C stages first, such as CCCC, CCCT, CCTT or CTTT.'
                 )
 
     def _check_heads(self) -> None:

@@ -1,6 +1,6 @@
 """The implementations of CoAtNet as a table: how each differs from the paper, and where its code is.
 
-A third-party code needs one row in this table and one file in `convert/adapters/` to have its checkpoints converted.
+Third-party code needs one row in this table and one file in `convert/adapters/` to have its checkpoints converted.
 docs/implementations.md explains every difference.
 """
 
@@ -13,7 +13,7 @@ _TIMM_URL = 'https://github.com/huggingface/pytorch-image-models'
 
 @dataclass(frozen=True)
 class ThirdPartyCode:
-    """How the checkpoints of another code are read."""
+    """How the checkpoints of third-party code are read."""
 
     title: str  # the usual name of the code
     mapping: str  # the module that reads a structure from the tensors and maps them, see `convert.adapter.Adapter`
@@ -36,7 +36,7 @@ class Implementation:
     init: Literal['timm', 'torch', 'keras_cv'] = 'timm'  # scheme of the initial weights, see `network/init.py`
 
 
-# The fields of each code by the part that they change: stem and head, MBConv, Transformer block, both.
+# The fields of each codebase by the part that they change: stem and head, MBConv, Transformer block, both.
 _TIMM = dict(
     head_hidden=False,
     conv_act='silu', pre_norm_act=True, conv_expand_base='in', conv_stride='depthwise', conv_out_bias=False,

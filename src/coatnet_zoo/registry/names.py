@@ -47,19 +47,19 @@ def choose(
     impl = impl and known_impl(size, impl)
     if pretrained and recorded_impl and impl != recorded_impl.lower():
         raise ValueError(
-            f'These weights were saved from impl={recorded_impl!r}, but impl={impl!r} was asked for; leave out impl.'
+            f'These weights were saved from impl={recorded_impl!r}, but impl={impl!r} was requested; leave out impl.'
         )
     tag_impl = tags.get(tag)
     if (tag_is_explicit or pretrained) and impl and tag_impl not in (None, impl):
         raise ValueError(
-            f'The weights {size}.{tag} need impl={tag_impl!r}, but impl={impl!r} was asked for; leave out one of them.'
+            f'The weights {size}.{tag} need impl={tag_impl!r}, but impl={impl!r} was requested; leave out one of them.'
         )
     impl = impl or tag_impl or default
     own_tags = [tag for tag, i in tags.items() if i == impl]
     if pretrained and not own_tags and not has_weights:
         some = [f'{n} (impl={w.impl!r})' for n, w in WEIGHTS.items() if not tags or n.partition('.')[0] == size]
         raise ValueError(
-            f'No weights are published for {size} with impl={impl!r}; there are {", ".join(some)}. Use '
+            f'No weights are published for {size} with impl={impl!r}; available: {", ".join(some)}. Use '
             'pretrained=False, or pass your own weights: pretrained_cfg_overlay=dict(file=...).'
         )
     # timm's scripts pass the configuration of the default tag, which does not fit another implementation.

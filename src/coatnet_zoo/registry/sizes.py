@@ -1,6 +1,6 @@
 """The sizes of CoAtNet as a table, and the configuration of a size in an implementation.
 
-A new size needs one row: timm's entrypoint, the costs and the line in the README follow from the row.
+A new size needs one row: timm's entrypoint, the costs and the row of docs/models.md follow from it.
 """
 
 from dataclasses import dataclass, field
@@ -109,7 +109,7 @@ def list_impls(size: str) -> list[str]:
 
 
 def known_impl(size: str, impl: str) -> str:
-    """The implementation of a size as the tables write it. The case of letters does not matter.
+    """The implementation of a size as the tables spell it. The case of letters does not matter.
 
     Raises:
         ValueError: If the size has no such implementation. The message lists those that the size has.

@@ -48,7 +48,7 @@ _LONGEST = 60
 
 
 def our_name(name: str) -> str:
-    """The name in this package, with tag, of weights by timm's name. Every other name stays as it is.
+    """The name in this package, with tag, of weights by timm's name. Any other name is returned unchanged.
 
     Args:
         name: Any name. timm's names may have a tag, such as `coatnet_1_rw_224.sw_in1k`, and `hf-hub:timm/` before them.
@@ -61,11 +61,11 @@ def our_name(name: str) -> str:
         return name
     if TIMM_NAMES[theirs] is None:
         raise UnknownNameError(
-            f"timm's {theirs} has blocks that no network of this package has; timm.create_model({theirs!r}) makes it."
+            f"timm's {theirs} has blocks that this package does not have; timm.create_model({theirs!r}) builds it."
         )
     ours = timm_tags(theirs)
     if not ours:
-        raise UnknownNameError(f"timm's {theirs} has no published weights; {call_of(theirs)} makes an untrained model.")
+        raise UnknownNameError(f"timm's {theirs} has no published weights; {call_of(theirs)} builds it untrained.")
     tag = tag or next(iter(ours))
     if tag not in ours:
         raise UnknownNameError(f"timm's {theirs} has no tag {short(tag)}; its tags are {', '.join(ours)}.")

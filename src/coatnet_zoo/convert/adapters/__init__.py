@@ -1,1 +1,1 @@
-"""Third-party codes: one file for each, which maps names and layouts of tensors."""
+"""Third-party codebases: one file for each, which maps names and layouts of tensors."""

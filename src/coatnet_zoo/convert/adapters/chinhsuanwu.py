@@ -73,7 +73,7 @@ def recognises(names: Collection[str]) -> bool:
 
 
 def oddity(layers: Mapping[str, Mapping[str, Any]], head: bool = True) -> str | None:
-    """The first layer that computes something else than a layer of that code, in words.
+    """Describe the first layer that computes something other than a layer of that code.
 
     Args:
         layers: The class (`kind`) and the attributes of every layer, by name. TorchScript has no settings there.
@@ -113,7 +113,7 @@ def prepare(checkpoint: Checkpoint, head: bool) -> Checkpoint:
         raise CheckpointError(f'The {_IMPL} checkpoint computes something else: {odd}.')
     tensors = {re.sub(r'^(?=[0-4]\.)', 's', name): tensor for name, tensor in checkpoint.tensors.items()}
     if other := _other_part(tensors):
-        raise CheckpointError(f'The {_IMPL} checkpoint is of a fork: it has {other}; this package cannot compute that.')
+        raise CheckpointError(f'The {_IMPL} checkpoint is of a fork with {other}, which this package does not support.')
     for name in [name for name in tensors if name.endswith(_TABLE)]:
         grid, order = _grid(tensors, block := name.removesuffix(_TABLE))
         tensors |= {name: tensors[name][order], block + _INDEX: _index(grid)}
@@ -122,10 +122,10 @@ def prepare(checkpoint: Checkpoint, head: bool) -> Checkpoint:
 
 
 def _other_part(tensors: Mapping[str, torch.Tensor]) -> str | None:
-    """The first part that only forks have, in words."""
+    """Describe the first part that only forks have."""
     stages = sorted({m[0] for name in tensors if (m := re.match(r's[0-9](?=\.)', name))} - {'s0'})
     if stages != list(_PARTS[1:5]):
-        return f'{len(stages)} stages ({", ".join(stages)}) and not four'
+        return f'{len(stages)} stages ({", ".join(stages)}) instead of four'
     for name, tensor in tensors.items():
         parts = name.split('.', 2)
         part = parts[2].partition('.')[0] if len(parts) > 2 and parts[0] in stages else None
@@ -175,7 +175,7 @@ def infer_structure(checkpoint: Checkpoint) -> Structure:
 def _grid(tensors: Mapping[str, torch.Tensor], prefix: str) -> tuple[tuple[int, int], torch.Tensor]:
     """(height, width) of the feature map that a block attends over, and the row of the table for every offset.
 
-    The length of the table may fit several grids. The buffer that indexes the table tells the grid: it has to be a
+    The length of the table may fit several grids. The buffer that indexes the table determines the grid: it has to be a
     function of the offset between two positions. Forks have another order, such as of `meshgrid(indexing='xy')`.
     """
     index = tensors.get(prefix + _INDEX, torch.empty(0)).flatten().cpu().double()
@@ -187,7 +187,7 @@ def _grid(tensors: Mapping[str, torch.Tensor], prefix: str) -> tuple[tuple[int, 
             if torch.equal(order[_index(grid)].double(), index):
                 return grid, order
     raise CheckpointError(
-        f'In the {_IMPL} checkpoint, {prefix + _INDEX} is missing, damaged or of another code: it is not a function of '
+        f'In the {_IMPL} checkpoint, {prefix + _INDEX} is missing, damaged or different: it is not a function of '
         f'the offsets in a grid that fits the {rows} rows of {prefix + _TABLE}.'
     )
 

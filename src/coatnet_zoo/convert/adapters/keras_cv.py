@@ -121,7 +121,7 @@ def infer_structure(checkpoint: Checkpoint) -> Structure:
     """Read the structure from the tensors, and from the layers if the file describes its layers.
 
     Raises:
-        CheckpointError: If a tensor that tells the structure is missing or has an impossible shape, if a layer does
+        CheckpointError: If a tensor that shows the structure is missing or has an impossible shape, if a layer does
             what no CoAtNet of this package does, or if this package cannot build the network for its image size.
     """
     for layer, settings in checkpoint.layers.items():
@@ -131,7 +131,7 @@ def infer_structure(checkpoint: Checkpoint) -> Structure:
     shape = functools.partial(shape_of, tensors, impl=_IMPL)
     stacks = count_numbered(tensors, 'stack_', '_')
     if stacks not in (4, 5):
-        raise CheckpointError(f'The {_IMPL} checkpoint has {stacks} stacks of blocks, and not 4, or 5 as -6 and -7.')
+        raise CheckpointError(f'The {_IMPL} checkpoint has {stacks} stacks of blocks, not 4, or 5 as in -6 and -7.')
     depths, types, widths, ratios, heads, offsets = [], [], [], set(), set(), []
     for stack in range(1, stacks + 1):
         depths.append(count_numbered(tensors, f'stack_{stack}_block_', '_'))
@@ -222,7 +222,7 @@ def _refusal(name: str, what: str, right: Any) -> CheckpointError:
 
 
 def read(path: Path) -> Checkpoint:
-    """Read a `.h5` file of Keras, written by `model.save` or by `model.save_weights`.
+    """Read a `.h5` file of Keras, written with `model.save` or `model.save_weights`.
 
     Tensors have names as `stem_1_conv/kernel`, and Keras' layouts. A file of weights only has no settings of layers.
 
@@ -233,7 +233,7 @@ def read(path: Path) -> Checkpoint:
         import h5py
     except ImportError as e:
         raise CheckpointError(
-            f'{path} is an HDF5 file, which needs h5py to be read: pip install coatnet-zoo[keras].'
+            f'{path} is an HDF5 file, and reading it needs h5py: pip install coatnet-zoo[keras].'
         ) from e
     tensors: dict[str, torch.Tensor] = {}
     try:
@@ -249,7 +249,7 @@ def read(path: Path) -> Checkpoint:
                     # The table has several names across versions; Keras finds the table by the name of its layer.
                     key = f'{layer}/{"positional_embedding" if layer.endswith("_pos_emb") else weight}'
                     if key in tensors:
-                        raise ValueError(f'it has two weights of the name {key}')
+                        raise ValueError(f'it has two weights named {key}')
                     if item.external or item.is_virtual:
                         raise ValueError(f'it keeps {key} in another file, which is not followed')
                     # Otherwise h5py would allocate as much memory as a damaged header claims.
@@ -277,7 +277,7 @@ def _describe(model_config: str | bytes) -> dict[str, dict[str, Any]]:
     for layer in json.loads(model_config)['config']['layers']:
         name, nodes = layer['config']['name'], layer['inbound_nodes']
         if not isinstance(name, str) or name in layers:
-            raise ValueError(f'the layer {shown(name)} has no name, or is there twice')
+            raise ValueError(f'the layer {shown(name)} has no name, or appears twice')
         # An operation has one input, and its arguments.
         layers[name] = {**layer['config'], **(nodes[0][3] if nodes and isinstance(nodes[0][0], str) else {})}
     return layers
