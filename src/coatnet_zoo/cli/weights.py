@@ -55,7 +55,7 @@ def info(name: str) -> None:
 
 
 def _facts(entry: Entry) -> dict[str, str]:
-    classes, channels, pixels = usual = (1000, 3, 224)  # what the table of sizes in docs/models\.md counts
+    classes, channels, pixels = usual = (1000, 3, 224)  # what the table of sizes in docs/models.md counts
     is_usual = (entry.num_classes, entry.in_chans, entry.img_size) == usual
     counted = f'; the table of sizes counts {classes} classes, {channels} channels and {pixels} pixels'
     facts = {
