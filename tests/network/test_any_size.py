@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 import timm
 import torch
-from long_tests import slow
 from peers import assert_close, assert_saved_and_resized, random_images, randomize_, timm_peer
 from safetensors.torch import save_file
 from timm.data.model_config import resolve_input_data_config
@@ -81,12 +80,11 @@ def test_every_size_equals_timms_model_of_that_size(
 
 @pytest.mark.parametrize('impl', ['timm', 'paper', 'chinhsuanwu'])
 def test_no_shape_error_at_any_size(impl: str) -> None:
-    """Every height and every width from 32 to 64, so every remainder of the stride of 32, without computing values."""
+    """Every remainder of the stride of 32, in the height or in the width, without computing values."""
     args = {**STAGES, 'depths': (1, 1, 1, 1)}
     model = timm.create_model('coatnet_1', impl=impl, img_size=NATIVE, device='meta', **args).eval()
-    sides = range(32, 65)
-    shuffled = random.Random(0).sample(sides, len(sides))
-    for height, width in zip(sides, shuffled, strict=True):
+    widths = random.Random(0).sample(range(48, 64), 16)
+    for height, width in zip(range(32, 48), widths, strict=True):
         features = model.forward_features(torch.empty(1, 3, height, width, device='meta'))
         assert features.shape == (1, 96, -(-height // 32), -(-width // 32))
 
@@ -201,9 +199,8 @@ def test_sizes_of_images_that_no_network_takes(img_size: int | tuple[int, int]) 
 
 
 @pytest.mark.parametrize('make', [lambda model: model, torch.jit.script, torch.fx.symbolic_trace])
-@pytest.mark.parametrize('name', ['coatnet_atto', 'vit_rel_tiny'])
-def test_images_of_whole_numbers_are_refused(name: str, make: Callable) -> None:
-    model = make(timm.create_model(name, img_size=64, in_chans=1).eval())
+def test_images_of_whole_numbers_are_refused(make: Callable) -> None:
+    model = make(timm.create_model('coatnet_atto', img_size=64, in_chans=1).eval())
     assert model(torch.rand(1, 1, 64, 64)).isfinite().all()
     for dtype in (torch.uint8, torch.int64):
         with pytest.raises(Exception, match=r'CoAtNet needs floating-point images; .*timm\.data\.create_transform'):
@@ -225,27 +222,10 @@ class Positions(torch.nn.Module):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize('example', [(4, 5), (4, 4), (6, 7)])
+@pytest.mark.parametrize('example', [(4, 5), (6, 6)])
 def test_any_example_makes_a_graph_for_any_size(example: tuple[int, int]) -> None:
     model = Positions()
     dynamic = {2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC}
     graph = torch.export.export(model, (torch.zeros(1, 1, *example),), dynamic_shapes=(dynamic,)).module()
     for size in ((4, 5), (5, 4), (4, 6), (3, 5), (2, 2), (9, 7)):
         assert torch.equal(graph(torch.zeros(1, 1, *size)), expand_rel_pos_table(model.bias(*size), *size)), size
-
-
-@pytest.mark.parametrize('impl', ['paper', pytest.param('timm', marks=slow)])
-def test_onnx_of_any_size_with_gradients_on(impl: str, tmp_path: Path) -> None:
-    """The example has the native size. 2x2 pooling averages (timm) or takes the maximum (paper) at odd edges, too."""
-    pytest.importorskip('onnxscript')
-    runtime = pytest.importorskip('onnxruntime')
-    stages = dict(stem_width=(8, 16), embed_dim=(32, 64), depths=(1, 1), block_types='CT', num_classes=3)
-    model = randomize_(timm.create_model('coatnet_1', impl=impl, img_size=64, **stages))
-    dynamic = {0: torch.export.Dim.DYNAMIC, 2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC}
-    file, example = tmp_path / 'model.onnx', random_images(2, 3, 64)
-    torch.onnx.export(model, (example,), file, dynamo=True, dynamic_shapes=(dynamic,), verbose=False)
-    session = runtime.InferenceSession(file, providers=['CPUExecutionProvider'])
-    for size in (64, 96, (70, 101), (64, 35), (160, 48)):
-        x = random_images(1, 3, size)
-        (theirs,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
-        torch.testing.assert_close(torch.from_numpy(theirs), model(x).detach(), rtol=0, atol=1e-4)

@@ -140,19 +140,11 @@ def test_attention_weights_can_be_extracted(x: torch.Tensor) -> None:
         assert all(torch.allclose(w.sum(-1), torch.ones(())) for w in weights.values())
 
 
-@pytest.mark.parametrize('impl', ['timm_rmlp', 'paper', 'chinhsuanwu'])
-def test_export(impl: str, x: torch.Tensor) -> None:
-    model = create(impl, embed_dim=(32, 64), depths=(1, 1), block_types='CT')
-    batch = torch.export.Dim('batch', min=1, max=16)
-    exported = torch.export.export(model, (x,), dynamic_shapes=({0: batch},)).module()
-    x3 = torch.randn(3, 3, 64, 64)
-    torch.testing.assert_close(exported(x3), model(x3), rtol=0, atol=1e-5)
-
-
 @pytest.mark.parametrize('name', SIZES)
 def test_default_configurations_describe_the_models(name: str) -> None:
     """As timm's own tests demand of every model: sizes, and the names of the first convolution and the classifier."""
-    model = timm.create_model(name, device='meta').eval()
+    small = dict(embed_dim=(128,) * 4, depths=(1,) * 4, block_types='TTTT' if name.startswith('vit') else 'CCTT')
+    model = timm.create_model(name, device='meta', **small).eval()
     cfg = model.default_cfg
     assert f'{cfg["first_conv"]}.weight' in model.state_dict()
     assert model.get_submodule(cfg['classifier']) is model.get_classifier()

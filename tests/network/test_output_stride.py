@@ -89,7 +89,7 @@ def test_training(checkpointing: bool) -> None:
 
 @torch.no_grad()
 def test_graphs() -> None:
-    structure = dict(output_stride=8, block_types='CCCT', depths=(1, 1, 1, 1))
+    structure = dict(output_stride=8, block_types='CCT', embed_dim=(16, 32, 32), depths=(1, 1, 1))
     model, x = create(**structure), random_images(2, 3, ODD)
     expected = model(x)
     dynamic = {0: torch.export.Dim.DYNAMIC, 2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC}

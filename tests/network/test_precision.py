@@ -74,16 +74,10 @@ def test_channels_last_goes_in_and_comes_out(impl: str, device: str) -> None:
     assert_finite_gradients(model)
 
 
-@pytest.mark.parametrize('impl', ['timm'])
-def test_compiled_training_and_evaluation(impl: str, device: str) -> None:
+def test_compiled_training(device: str) -> None:
     torch._dynamo.reset()
-    model = create(impl, device, embed_dim=(32, 64), depths=(1, 1), block_types='CT')
+    model = create('timm', device, embed_dim=(32, 64), depths=(1, 1), block_types='CT').train()
     x = images(device)
-    with torch.no_grad():
-        expected = model(x)
-        assert error(torch.compile(model, backend='aot_eager')(x), expected) < TOLERANCE[torch.float32]
-
-    model.train()
     model(x).square().mean().backward()
     expected = {name: p.grad.clone() for name, p in model.named_parameters()}
     model.zero_grad()

@@ -34,7 +34,7 @@ def pair(size: str, impl: str, name: str, **kwargs) -> tuple[torch.nn.Module, to
     return ours, theirs
 
 
-@pytest.mark.parametrize('img_size', [32, 96, 224, (64, 160)], ids=str)
+@pytest.mark.parametrize('img_size', [32, 96, (64, 160)], ids=str)
 @pytest.mark.parametrize('size, impl, name', VARIANTS)
 def test_logits_and_features_equal_timms(size: str, impl: str, name: str, img_size) -> None:
     ours, theirs = pair(size, impl, name, img_size=img_size)
