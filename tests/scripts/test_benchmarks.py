@@ -81,7 +81,8 @@ def test_the_page_has_the_tables_of_the_rows() -> None:
 
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every model that is created has one block in each stage, and few channels."""
+    """Every model that is created has one block in each stage, and few channels; a round is one call."""
+    monkeypatch.setattr(core, '_ROUND', 0)
     create, sizes = timm.create_model, dict(depths=(1, 1, 1, 1), embed_dim=(8, 32, 64, 64), stem_width=(8, 8))
     monkeypatch.setattr(timm, 'create_model', lambda name, **kwargs: create(name, **kwargs, **sizes))
 
