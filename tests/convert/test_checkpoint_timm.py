@@ -1,5 +1,6 @@
 """State dicts of timm's own CoAtNets, all that timm has: named right and loaded exactly, or refused by name."""
 
+import functools
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ WITH = [name for name in TIMM_NAMES if name not in WITHOUT]
 SMALL = dict(stem_width=(16, 32), embed_dim=(32, 64, 96, 128), depths=(2, 2, 3, 2), num_classes=10, img_size=64)
 
 
+@functools.cache
 def on_meta(name: str) -> dict[str, torch.Tensor]:
     return timm.create_model(name, num_classes=1000, device='meta').state_dict()
 

@@ -78,7 +78,6 @@ def test_the_folder_is_a_model_for_the_other_commands(tuned: Path, tmp_path: Pat
         assert float(row['probability']) == pytest.approx(guesses[row['file']][1], abs=1e-4)
     best = max(float(row['top1']) for row in rows(tuned / 'summary.csv'))
     assert best == pytest.approx(100 * sum(row['guess'] == row['label'] for row in held_out) / 6)
-    output_of('export', tuned, tmp_path / 'exported', '--format', 'onnx')
     card = output_of('push', tuned, 'me/digits', '--dry-run')
     facts = ('hf-hub:me/digits', 'photos: 24 photos for training', f'**Accuracy**: {best:.4g} % top-1', '--lr 0.0005')
     assert [fact for fact in facts if fact not in card] == []

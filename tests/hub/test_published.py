@@ -42,7 +42,7 @@ NAMES = {
 LOGITS = ['coatnet_nano', 'coatnet_nano.rmlp_sw_in1k', 'coatnet_0.bn_sw_in1k', 'coatnet_1.rmlp2_sw_in12k_ft_in1k']
 LONG = [
     'coatnet_1.rmlp_sw_in1k', 'coatnet_1.rmlp2_sw_in12k', 'coatnet_2.sw_in12k', 'coatnet_2.rmlp_sw_in12k',
-    'coatnet_2.rmlp_sw_in12k_ft_in1k', 'coatnet_3',
+    'coatnet_2.rmlp_sw_in12k_ft_in1k', 'coatnet_3', 'coatnet_2', 'coatnet_2.rmlp_sw_in1k',
 ]  # fmt: skip
 LONG_LOGITS = 'coatnet_2.rmlp_sw_in12k_ft_in1k_384'
 FILES = [pytest.param(name, marks=[slow] * (name in LONG)) for name in NAMES if name not in (*LOGITS, LONG_LOGITS)]

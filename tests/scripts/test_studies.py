@@ -48,7 +48,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> list[Run]:
     return [RUN._replace(part='transfer'), RUN]
 
 
-@pytest.mark.parametrize(('writes', 'lost'), [(0, False), (1, False), (1, True), (3, False), (3, True)])
+@pytest.mark.parametrize(('writes', 'lost'), [(0, False), (1, False), (3, True)])
 def test_an_interrupted_study_goes_on(
     small: list[Run], writes: int, lost: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

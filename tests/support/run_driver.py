@@ -26,7 +26,7 @@ if __name__ == '__main__':
             os.chdir(folder)
             os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
             for number, name in ((1, 'out'), (2, 'err')):
-                os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT), number)
+                os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
             sys.argv = ['coatnet-zoo', *(['run'] if how == 'command' else []), *ARGUMENTS]
             (coatnet_zoo_command.main if how == 'command' else coatnet_zoo.run.main)()
             break
