@@ -84,13 +84,10 @@ def test_every_field_with_values_of_every_kind(table: str, saved: tuple) -> None
 DISAGREE: list[tuple[list[Change], str, str]] = [
     ([(('num_classes',), 7)], 'has 10 classes', 'num_classes=7'),
     ([(('model_args', 'num_classes'), 7)], '10', '7 in model_args'),
-    ([(('num_classes',), 1_000_000)], 'has 10 classes', 'num_classes=1000000'),
     ([(('model_args', 'in_chans'), 3)], 'stem', '3'),
-    ([(('model_args', 'img_size'), 128)], 'img_size=[128, 128]', 'must have 225'),
     ([(('model_args', 'img_size'), [64, 96])], r'img_size=[64, 96]', 'must have 77'),
     ([(('model_args', 'embed_dim'), [8, 8, 16, 1_000_000])], 'stages.3.', '(1000000,'),
     ([(('model_args', 'depths'), [40, 1, 2, 1])], 'lacks the tensor stages.0.blocks.', 'of this network'),
-    ([(('model_args', 'depths'), [1_000_000, 1, 2, 1])], 'depths=(1000000, 1, 2, 1)', 'more than 500 layers'),
     ([(('pretrained_cfg', 'classifier'), 'stem.conv1')], 'classifier', "'head.fc'"),
     ([(('model_args', 'global_pool'), '')], "global_pool=''", 'num_classes=10'),
     ([(('model_args', 'conv_expand_ratio'), 1e6)], 'from the config.json of /', 'conv_expand_ratio=1000000.0 must'),

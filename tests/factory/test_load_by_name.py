@@ -1,5 +1,6 @@
-"""`load_model`, with which commands load: names with typos, timm's names, and the Hub without a network."""
+"""`load_model`, with which commands load: every form of MODEL, typos, and the Hub without a network."""
 
+import shutil
 import time
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import timm
 import torch
 from hub_server import HubServer
 from huggingface_hub import constants
+from paths import DATA
 from peers import assert_close, random_images, timm_peer
 from safetensors.torch import save_file
 from timm.models import save_for_hf
@@ -22,21 +24,46 @@ def cache(fresh_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(constants, 'HF_HUB_CACHE', str(fresh_cache))
 
 
-TYPED = {
+@torch.no_grad()
+def test_all_sources_are_the_same_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    digits = timm.create_model('coatnet_atto.digits', pretrained=True).eval()
+    save_for_hf(digits, 'folder', safe_serialization=True)
+    torch.save(digits.state_dict(), 'state.pth')
+    torch.save({'epoch': 3, 'arch': 'coatnet_atto', 'state_dict': digits.state_dict()}, 'training.pth.tar')
+    Path('coatnet_atto').mkdir()  # a name is a name, whatever lies in the current folder
+    x = torch.randn(2, 1, 64, 64)
+    for name in ('coatnet_atto', 'coatnet_atto.digits', 'folder', 'local-dir:folder', 'state.pth', 'training.pth.tar'):
+        model = load_model(name)
+        assert not model.training, name
+        torch.testing.assert_close(model(x), digits(x), rtol=0, atol=1e-6)
+
+
+NO_MODELS = {
     'coatnet1': 'Did you mean coatnet_1?',
-    'coatnet_1.sw_in22k': 'Did you mean coatnet_1.sw_in1k, coatnet_1.rmlp_sw_in1k, ',
+    'coatnet_atto.birds': "The model 'coatnet_atto.birds' cannot be loaded",
     'coatnet_pico_rw_224': "timm's coatnet_pico_rw_224 has no published weights",
     'coatnet_nano_cc_224': 'has blocks that this package does not have',
+    'coatnet_5': 'No weights are published for coatnet_5',
     'no_such_file.pth': 'a checkpoint file or hf-hub:ORG/NAME.',
     'resnet18': 'its architecture is resnet18',
+    'local-dir:/no/such/folder': '/no/such/folder',
+    'image.png': 'image.png is a corrupt or truncated',
+    'my/folder': "Use 'hf-hub:my/folder'",
+    **dict.fromkeys(('', 'empty', 'a\nb', 'local-dir:', 'local-dir:a\0b', '\udcff', 'x' * 5000), 'cannot be loaded'),
 }
 
 
-@pytest.mark.parametrize('typed', TYPED)
-def test_loading_by_a_name_with_an_error(typed: str) -> None:
-    with pytest.raises(CheckpointError) as e:
-        load_model(typed)
-    assert TYPED[typed] in str(e.value) and '\n' not in str(e.value)
+@pytest.mark.parametrize('name', NO_MODELS, ids=lambda name: repr(name)[:30])
+def test_what_is_no_model(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hub: HubServer) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path('empty').mkdir()
+    shutil.copy(DATA / 'digits' / '7_row1496.png', 'image.png')
+    with pytest.raises(CheckpointError) as caught:
+        load_model(name)
+    message = str(caught.value)
+    assert NO_MODELS[name] in message and message.isprintable() and len(message) < 3000
+    assert hub.requests == []
 
 
 def test_loading_by_the_name_of_timm(hub: HubServer, tmp_path: Path) -> None:

@@ -13,44 +13,39 @@ from torch import nn
 SMALL = dict(impl='timm', stem_width=(8, 16), embed_dim=(32, 32, 64, 64), depths=(1, 1, 1, 1), img_size=64)
 
 
-def tuned(classes: int, folder: Path) -> nn.Module:
-    model = timm.create_model('coatnet_0', **SMALL, num_classes=classes)
-    save_for_hf(model, folder, safe_serialization=True)
-    return model
+def created(classes: int, folder: Path) -> nn.Module:
+    return timm.create_model('coatnet_0', **SMALL, num_classes=classes)
 
 
 def reset(classes: int, folder: Path) -> nn.Module:
-    model = timm.create_model('coatnet_0', **SMALL, num_classes=9)
+    model = created(9, folder)
     model.reset_classifier(classes)
-    save_for_hf(model, folder, safe_serialization=True)
     return model
 
 
-def loaded_and_saved_again(classes: int, folder: Path) -> nn.Module:
-    tuned(9, folder / 'first')
-    model = timm.create_model(f'local-dir:{folder / "first"}', pretrained=True, num_classes=classes)
-    save_for_hf(model, folder, safe_serialization=True)
-    return model
-
-
-def saved_by_timm_alone(classes: int, folder: Path) -> nn.Module:
-    model = tuned(classes, folder)
-    config = json.loads((folder / 'config.json').read_text())
-    config['model_args']['num_classes'] = classes
-    (folder / 'config.json').write_text(json.dumps(config))
-    return model
+def loaded(classes: int, folder: Path) -> nn.Module:
+    save_for_hf(created(9, folder), folder / 'first', safe_serialization=True)
+    return timm.create_model(f'local-dir:{folder / "first"}', pretrained=True, num_classes=classes)
 
 
 @pytest.mark.parametrize('classes', [0, 5])
-@pytest.mark.parametrize('save', [tuned, reset, loaded_and_saved_again, saved_by_timm_alone])
-def test_classes_come_back(save: Callable[[int, Path], nn.Module], classes: int, tmp_path: Path) -> None:
-    model = save(classes, tmp_path).eval()
+@pytest.mark.parametrize('make', [created, reset, loaded])
+@pytest.mark.parametrize('by_timm_alone', [False, True])
+def test_classes_come_back(
+    make: Callable[[int, Path], nn.Module], classes: int, by_timm_alone: bool, tmp_path: Path
+) -> None:
+    """Also from a config.json that has the number twice, as timm alone writes it."""
+    model = make(classes, tmp_path).eval()
+    save_for_hf(model, tmp_path, safe_serialization=True)
     config = json.loads((tmp_path / 'config.json').read_text())
     assert config['num_classes'] == config['pretrained_cfg']['num_classes'] == classes
-    assert ('num_classes' in config['model_args']) is (save is saved_by_timm_alone)
-    loaded = timm.create_model(f'local-dir:{tmp_path}', pretrained=True).eval()
+    assert 'num_classes' not in config['model_args']
+    if by_timm_alone:
+        config['model_args']['num_classes'] = classes
+        (tmp_path / 'config.json').write_text(json.dumps(config))
+    again = timm.create_model(f'local-dir:{tmp_path}', pretrained=True).eval()
     x = torch.rand(1, 3, 64, 64)
-    assert loaded.num_classes == classes
-    torch.testing.assert_close(loaded(x), model(x), rtol=0, atol=1e-6)
+    assert again.num_classes == classes
+    torch.testing.assert_close(again(x), model(x), rtol=0, atol=1e-6)
     other = timm.create_model(f'local-dir:{tmp_path}', pretrained=True, num_classes=7)
     assert other(x).shape == (1, 7)
