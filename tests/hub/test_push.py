@@ -116,10 +116,8 @@ def _link(folder: Path) -> None:
 # What is done to the folder, with words of the line that refuses the folder.
 REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {
     'no weights': (lambda f: (f / SAFE).unlink(), f'has no {SAFE}'),
-    'no configuration': (lambda f: (f / CONFIG).unlink(), 'Config file not found'),
     'a link': (_link, 'is a link'),
     'no JSON': (lambda f: (f / CONFIG).write_text('{'), 'cannot be published as'),
-    'a list': (lambda f: (f / CONFIG).write_text('[]'), ''),
     'a deep configuration': (lambda f: (f / CONFIG).write_text('[' * 100_000), ''),
     'no implementation': (lambda f: _config(f, lambda c: c['model_args'].pop('impl')), 'save_for_hf'),
     'no preprocessing': (lambda f: _config(f, lambda c: c['pretrained_cfg'].pop('mean')), 'save_for_hf'),
@@ -131,7 +129,6 @@ REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {
     'labels that are no texts': (lambda f: _config(f, lambda c: c.update(label_names=[1, 2, 3])), 'label_names'),
     'NaN': (_nan, 'NaN or infinite values in stem.conv2.weight'),
     'other weights': (lambda f: _config(f, lambda c: c['model_args'].update(depths=[1, 1, 2, 1])), ''),
-    'half the weights': (lambda f: (f / SAFE).write_bytes((f / SAFE).read_bytes()[:9999]), 'safetensors'),
     'a card in Latin-1': (lambda f: (f / CARD).write_bytes('Größe'.encode('latin-1')), 'model card'),
     'a card with broken metadata': (lambda f: (f / CARD).write_text('---\na: [\n---\n'), 'model card'),
     'a card that is a folder': (lambda f: (f / CARD).mkdir(), 'Is a directory'),

@@ -32,7 +32,6 @@ def point(monkeypatch: pytest.MonkeyPatch, hub: HubServer, password: str) -> Non
 FAULTS = {
     'HEAD 401': [Fault('HEAD', 401, {'X-Error-Message': f'{TOKEN} is no token'})] * 9,
     'HEAD 404': [Fault('HEAD', 404)] * 9,
-    'HEAD 503': [Fault('HEAD', 503)] * 9,
     'GET 403': [Fault('GET', 403, {'X-Error-Message': f'not {TOKEN}'})] * 9,
     'redirected, GET 403': [Fault('GET', 302, {'Location': SIGNED}), Fault('GET', 403)] * 9,
     'redirected to nowhere': [Fault('GET', 302, {'Location': 'http://127.0.0.1:1' + SIGNED})] * 9,
