@@ -17,7 +17,6 @@ from checkpoint_bytes import FIXTURE, STATE_DICT
 from command_line import output_of, refusal
 from paths import DATA
 from peers import assert_close, random_images, randomize_
-from safetensors.torch import save_file
 from timm.layers.pos_embed_rel import gen_relative_position_index
 
 from coatnet_zoo import CheckpointError, convert_checkpoint
@@ -46,12 +45,6 @@ def test_fixture_gives_the_logits_of_the_original_code(tmp_path: Path) -> None:
     assert {name: getattr(s, name) for name in STAGES} == STAGES
     assert (s.block_types, s.num_heads, s.dim_head, s.img_size) == ('CCTT', 8, 32, (64, 64))
     assert result.num_params == 589_528
-
-
-def test_safetensors_file_is_converted(tmp_path: Path) -> None:
-    save_file(STATE_DICT, tmp_path / 'a.safetensors')
-    convert_checkpoint(tmp_path / 'a.safetensors', tmp_path / 'out')
-    assert_logits(load(tmp_path / 'out'))
 
 
 def test_tensors_that_share_memory(tmp_path: Path) -> None:

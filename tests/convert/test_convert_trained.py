@@ -35,7 +35,6 @@ RUNS: dict[str, dict[str, Any]] = {
         model='coatnet_atto', num_classes=10, in_chans=1, img_size=96, mean=[0.3], std=[0.4], crop_pct=0.9
     ),
     'an implementation': dict(model='coatnet_0', num_classes=5, img_size=64, model_kwargs=dict(TINY, impl='timm')),
-    'a tag': dict(model='coatnet_atto.digits', num_classes=10, in_chans=1),
     'a folder': dict(model='local-dir:start', num_classes=10, in_chans=1, pretrained=True),
     'a folder with other classes and channels': dict(model='local-dir:start', num_classes=3, pretrained=True),
     "a folder of timm's": dict(model='local-dir:theirs', num_classes=3, pretrained=True),
@@ -156,12 +155,10 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     'another network': (dict(model='resnet18'), 'trained as resnet18, which is not a network of this package'),
     'a folder that is gone': (dict(model='local-dir:gone'), 'gone'),
     'other classes': (dict(num_classes=7), 'head.fc.weight'),
-    'other channels': (dict(in_chans=3), 'stem.conv1.weight'),
     'another size': (dict(model_kwargs=dict(img_size=96)), 'relative_position_bias_table'),
     'fewer blocks': (dict(model_kwargs=dict(depths=(1, 1, 2, 2))), 'has the tensor stages.1.blocks.1'),
     'a file to load': (dict(model_kwargs=dict(checkpoint_path='/etc/passwd')), 'checkpoint_path'),
     'a configuration': (dict(model_kwargs=dict(pretrained_cfg_overlay=dict(file='/etc/passwd'))), 'pretrained_cfg'),
-    'a number that is text': (dict(num_classes='10'), 'num_classes'),
     'an unknown impl': (dict(model_kwargs=dict(impl='none')), "impl='none'"),
     'an interpolation': (dict(interpolation='none'), 'interpolation'),
 }  # fmt: skip

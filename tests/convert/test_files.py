@@ -50,7 +50,6 @@ def legacy(count: bytes) -> bytes:
 
 TORCH_FILES: dict[str, Callable[[], bytes]] = {
     'a record that is short': lambda: with_part(FIRST, PARTS[FIRST][:-4]),
-    'a record that is long': lambda: with_part(FIRST, PARTS[FIRST] + b'1234'),
     'a flipped bit': lambda: damaged(9, b'\x41'),
     'a zeroed range': lambda: damaged(128, bytes(64)),
     'two records of one name': lambda: archive([*PARTS.items(), (FIRST, bytes(256))]),
@@ -62,9 +61,7 @@ TORCH_FILES: dict[str, Callable[[], bytes]] = {
     'a tensor beyond the record': lambda: with_count(b'K\x7f'),
     'a storage of a negative length': lambda: with_count(b'J' + struct.pack('<i', -64)),
     'a pickle without an end': lambda: with_part(PICKLE, b'\x80\x02}'),
-    'nothing but a signature': lambda: b'PK\x03\x04',
     'a legacy file that claims 8 GB': lambda: legacy(b'J' + struct.pack('<i', 2**31 - 1)),
-    'a legacy file that claims 40 TB': lambda: legacy(b'\x8a\x06' + (10**13).to_bytes(6, 'little')),
     'a pickle': lambda: pickle.dumps({'a': 1}),
 }
 
@@ -117,22 +114,6 @@ def test_the_content_decides_and_not_the_name(ending: str, tmp_path: Path) -> No
         assert read_checkpoint(file).tensors.keys() == STATE_DICT.keys()
 
 
-# Headers of safetensors.
-
-SAFETENSORS = {
-    'empty': b'',
-    'header of 2^64 - 1': b'\xff' * 8 + b'{}',
-    'header that is no JSON': struct.pack('<Q', 8) + b'not json',
-}
-
-
-@pytest.mark.parametrize('case', SAFETENSORS)
-def test_safetensors(case: str, tmp_path: Path) -> None:
-    file = tmp_path / 'a.safetensors'
-    file.write_bytes(SAFETENSORS[case])
-    assert 'a.safetensors is a corrupt or truncated safetensors file' in refusal(file)
-
-
 def test_a_folder_is_not_loaded_from_a_pickle(tmp_path: Path) -> None:
     timm.models.save_for_hf(timm.create_model('coatnet_atto', num_classes=3), tmp_path, safe_serialization=True)
     weights, name = tmp_path / 'model.safetensors', f'local-dir:{tmp_path}'
@@ -151,7 +132,6 @@ IRREGULAR: dict[str, Callable[[Path], Any]] = {
     'folder': Path.mkdir,
     'pipe': os.mkfifo,
     'endless': lambda path: path.symlink_to('/dev/zero'),
-    'link to nothing': lambda path: path.symlink_to('nowhere'),
     'nothing': lambda path: None,
 }
 

@@ -111,7 +111,6 @@ REFUSED_HEADS: dict[str, Tensors] = {
     'an Identity, a layer and a norm beside it': {**WRAPPED, **layer('embed', 16, 32), **NORM},
     'layers in place of fc': {**HEADLESS, **MLP, **layer('fc3', 2, 2)},
     'head.0': {**HEADLESS, **layer('head.0', 16, 32), **layer('head.2', 5, 16)},
-    'layers.0 after fc': {**WITH_FC, **layer('layers.0', 16, 5), **layer('layers.2', 2, 16)},
     'another pooling': {**HEADLESS, 'pool.p': torch.ones(1), 'fc.weight': WITH_FC['fc.weight']},
     'two poolings side by side': {**HEADLESS, **layer('fc.1', 5, 64)},
     'a convolution': {**WRAPPED, 'head.weight': torch.ones(5, 32, 1, 1)},
@@ -170,10 +169,8 @@ def with_softmax() -> nn.Module:
 PROJECTION, KERNEL = torch.ones(12, 12, 1, 1), torch.ones(24, 24, 3, 3)
 REFUSED: dict[str, tuple[Any, str]] = {
     'three stages': (stages('s0 s1 s2 s3 fc'), 'with 3 stages (s1, s2, s3) instead of four'),
-    'two stages': (stages('s0 s1 s2 fc'), 'with 2 stages (s1, s2) instead of four'),
     'five stages': (changed(s5__0__proj__weight=PROJECTION), 'with 5 stages (s1, s2, s3, s4, s5) instead of four'),
     'volumes': ({k: v[..., None] if v.ndim == 4 else v for k, v in WITH_FC.items()}, '3-D convolutions, as s0.0.0.w'),
-    'series': ({k: v[..., 0] if v.ndim == 4 else v for k, v in WITH_FC.items()}, '1-D convolutions, as s0.0.0.w'),
     'projections': (changed(s1__1__proj__weight=PROJECTION), 'in the shortcut of every block (s1.1.proj.weight)'),
     'a feed-forward': (changed(s3__0__ff__1__fn__dw__weight=KERNEL), 'another feed-forward network (s3.0.ff.1.fn.dw'),
     'a narrow one': (changed(**layer('s3.0.ff.1.fn.net.0', 48, 24)), 's3.0.ff.1.fn.net.0.weight of'),
@@ -183,8 +180,6 @@ REFUSED: dict[str, tuple[Any, str]] = {
     'a C after a T': (Fork(third_stage='TC').state_dict(), 'has a convolutional block (C) after a Transformer'),
     'masks': (changed(s0__0__0__weight_mask=KERNEL, s0__0__0__weight_orig=KERNEL), "prune.remove(layer, 'weight')"),
     'Mish': (saved(Fork(act=nn.Mish)), 's0.0.2 is Mish, not GELU'),
-    'average pooling': (saved(Fork(pool=nn.AvgPool2d)), 's1.0.pool is AvgPool2d, not MaxPool2d'),
-    'another eps': (saved(Fork(eps=1e-3)), 's1.0.conv.fn.1 has eps=0.001, not 1e-05'),
     'a softmax after fc': (saved(with_softmax()), 'fc.1 is Softmax, which head=False (--no-head) leaves out'),
     'Mish in TorchScript': (Fork(act=nn.Mish), 's0.0.2 is Mish, not GELU'),
     'a frozen TorchScript': (Fork(), 'is a frozen TorchScript file, whose tensors have no names; save the state'),

@@ -163,12 +163,9 @@ LAYERS: dict[str, tuple[str, Callable[[dict], object], str | None]] = {
     'as it is': ('stem_1_conv', lambda x: None, None),
     'softmax at the end': ('predictions', lambda x: more(x, activation='softmax'), None),
     'mixed precision': ('stem_1_conv', lambda x: more(x, dtype={'config': {'name': 'mixed_float16'}}), None),
-    'batches of 8': ('input_1', lambda x: more(x, batch_input_shape=[8, 64, 64, 3]), None),
     'dropout': ('stem_1_pad', lambda x: renamed(x, 'head_drop'), 'lacks the layer stem_1_pad'),
     'a layer of somebody else': ('tf.split', lambda x: renamed(x, 'rescaling'), 'rescaling'),
-    'another operation': ('tf.split', lambda x: renamed(x, 'tf.concat'), 'tf.concat'),
     'a name twice': ('stem_1_gelu', lambda x: renamed(x, 'stem_1_conv'), 'appears twice'),
-    'a name that is a list': ('stem_1_gelu', lambda x: renamed(x, []), 'no name'),
     'no config': ('stem_1_gelu', lambda x: x.pop('config'), "'config'"),
     'other strides': ('stem_1_conv', lambda x: more(x, strides=[1, 1]), 'strides=[1, 1] in stem_1_conv'),
     'stride in a 1x1': ('stack_1_block_1_expand_conv', lambda x: more(x, strides=[2, 2]), 'expand_conv'),
@@ -178,7 +175,6 @@ LAYERS: dict[str, tuple[str, Callable[[dict], object], str | None]] = {
         'y=1.0 in tf.math.multiply',
     ),
     'another activation': ('stem_1_gelu', lambda x: renamed(x, 'stem_1_swish'), 'stem_1_swish'),
-    'a changed activation': ('stem_1_gelu', lambda x: more(x, activation='mish'), "activation='mish' in stem_1_gelu"),
     'a smaller image': ('input_1', lambda x: more(x, batch_input_shape=[None, 32, 32, 3]), '49 offsets in stage 3'),
     'an image of any size': ('input_1', lambda x: more(x, batch_input_shape=[None, None, None, 3]), 'the shape'),
     'an image of 10^9 pixels': ('input_1', lambda x: more(x, batch_input_shape=[None, 10**9, 10**9, 3]), 'stage 3'),
@@ -208,7 +204,6 @@ def test_descriptions_that_are_none(description: Any, tmp_path: Path) -> None:
 
 
 RENAMED = {
-    'stem_1_gelu': 'stem_1_swish',
     'stack_2_block_2_MB_dw_gelu': 'stack_2_block_2_MB_dw_hard_swish',
     'stack_3_block_1_ffn_gelu': 'stack_3_block_1_ffn_gelu_app',
 }

@@ -11,6 +11,7 @@ import pytest
 import safetensors.torch
 import timm
 import torch
+from checkpoint_bytes import under
 from command_line import output_of, refusal
 from hub_server import HubServer
 from paths import DATA
@@ -40,16 +41,9 @@ def folder(tuned: nn.Module, tmp_path: Path) -> Path:
     return tmp_path / 'tuned'
 
 
-def under(prefix: str, tensors: Tensors) -> Tensors:
-    return {prefix + name: tensor for name, tensor in tensors.items()}
-
-
 FORMS: dict[str, Callable[[Tensors], dict]] = {
     'bare': lambda sd: sd,
     'module.': lambda sd: under('module.', sd),
-    'Lightning': lambda sd: dict(state_dict=under('model.', sd), hyper_parameters=dict(lr=1.0)),
-    'compiled': lambda sd: under('_orig_mod.', sd),
-    'averaged': lambda sd: {**under('module.', sd), 'n_averaged': torch.tensor(3)},
     'half': lambda sd: {k: v.half() for k, v in sd.items()},
     'a dropout and a linear layer': lambda sd: {k.replace('head.fc.', 'head.fc.1.'): v for k, v in sd.items()},
     'a backbone and a layer': lambda sd: {
@@ -117,14 +111,6 @@ def test_sizes_that_no_file_shows_are_said(tmp_path: Path, caplog: pytest.LogCap
     assert 'was trained at (160, 160)' in refusal('convert', file, tmp_path / 'out', '--img-size', '96')
 
 
-def test_another_head_is_named(tuned: nn.Module, tmp_path: Path) -> None:
-    tensors = {k: v for k, v in tuned.state_dict().items() if 'head.fc' not in k}
-    tensors |= {'head.fc.0.weight': torch.ones(9, 128), 'head.fc.2.weight': torch.ones(7, 9)}
-    torch.save(tensors, tmp_path / 'best.pth')
-    assert '--no-head' in refusal('convert', tmp_path / 'best.pth', tmp_path / 'out')
-    assert 'no classes' in output_of('convert', tmp_path / 'best.pth', tmp_path / 'out', '--no-head')
-
-
 def test_pruning_is_made_permanent_as_the_refusal_says(tmp_path: Path) -> None:
     model, x = timm_peer('test_coatnet', num_classes=7), random_images(2, 3, 160)
     layers = [layer for layer in model.modules() if isinstance(layer, nn.Conv2d)]
@@ -140,8 +126,8 @@ def test_pruning_is_made_permanent_as_the_refusal_says(tmp_path: Path) -> None:
 
 
 STRANGE: dict[str, tuple[Callable[[Tensors], Tensors], str]] = {
+    'two layers': (lambda sd: {**sd, 'head.fc.0.weight': torch.ones(9, 128)}, '--no-head'),
     'LoRA': (lambda sd: {k.replace('.qkv.', '.qkv.base_layer.'): v for k, v in sd.items()}, 'merge_and_unload()'),
-    'LoRA alone': (lambda sd: {'base_model.model.stages.2.qkv.lora_A.weight': torch.ones(8, 8)}, 'merge_and_unload()'),
     'features': (lambda sd: {k.replace('stages.', 'stages_'): v for k, v in sd.items()}, 'features_only=True'),
     'MaxViT': (lambda sd: timm.create_model('test_maxvit', device='meta').state_dict(), 'of a MaxViT'),
     'CoAtNeXt': (

@@ -48,6 +48,11 @@ def write(folder: Path, content: bytes) -> Path:
     return folder / 'a.pth'
 
 
+def under(prefix: str, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The tensors with a prefix before their names."""
+    return {prefix + k: v for k, v in tensors.items()}
+
+
 def refusal(src: Path) -> str:
     """The one-line error by which conversion refuses a file, after which there is no folder."""
     with pytest.raises(CheckpointError) as e:
