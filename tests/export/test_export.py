@@ -119,7 +119,6 @@ BAD = [
     (dict(out='file/out'), 'out cannot be written'),
     (dict(out='model.onnx'), 'must be a folder'),
     (dict(img_size='31'), 'Images must have 32 to 4096 pixels on each side, not 31.'),
-    (dict(img_size='0'), 'Images must have 32 to 4096 pixels on each side, not 0.'),
     (dict(img_size='100000'), 'Images must have 32 to 4096 pixels on each side, not 100000.'),
     (dict(format='pt2', int8='good'), 'pt2 does not support 8-bit integers here; export to onnx or openvino'),
     (dict(format='pt2', dynamic_size=''), 'pt2 supports one size here; export to onnx'),

@@ -14,7 +14,7 @@ import pytest
 import timm
 import torch
 from command_line import command, output_of, refusal
-from paths import DATA, ROOT
+from paths import DATA
 from peers import assert_close, random_images, randomize_
 from PIL import Image
 
@@ -209,8 +209,3 @@ def test_neither_torch_nor_timm_is_needed(digits: Path, tmp_path: Path) -> None:
     )
     result = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, cwd=tmp_path)
     assert result.stdout == '7\n', result.stderr
-
-
-def test_the_runtime_imports_nothing_of_the_package() -> None:
-    text = (ROOT / 'src' / 'coatnet_zoo_runtime.py').read_text(encoding='utf-8')
-    assert 'import coatnet_zoo' not in text and 'from coatnet_zoo' not in text

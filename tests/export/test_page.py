@@ -8,10 +8,9 @@ from pathlib import Path
 
 import pages
 import pytest
-from paths import DATA, ROOT
+from paths import DATA
 
-PAGE = (ROOT / 'docs' / 'export.md').read_text(encoding='utf-8')
-BLOCKS = re.findall(r'^```sh\n(.*?)^```\n\n```python\n(.*?)^```\n', PAGE, flags=re.MULTILINE | re.DOTALL)
+BLOCKS = pages.blocks('docs/export.md')  # a command and a program for every format
 # Says so if a program that is to run without the package has loaded it after all.
 STRANGERS = "\nimport sys; print(sorted({'torch', 'timm', 'coatnet_zoo'} & set(sys.modules)))"
 
@@ -23,17 +22,17 @@ def run(folder: Path, *args: str) -> str:
 
 
 def test_every_block_is_tried() -> None:
-    assert [re.search(r'--format (\w+)', command)[1] for command, _ in BLOCKS] == ['onnx', 'openvino', 'pt2']
-    assert PAGE.count('```') == 4 * len(BLOCKS)
-    assert all(len(program.splitlines()) <= 14 for _, program in BLOCKS)
+    assert [block.language for block in BLOCKS] == ['sh', 'python'] * 3
+    assert [re.search(r'--format (\w+)', block.code)[1] for block in BLOCKS[::2]] == ['onnx', 'openvino', 'pt2']
+    assert all(len(block.code.splitlines()) <= 14 for block in BLOCKS)
 
 
-@pytest.mark.parametrize('block, module', [(0, 'onnxruntime'), (1, 'openvino')])
+@pytest.mark.parametrize('block, module', [(0, 'onnxruntime'), (2, 'openvino')])
 def test_the_blocks_of_a_runtime(block: int, module: str, tmp_path: Path) -> None:
     """tests/clients has the blocks of AOTInductor, whose compiler takes longer than all tests of this folder."""
     pytest.importorskip(module, reason='needs the extra of this format')
-    command, program = BLOCKS[block]
-    said = pages.run(pages.Block('docs/export.md', 0, 'sh', (), command), tmp_path)
+    command, program = BLOCKS[block : block + 2]
+    said = pages.run(command, tmp_path)
     assert float(re.search(r'difference of a logit from torch is (\S+),', said)[1]) < 1e-4
     shutil.copy(DATA / 'digits' / '7_row1496.png', tmp_path / 'image.png')
-    assert run(tmp_path, '-c', program + STRANGERS).splitlines() == ['7', '[]']
+    assert run(tmp_path, '-c', program.code + STRANGERS).splitlines() == ['7', '[]']

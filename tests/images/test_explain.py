@@ -40,11 +40,6 @@ def transformed(model: CoAtNet, image: Image.Image) -> torch.Tensor:
     return timm.data.create_transform(**config)(image)[None]
 
 
-@pytest.fixture
-def digits() -> CoAtNet:
-    return timm.create_model('coatnet_atto.digits', pretrained=True).eval()
-
-
 def test_command_writes_a_picture(tmp_path: Path) -> None:
     out = tmp_path / 'picture.png'
     out.write_bytes(b'an older one')
@@ -92,17 +87,6 @@ def test_evidence_is_grad_cam_of_the_last_stage(impl: str, target: int | None) -
     probabilities = logits.softmax(0).topk(5)
     assert [guess.index for guess in explanation.top] == probabilities.indices.tolist()
     assert [guess.probability for guess in explanation.top] == pytest.approx(probabilities.values.tolist(), rel=1e-3)
-
-
-def test_evidence_is_where_the_classifier_looks() -> None:
-    """A classifier of one channel, so that the map is that channel; height and width differ."""
-    model, image = small(impl='chinhsuanwu'), noise(96, 64)
-    nn.init.zeros_(model.get_classifier().weight)
-    model.get_classifier().weight.data[4, 10] = 3
-    with torch.inference_mode():
-        features = model.forward_features(transformed(model, image))[0, 10]
-    evidence = explain_image(image, model, 4).evidence
-    np.testing.assert_allclose(evidence, 3 * features / features.numel(), rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize('dtype, atol', [(torch.float32, 1e-4), (torch.bfloat16, 0.1)])
@@ -222,10 +206,8 @@ def explain_refusal(tmp_path: Path, image: Path = DIGIT, out: str = 'o.png', *ar
     'out, said',
     [
         ('picture.pdf', 'does not end in .png'),
-        ('.png/', 'does not end in .png'),
         ('file/o.png', 'There is no folder'),
         ('folder.png', 'is a folder'),
-        ('link.png', 'is a link, a pipe or a device'),
         ('broken.png', 'is a link, a pipe or a device'),
         ('pipe.png', 'is a link, a pipe or a device'),
         ('copy.png', 'is the image itself'),
@@ -248,13 +230,10 @@ def test_what_is_said_before_a_model_is_loaded(tmp_path: Path, monkeypatch: pyte
     assert explain_refusal(tmp_path).count("pip install 'coatnet-zoo[explain]'") == 1
 
 
-def test_bad_class(tmp_path: Path) -> None:
+def test_models_that_cannot_be_explained(tmp_path: Path) -> None:
     for target in ('10', '-1'):
         message = explain_refusal(tmp_path, DIGIT, 'o.png', '--target', target)
         assert f'There is no class {target}; the model has 10, 0 to 9' in message
-
-
-def test_models_that_cannot_be_explained() -> None:
     image = open_image(DIGIT)
     for model, said in (
         (small(num_classes=0), 'no classifier'),

@@ -26,18 +26,13 @@ NAMES = sorted(file.name for file in DIGITS.iterdir())
 SEVEN = DIGITS / '7_row1496.png'
 
 
-@pytest.fixture(scope='module')
-def model() -> CoAtNet:
-    return timm.create_model('coatnet_atto.digits', pretrained=True).eval()
-
-
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
     """A folder with a digit 7, a folder of digits, other files, hidden files, and a link in a circle."""
     photos = tmp_path / 'photos'
     (photos / 'more').mkdir(parents=True)
     (photos / '.thumbnails').mkdir()
-    places = ('img_10.PNG', 'img_9.png', 'more/img_1.png', '.hidden.png', '.thumbnails/img.png', 'strange.name')
+    places = ('img_10.PNG', 'img_9.png', 'more/img_1.png', '.hidden.png', '.thumbnails/img.png', '[7].name')
     for place in places:
         shutil.copy(SEVEN, photos / place)
     (photos / 'notes.txt').write_text('text')
@@ -56,12 +51,12 @@ def predicted(*args: str | Path, **options: str | Path) -> list[dict]:
 
 
 @torch.no_grad()
-def test_probabilities_are_those_of_timm(model: CoAtNet) -> None:
+def test_probabilities_are_those_of_timm(digits: CoAtNet) -> None:
     """Of timm's own data set, as its scripts make it for one channel; at every size of batch, and optimised."""
-    config = resolve_model_data_config(model)
+    config = resolve_model_data_config(digits)
     timms = create_dataset('', str(DIGITS.parent), input_img_mode='L', transform=create_transform(**config))
     images = {Path(timms.filename(i)).name: timms[i][0] for i in range(len(timms))}
-    expected = model(torch.stack([images[name] for name in NAMES])).softmax(1).topk(3)
+    expected = digits(torch.stack([images[name] for name in NAMES])).softmax(1).topk(3)
     for options in ([], ['--batch-size', '3'], ['--batch-size', '1', '--optimize']):
         answers = predicted(DIGITS, '--topk', '3', *options)
         assert [Path(answer['file']).name for answer in answers] == NAMES
@@ -72,7 +67,7 @@ def test_probabilities_are_those_of_timm(model: CoAtNet) -> None:
         torch.testing.assert_close(values, expected.values, rtol=0, atol=1e-5)
 
 
-def test_there_is_never_more_than_one_batch_in_memory(model: CoAtNet, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_there_is_never_more_than_one_batch_in_memory(digits: CoAtNet, monkeypatch: pytest.MonkeyPatch) -> None:
     opened: list[Path] = []
     batches: list[int] = []
     real = classify.__globals__['open_image']
@@ -82,9 +77,9 @@ def test_there_is_never_more_than_one_batch_in_memory(model: CoAtNet, monkeypatc
         return real(file)
 
     monkeypatch.setitem(classify.__globals__, 'open_image', note)
-    prepare_it, files = partial(prepare, preprocessing=data_config(model, model.img_size)), sorted(DIGITS.iterdir())
-    handle = model.register_forward_hook(lambda _, args, __: batches.append(len(args[0])))
-    for i, _ in enumerate(classify(logits_of(model), prepare_it, None, files, topk=1, batch_size=4)):
+    prepare_it, files = partial(prepare, preprocessing=data_config(digits, digits.img_size)), sorted(DIGITS.iterdir())
+    handle = digits.register_forward_hook(lambda _, args, __: batches.append(len(args[0])))
+    for i, _ in enumerate(classify(logits_of(digits), prepare_it, None, files, topk=1, batch_size=4)):
         assert len(opened) == min(i // 4 * 4 + 4, len(NAMES))
     handle.remove()
     assert batches == [4, 4, 2]
@@ -98,19 +93,13 @@ def test_there_is_never_more_than_one_batch_in_memory(model: CoAtNet, monkeypatc
         (['img_10.PNG', '.'], ['img_10.PNG', 'img_9.png', 'more/img_1.png']),
         (['img_*'], ['img_9.png', 'img_10.PNG']),
         (['*/img_?.png', 'img_?.png'], ['more/img_1.png', 'img_9.png']),
-        (['.hidden.png', 'strange.name'], ['.hidden.png', 'strange.name']),
+        (['.hidden.png', '[7].name'], ['.hidden.png', '[7].name']),
     ],
 )  # fmt: skip
 def test_sources(sources: list[str], expected: list[str], photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(photos)
     files, problems = find_images(sources)
     assert [str(file) for file in files] == expected and not problems
-
-
-def test_a_name_that_looks_like_a_pattern(photos: Path) -> None:
-    file = photos / '[7].png'
-    shutil.copy(SEVEN, file)
-    assert find_images([str(file)]) == ([file], [])
 
 
 def test_a_bad_image_costs_only_its_own_answer(tmp_path: Path) -> None:
@@ -171,7 +160,7 @@ def test_a_model_without_labels_says_so(tmp_path: Path) -> None:
     assert 'class ' in predict(SEVEN, DIGITS / NAMES[0], model=folder).stdout
 
 
-def test_models_that_cannot_answer(tmp_path: Path, model: CoAtNet, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_models_that_cannot_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert 'no classifier' in refusal('predict', SEVEN, '--model', saved(tmp_path / 'none', 0))
     assert 'nothing' in refusal('predict', SEVEN, '--model', 'nothing')
     broken = timm.create_model('coatnet_atto.digits', pretrained=True).eval()

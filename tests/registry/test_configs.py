@@ -19,11 +19,6 @@ def build(size: str, impl: str, img_size: int = 224, **overrides: Any) -> CoAtNe
     return CoAtNet(resolve_cfg(size, impl, **overrides), img_size, device='meta').eval()
 
 
-@pytest.mark.parametrize('i', range(5))
-def test_chinhsuanwu_has_the_parameters_of_its_code(i: int) -> None:
-    assert num_params(network(f'coatnet_{i}', 'chinhsuanwu')) == CHINHSUANWU[i]
-
-
 @pytest.mark.parametrize('i', range(4))
 def test_keras_cv_has_the_weights_of_its_code(i: int) -> None:
     model = network(f'coatnet_{i}', 'keras_cv')
@@ -31,27 +26,30 @@ def test_keras_cv_has_the_weights_of_its_code(i: int) -> None:
     assert num_params(model) + statistics == KERAS_CV[i]
 
 
-# From the README of keras_cv_attention_models, in millions.
-@pytest.mark.parametrize('i, published', [(3, 161.24), (4, 270.69), (5, 676.23), (6, 1336), (7, 2413)])
-def test_keras_cv_has_the_parameters_of_its_readme_at_512_pixels(i: int, published: float) -> None:
-    model = build(f'coatnet_{i}', 'keras_cv', img_size=512)
-    assert num_params(model) / 1e6 == pytest.approx(published, abs=0.005 if i < 6 else 0.5)
+# The numbers of the README of keras_cv_attention_models, at 512 pixels, and of the paper are rounded.
+PARAMETERS = [
+    *(('chinhsuanwu', 224, i, count, 0) for i, count in enumerate(CHINHSUANWU)),
+    *(('keras_cv', 512, i, 1e6 * count, 5e3) for i, count in ((3, 161.24), (4, 270.69), (5, 676.23))),
+    *(('keras_cv', 512, i, 1e6 * count, 5e5) for i, count in ((6, 1336), (7, 2413))),
+    *(('paper', 224, i, count, count * (0.015 if i < 6 else 0.03)) for i, count in enumerate(PAPER)),
+]
 
 
-@pytest.mark.parametrize('i', range(8))
-def test_paper_has_the_parameters_of_the_paper(i: int) -> None:
-    assert num_params(network(f'coatnet_{i}', 'paper')) == pytest.approx(PAPER[i], rel=0.015 if i < 6 else 0.03)
+@pytest.mark.parametrize('impl, img_size, i, count, within', PARAMETERS)
+def test_parameters(impl: str, img_size: int, i: int, count: float, within: float) -> None:
+    assert num_params(build(f'coatnet_{i}', impl, img_size)) == pytest.approx(count, rel=0, abs=within)
 
 
-@pytest.mark.parametrize('i, expected', [(0, 4.2e9), (1, 8.4e9), (2, 15.7e9), (3, 34.7e9)])
-def test_paper_has_the_multiply_adds_of_the_paper(i: int, expected: float) -> None:
-    assert multiply_adds(network(f'coatnet_{i}', 'paper')) == pytest.approx(expected, rel=0.03)
+# The second three are of the variant that strides later.
+MULTIPLY_ADDS = [
+    *(({}, i, count) for i, count in enumerate((4.2e9, 8.4e9, 15.7e9, 34.7e9))),
+    *((dict(conv_stride='depthwise'), i, count) for i, count in enumerate((4.6e9, 8.8e9, 16.6e9))),
+]
 
 
-@pytest.mark.parametrize('i, expected', [(0, 4.6e9), (1, 8.8e9), (2, 16.6e9)])
-def test_the_variant_that_strides_later_has_the_multiply_adds_of_the_paper(i: int, expected: float) -> None:
-    model = build(f'coatnet_{i}', 'paper', conv_stride='depthwise')
-    assert multiply_adds(model) == pytest.approx(expected, rel=0.03)
+@pytest.mark.parametrize('options, i, count', MULTIPLY_ADDS)
+def test_multiply_adds_are_those_of_the_paper(options: dict, i: int, count: float) -> None:
+    assert multiply_adds(build(f'coatnet_{i}', 'paper', **options)) == pytest.approx(count, rel=0.03)
 
 
 def test_stages_may_mix_types_and_widths() -> None:
@@ -70,26 +68,17 @@ def test_stages_may_mix_types_and_widths() -> None:
         (dict(block_types='CCT'), 'one entry per stage'),
         (dict(block_types=('C', 'C', 'CT', 'T')), 'Stage 2 has depth 5'),
         (dict(depths=(2, 0, 5, 2)), r'depths=\(2, 0, 5, 2\) must be a list, each a positive integer'),
-        (dict(depths='many'), "depths='many' must be a list, each a positive integer"),
         (dict(depths=(2, 500, 5, 2)), 'more than 500 layers'),
         (dict(qkv_bias=1), 'qkv_bias=1 must be True or False'),
         (dict(mlp_ratio=-4), 'mlp_ratio=-4 must be a positive number'),
-        (dict(num_heads=2.5), 'num_heads=2.5 must be a positive integer up to 1048576 or None'),
         (dict(embed_dim=(96, 192, 384, 1026)), 'width 1026, not a multiple of the head dimension 32'),
         (dict(conv_stride='1x1'), "conv_stride='1x1' does not exist"),
-        (dict(pool_type='min'), "pool_type='min' does not exist"),
         (dict(stem_width=()), 'stem_width'),
         (dict(dim_head=1024, num_heads=None, heads_round_down=True), 'one head of dimension dim_head=1024'),
         (dict(head_bias=False), 'need head_hidden=False'),
-        (dict(block_types=('C', 'C', 'TTTCT', 'T')), 'Stage 2 has a convolutional block .* such as CCCC, CCCT, CCTT'),
-        (dict(rel_attn='both'), "rel_attn='both' does not exist"),
-        (dict(attn_type='cosine'), "attn_type='cosine' does not exist"),
         (dict(attn_type='linear'), "needs rel_attn='none' and attn_window=None, got rel_attn='pre'"),
         (dict(attn_type='linear', rel_attn='none', attn_window=7), 'attn_window=7'),
         (dict(attn_type='linear', rel_attn='none', attn_drop_rate=0.1), 'use proj_drop_rate'),
-        (dict(attn_window=0), 'attn_window=0 must be a positive integer'),
-        (dict(attn_window=7.0), 'attn_window=7.0 must be a positive integer'),
-        (dict(attn_window=(7, 7)), r'attn_window=\(7, 7\) must be a positive integer'),
         (dict(attn_window=True), 'attn_window=True must be a positive integer'),
         (dict(attn_window=15), r'attn_window=15 has no effect at img_size=\(224, 224\), .* at most 14x14 positions'),
         (dict(attn_window=7, block_types='CCCC'), 'see at most 0x0 positions'),

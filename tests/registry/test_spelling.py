@@ -14,21 +14,16 @@ SIZES_0_TO_7 = f'Did you mean {", ".join(f"coatnet_{i}" for i in range(7))} or c
 QUESTIONS = {
     'coatnet1': 'Did you mean coatnet_1?',
     'CoAtNet-1': 'Did you mean coatnet_1?',
-    'coatnet-nano': 'Did you mean coatnet_nano?',
     'vit_rel_smal': 'Did you mean vit_rel_small?',
     'coatnet_8': SIZES_0_TO_7,
     'coatnet': SIZES_0_TO_7,
-    'coatnet_10': 'Did you mean coatnet_0 or coatnet_1?',
     'coatnet_1.sw_in22k': TAGS_OF_1,
     'coatnet_1.SW-in1k': 'Did you mean coatnet_1.sw_in1k?',
-    'coatnet1.sw_in1k': 'Did you mean coatnet_1.sw_in1k?',
     'coatnet_1rw_224': 'Did you mean coatnet_1_rw_224?',
     # A question would not help.
     'resnet18': '',
-    'x': '',
     '': '',
     'coatnet_5.nothing': '',
-    'my/coatnet_1': '',
     'hf-hub:me/coatnet1': '',
 }
 
