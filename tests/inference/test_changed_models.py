@@ -80,14 +80,11 @@ SPECIAL: dict[str, Callable[[nn.Module], object]] = {
     'no scale': lambda m: m.set_submodule('stages.0.blocks.0.norm1', nn.BatchNorm2d(32, affine=False)),
     'scale of zero after squeeze-excite': lambda m: m.stages[0].blocks[0].norm2.weight[0].zero_(),
     'spectral norm': lambda m: parametrizations.spectral_norm(m.stages[1].blocks[0].mlp.fc1),
-    'weight norm': lambda m: parametrizations.weight_norm(m.stages[0].blocks[0].conv1_1x1),
     'pool that counts padding': lambda m: m.set_submodule('stages.0.blocks.0.down', nn.AvgPool2d(3, 2, padding=1)),
     'one layer twice': lambda m: m.set_submodule('stages.1.blocks.1.mlp.fc1', m.stages[1].blocks[0].mlp.fc1),
-    'one block twice': lambda m: m.stages[1].blocks.append(m.stages[1].blocks[1]),
     'synchronised norms': convert_sync_batchnorm,
     'frozen norms': freeze_batch_norm_2d,
     'more in the norm': lambda m: m.stages[1].blocks[0].norm1.append(nn.Tanh()),
-    'drop after the norm': lambda m: setattr(m.stages[0].blocks[0].norm1, 'drop', nn.Tanh()),
 }
 
 

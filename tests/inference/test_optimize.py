@@ -164,7 +164,6 @@ WORKS: dict[str, Callable[[nn.Module], torch.Tensor]] = {
     'strides': lambda m: m(X.flip(3).permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2).flip(3)),
     'reparameterised': lambda m: reparameterize_model(m)(X),
     'no images': lambda m: torch.cat([m(X[:0]), m(X)]),
-    'each image': lambda m: torch.cat([m(x[None]) for x in X]),
 }  # fmt: skip
 
 
@@ -219,7 +218,6 @@ WRAPPED: dict[str, tuple[Callable[[nn.Module], nn.Module], str]] = {
     'optimised': (optimize_for_inference, 'already optimised; optimise the model that it was made from'),
     'data parallel': (nn.DataParallel, 'not DataParallel; pass the one inside it, model.module.'),
     'subclass': (lambda m: type('Subclass', (CoAtNet,), {})(m.cfg), 'needs a CoAtNet, not Subclass.'),
-    'another': (lambda _: nn.Linear(2, 2), 'needs a CoAtNet, not Linear.'),
 }
 
 

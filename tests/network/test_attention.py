@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from coatnet_zoo import CheckpointError, CoAtNetCfg, optimize_for_inference
 from coatnet_zoo.network import Attention
 from coatnet_zoo.network.attention import attend_by_rows, linear_attention
-from coatnet_zoo.network.rel_pos import NoRelPos, expand_rel_pos_table
+from coatnet_zoo.network.rel_pos import expand_rel_pos_table
 from coatnet_zoo.registry import num_offsets
 
 STAGES = dict(impl='paper', stem_width=(8, 8), embed_dim=(16, 16, 32, 32), depths=(1, 1, 2, 1), dim_head=16)
@@ -23,7 +23,6 @@ FORMS = {
     'none': dict(rel_attn='none'),
     'pre window': dict(rel_attn='pre', attn_window=3),
     'post window': dict(rel_attn='post', attn_window=3),
-    'none window': dict(rel_attn='none', attn_window=3),
     'mlp window': dict(rel_pos_type='mlp', rel_pos_dim=8, attn_window=3),
     'linear': dict(rel_attn='none', attn_type='linear'),
 }
@@ -42,7 +41,10 @@ def layer(form: str, feat_size: tuple[int, int]) -> Attention:
 
 
 def by_hand(attn: Attention, form: str, qkv: torch.Tensor, height: int, width: int) -> torch.Tensor:
-    """The formulas of docs/design-space.md, one position after the other, in float64."""
+    """The formulas of docs/design-space.md, one position after the other, in float64.
+
+    The bias is from the table's own lookup, which the tests of equality with timm compare.
+    """
     window = FORMS[form].get('attn_window', max(height, width))
     kind = FORMS[form].get('rel_attn', 'pre')
     heads, d = attn.num_heads, attn.dim_head
@@ -84,21 +86,6 @@ def test_forms_equal_their_formulas(form: str, size: tuple[int, int]) -> None:
     expected = by_hand(attn, form, qkv, *size)
     torch.testing.assert_close(attn.attend(qkv, *size), expected, rtol=0, atol=1e-10)
     assert expected.std() > 0.1
-
-
-@pytest.mark.parametrize('form', [name for name in NAMES if name != 'linear'])
-def test_table_entries_belong_to_offsets(form: str) -> None:
-    """What is above takes the bias from the table's own lookup; here entries are found by their offsets."""
-    attn = layer(form, (4, 7))
-    h, w = attn.core.grid(4, 7)
-    assert (h, w) == ((3, 3) if 'window' in form else (4, 7))
-    assert isinstance(attn.rel_pos, NoRelPos) == form.startswith('none')
-    if form.startswith(('pre', 'post')):
-        table = attn.rel_pos.relative_position_bias_table
-        bias = expand_rel_pos_table(attn.rel_pos(h, w), h, w)
-        for i, j in [(0, 1), (w, 0), (h * w - 1, 0), (1, w + 1)]:
-            dy, dx = i // w - j // w, i % w - j % w
-            torch.testing.assert_close(bias[0, :, i, j], table[(dy + h - 1) * (2 * w - 1) + dx + w - 1])
 
 
 @pytest.mark.parametrize('grid', [(1, 5), (4, 1), (7, 4), (13, 30)], ids=str)
@@ -152,18 +139,6 @@ def test_large_maps_need_little_memory() -> None:
     assert largest[0] >= 2 * 1600**2 and largest[1] <= largest[0] / 19
 
 
-@pytest.mark.parametrize('form', NAMES)
-def test_gradients(form: str) -> None:
-    attn = layer(form, (4, 3))
-    qkv = torch.randn(1, 4 * 5, 24, dtype=torch.float64, requires_grad=True)
-    tables = tuple(p for n, p in attn.named_parameters() if 'rel_pos' in n)
-
-    def attend(qkv: torch.Tensor, *_: torch.Tensor) -> torch.Tensor:
-        return attn.attend(qkv, 4, 5)
-
-    assert torch.autograd.gradcheck(attend, (qkv, *tables), fast_mode=True)
-
-
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16], ids=str)
 @torch.no_grad()
 def test_linear_attention_keeps_its_range(dtype: torch.dtype) -> None:
@@ -195,21 +170,6 @@ def test_torchscript_fx_and_optimisation_at_several_sizes(form: str) -> None:
         assert_close(half(x), expected, rel=0.05)
 
 
-@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16], ids=str)
-@pytest.mark.parametrize('form', NAMES)
-def test_autocast(form: str, dtype: torch.dtype) -> None:
-    model = create(form)
-    x = random_images(2, 3, (64, 80))
-    with torch.no_grad():
-        expected = model(x)
-        with torch.autocast('cpu', dtype):
-            assert_close(model(x).float(), expected, rel={torch.bfloat16: 0.05, torch.float16: 0.01}[dtype])
-    with torch.autocast('cpu', dtype):
-        loss = model.train()(x).float().square().mean()
-    loss.backward()
-    assert all(p.grad.isfinite().all() and p.grad.any() for p in model.parameters())
-
-
 @pytest.mark.parametrize('form', NAMES)
 def test_saved_models_come_back_and_change_size(form: str, tmp_path: Path) -> None:
     changed = assert_saved_and_resized(create(form), tmp_path, (64, 112))
@@ -236,7 +196,7 @@ def test_tables_of_whole_maps_are_cut_down_for_windows(tmp_path: Path) -> None:
 
 def test_a_checkpoint_with_positions_is_refused_where_they_have_no_place() -> None:
     state_dict = create('pre').state_dict()
-    for form in ('none', 'linear', 'none window'):
+    for form in ('none', 'linear'):
         model = create(form)
         with pytest.raises(CheckpointError, match=r"relative bias \(stages\.2.*rel_attn='none'.*strict=False") as e:
             model.load_state_dict(state_dict)

@@ -9,6 +9,7 @@ import torch
 from peers import randomize_
 
 IMPLS = ['timm', 'timm_bn', 'timm_rmlp', 'paper', 'chinhsuanwu']
+FORMS = [dict(rel_attn='post', attn_window=3), dict(rel_attn='none', attn_type='linear')]
 STAGES = dict(stem_width=(16, 24), embed_dim=(32, 32, 64, 96), depths=(1, 2, 2, 1), img_size=64, num_classes=10)
 NO_CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason='there is no CUDA device')
 DEVICES = ['cpu', pytest.param('cuda', marks=NO_CUDA)]
@@ -40,9 +41,9 @@ def assert_finite_gradients(model: torch.nn.Module) -> None:
 
 @pytest.mark.parametrize('autocast', [True, False])
 @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16], ids=str)
-@pytest.mark.parametrize('impl', IMPLS)
-def test_low_precision(impl: str, dtype: torch.dtype, autocast: bool, device: str) -> None:
-    model, x = create(impl, device), images(device)
+@pytest.mark.parametrize('impl, form', [*((impl, {}) for impl in IMPLS), *(('paper', form) for form in FORMS)], ids=str)
+def test_low_precision(impl: str, form: dict, dtype: torch.dtype, autocast: bool, device: str) -> None:
+    model, x = create(impl, device, **form), images(device)
     with torch.no_grad():
         expected = model(x)
     if not autocast:

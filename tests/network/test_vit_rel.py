@@ -64,10 +64,7 @@ def test_size_is_that_of_timms_vit(size: str, width: int) -> None:
 def test_heads_channels_sizes_and_initialisation() -> None:
     model = create(in_chans=5, num_classes=3, global_pool='max', img_size=(64, 112))
     assert model(torch.randn(2, 5, 40, 70)).shape == (2, 3)
-    assert model.stages[3].blocks[0].attn.rel_pos.window_size == (4, 7)
     assert isinstance(model.stages[1].blocks[0].shortcut, nn.Identity)
-    model.reset_classifier(7, 'avg')
-    assert model(torch.randn(2, 5, 64, 64)).shape == (2, 7)
     model = timm.create_model('vit_rel_tiny', device='meta', **SMALL).to_empty(device='cpu')
     model.init_weights()
     assert model.stem.conv1.weight.std().item() == pytest.approx((2 / (768 + 64)) ** 0.5, rel=0.05)
