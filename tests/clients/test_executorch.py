@@ -12,21 +12,19 @@ from executorch.exir import to_edge_transform_and_lower  # noqa: E402
 from executorch.runtime import Runtime  # noqa: E402
 
 
+def assert_runs(model: torch.nn.Module, x: torch.Tensor, file: Path) -> None:
+    """Write a program for these images, and compare its logits."""
+    program = to_edge_transform_and_lower(torch.export.export(model, (x,)), partitioner=[XnnpackPartitioner()])
+    file.write_bytes(program.to_executorch().buffer)
+    method = Runtime.get().load_program(file).load_method('forward')
+    assert_same(method.execute([x])[0], model(x).detach())
+
+
 @whose()
 def test_program(whose: str, tmp_path: Path) -> None:
-    model, x = small(whose, stages='CT').eval(), images(1)
-    exported = torch.export.export(model, (x,))
-    program = to_edge_transform_and_lower(exported, partitioner=[XnnpackPartitioner()]).to_executorch()
-    (tmp_path / 'm.pte').write_bytes(program.buffer)
-    method = Runtime.get().load_program(tmp_path / 'm.pte').load_method('forward')
-    assert_same(method.execute([x])[0], model(x).detach())
+    assert_runs(small(whose, stages='CT').eval(), images(1), tmp_path / 'm.pte')
 
 
 @pytest.mark.parametrize('size', [(96, 64), (160, 224)])
 def test_program_of_another_size(size: tuple[int, int], tmp_path: Path) -> None:
-    model, x = small('ours', stages='CT').eval(), torch.randn(1, 3, *size)
-    exported = torch.export.export(model, (x,))
-    program = to_edge_transform_and_lower(exported, partitioner=[XnnpackPartitioner()]).to_executorch()
-    (tmp_path / 'm.pte').write_bytes(program.buffer)
-    method = Runtime.get().load_program(tmp_path / 'm.pte').load_method('forward')
-    assert_same(method.execute([x])[0], model(x).detach())
+    assert_runs(small('ours', stages='CT').eval(), torch.randn(1, 3, *size), tmp_path / 'm.pte')
