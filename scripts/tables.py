@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from coatnet_zoo import CoAtNet, list_impls, registry, resolve_cfg
 from coatnet_zoo.convert import fingerprint
-from coatnet_zoo.registry import IMPLS, SIZES, TIMM_NAMES, WEIGHTS, CoAtNetCfg
+from coatnet_zoo.registry import IMPLS, SIZES, TIMM_NAMES, WEIGHTS
 
 from .architecture import architecture
 from .choice import CHOICE_HEAD, choice_rows, draw_choice
@@ -28,17 +28,20 @@ REGISTRY = ROOT / 'src' / 'coatnet_zoo' / 'registry'
 Costs = dict[tuple[str, str], tuple[int, float]]
 
 
+STANDARD = (224, 3, 1000)  # pixels, channels, classes
+
+
 @functools.cache
-def cost(cfg: CoAtNetCfg, img_size: int = 224, in_chans: int = 3, num_classes: int = 1000) -> tuple[int, float]:
+def network(size: str, impl: str, made_for: tuple[int, int, int]) -> CoAtNet:
+    """A network on the meta device."""
+    return CoAtNet(resolve_cfg(size, impl), *made_for, device='meta').eval()
+
+
+@functools.cache
+def cost(size: str, impl: str, made_for: tuple[int, int, int]) -> tuple[int, float]:
     """The parameters of a network, and its multiply-adds in billions for one image."""
-    model = CoAtNet(cfg, img_size, in_chans, num_classes, device='meta').eval()
+    model = network(size, impl, made_for)
     return num_params(model), multiply_adds(model) / 1e9
-
-
-@functools.cache
-def network(size: str, impl: str) -> CoAtNet:
-    """A network on the meta device, with 1000 classes at 224x224 pixels."""
-    return CoAtNet(resolve_cfg(size, impl), device='meta').eval()
 
 
 def listed() -> Iterator[tuple[str, str]]:
@@ -54,9 +57,11 @@ def count_costs() -> Costs:
     costs = {}
     for name, impl in tqdm(list(listed()), desc='counting', leave=False):
         size, _, tag = name.partition('.')
-        made_for = registry.weights_cfg(name) if tag else dict(input_size=(3, 224, 224), num_classes=1000)
-        channels, pixels, _ = made_for['input_size']
-        params, gmacs = cost(resolve_cfg(size, impl), pixels, channels, made_for['num_classes'])
+        made_for = STANDARD
+        if tag:
+            cfg = registry.weights_cfg(name)
+            made_for = cfg['input_size'][-1], cfg['input_size'][0], cfg['num_classes']
+        params, gmacs = cost(size, impl, made_for)
         costs[name, impl] = params, float(f'{gmacs:.4g}')
     return costs
 
@@ -76,7 +81,7 @@ def fingerprints_file() -> str:
     ours: dict[str, tuple[str, str]] = {}
     for size in SIZES:
         for impl in list_impls(size):
-            ours.setdefault(fingerprint(network(size, impl).state_dict()), (size, impl))
+            ours.setdefault(fingerprint(network(size, impl, STANDARD).state_dict()), (size, impl))
     theirs: dict[str, str] = {}
     for name in TIMM_NAMES:
         theirs.setdefault(fingerprint(timm.create_model(name, device='meta').state_dict()), name)
@@ -95,7 +100,7 @@ def sizes_table() -> str:
     rows = []
     for size in SIZES:
         impls = list_impls(size)
-        cells = [f'{num_params(network(size, impl)) / 1e6:,.2f}' if impl in impls else '' for impl in shown]
+        cells = [f'{num_params(network(size, impl, STANDARD)) / 1e6:,.2f}' if impl in impls else '' for impl in shown]
         rows.append([f'`{size}`', *cells, f'`{impls[0]}`'])
     return _table(['name', *(f'`{impl}`' for impl in shown), 'default'], rows)
 
@@ -125,7 +130,7 @@ def variants_table() -> str:
             theirs = re.match(r'timm/(.*)_\d+\.', hub_id)[1]
             se = {'silu': 'SiLU', 'relu': 'ReLU'}[cfg.se_act] + (', early' if cfg.se_early else '')
             bias = f'MLP {cfg.rel_pos_dim}' if cfg.rel_pos_type == 'mlp' else 'table'
-            params, gmacs = cost(cfg)
+            params, gmacs = cost(size, impl, STANDARD)
             numbers = f'{params / 1e6:.2f}', f'{gmacs:.2f}'
             names = f'`{size}`', f'`{impl}`', f'`{theirs}`'
             rows.append([*names, cfg.conv_stride, cfg.pool_type, se, bias, *numbers])

@@ -7,7 +7,6 @@ import timm
 
 from coatnet_zoo import CoAtNet, resolve_cfg
 from scripts.counting import multiply_adds, num_params
-from scripts.tables import network
 
 CHINHSUANWU = [17_789_624, 33_170_624, 55_767_564, 117_724_480, 203_960_368]
 KERAS_CV = [23_291_218, 40_458_862, 71_644_112, 160_181_188]  # with moving statistics
@@ -21,7 +20,7 @@ def build(size: str, impl: str, img_size: int = 224, **overrides: Any) -> CoAtNe
 
 @pytest.mark.parametrize('i', range(4))
 def test_keras_cv_has_the_weights_of_its_code(i: int) -> None:
-    model = network(f'coatnet_{i}', 'keras_cv')
+    model = build(f'coatnet_{i}', 'keras_cv')
     statistics = sum(b.numel() for name, b in model.named_buffers() if 'running' in name)
     assert num_params(model) + statistics == KERAS_CV[i]
 
