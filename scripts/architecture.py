@@ -43,9 +43,8 @@ def architecture() -> str:
     sides = [side for side, _ in feature_sizes((224, 224), len(cfg.depths))]
     row = [('stem', 'stem', f'{len(cfg.stem_width)} convolutions', f'width {cfg.stem_width[-1]}, 112x112')]
     for i, (kind, depth, width) in enumerate(zip(cfg.block_types, cfg.depths, cfg.embed_dim, strict=True)):
-        row.append(
-            (kind, f'stage {i + 1}: {kind}', f'{depth} x {_KINDS[kind]}', f'width {width}, {sides[i]}x{sides[i]}')
-        )
+        size = f'width {width}, {sides[i]}x{sides[i]}'
+        row.append((kind, f'stage {i + 1}: {kind}', f'{depth} x {_KINDS[kind]}', size))
     row.append(('head', 'head', 'average, linear', '1000 classes'))
     parts = [_box('card', 0, 0, 852, 248)]
     for i, (kind, *lines) in enumerate(row):
@@ -62,6 +61,4 @@ def architecture() -> str:
             start, add = 142 + 138 * first, 274 + 138 * end
             parts.append(f'<path d="M{start} {y + 15}v-27h{add - start}v21"/>')
             parts.append(f'<circle cx="{add}" cy="{y + 15}" r="6"/><path d="M{add - 4} {y + 15}h8m-4 -4v8"/>')
-    parts.append(_text(16, 240, _ATTENTION, 'small left'))
-    body = '\n'.join(parts)
-    return f'{_HEAD}\n{_STYLE}\n{body}\n</svg>\n'
+    return '\n'.join([_HEAD, _STYLE, *parts, _text(16, 240, _ATTENTION, 'small left'), '</svg>\n'])

@@ -11,11 +11,8 @@ def num_params(model: nn.Module) -> int:
 
 
 def multiply_adds(model: nn.Module, img_size: tuple[int, int] | None = None) -> float:
-    """Count the multiply-adds of the matrix products and convolutions of a `CoAtNet` for one image.
-
-    The image has the native size of the model, or `img_size`, (height, width). Nothing is computed: the model runs on
-    the meta device, also because torch does not count the fused attention of CPUs.
-    """
+    """Count the multiply-adds of the matrix products and convolutions of a `CoAtNet` for one image, (height, width)."""
+    # On the meta device, because torch does not count the fused attention of CPUs.
     tensors = {name: tensor.to('meta') for name, tensor in model.state_dict().items()}
     dtype = next(model.parameters()).dtype
     image = torch.empty(1, model.in_chans, *(img_size or model.img_size), device='meta', dtype=dtype)

@@ -1,10 +1,4 @@
-"""Export scikit-learn's digits as an image folder, which timm's scripts read.
-
-    python scripts/export_digits.py data/digits
-
-The command writes `train/CLASS/*.png` and `validation/CLASS/*.png`: 1,437 and 360 grey images of 64x64 pixels. These
-are the parts that `train_digits.py` trains and evaluates on.
-"""
+"""Write the digits of `train_digits.py` as an image folder, which timm's scripts read: `export_digits.py OUT`."""
 
 import argparse
 from pathlib import Path

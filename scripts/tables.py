@@ -1,9 +1,6 @@
-"""Write what follows from the registry: its costs and fingerprints, and the tables in the README and the docs.
+"""Write what follows from the registry, for `make tables`: costs, fingerprints, and the tables of README and docs.
 
-    python -m scripts.tables
-
-Call it by `make tables` after a new row in `registry/sizes.py`, `registry/impls.py` or `registry/weights.py`. In the
-documents the script replaces the text between `<!-- table: NAME -->` and `<!-- end of table -->`.
+In the documents the script replaces the text between `<!-- table: NAME -->` and `<!-- end of table -->`.
 """
 
 import functools
@@ -26,8 +23,6 @@ from .counting import multiply_adds, num_params
 ROOT = Path(__file__).parents[1]
 REGISTRY = ROOT / 'src' / 'coatnet_zoo' / 'registry'
 Costs = dict[tuple[str, str], tuple[int, float]]
-
-
 STANDARD = (224, 3, 1000)  # pixels, channels, classes
 
 
@@ -57,23 +52,20 @@ def count_costs() -> Costs:
     costs = {}
     for name, impl in tqdm(list(listed()), desc='counting', leave=False):
         size, _, tag = name.partition('.')
-        made_for = STANDARD
-        if tag:
-            cfg = registry.weights_cfg(name)
-            made_for = cfg['input_size'][-1], cfg['input_size'][0], cfg['num_classes']
+        cfg = registry.weights_cfg(name) if tag else dict(input_size=(3, 224, 224), num_classes=1000)
+        made_for = cfg['input_size'][-1], cfg['input_size'][0], cfg['num_classes']
         params, gmacs = cost(size, impl, made_for)
         costs[name, impl] = params, float(f'{gmacs:.4g}')
     return costs
 
 
-def json_rows(rows: Iterable[Sequence[object]]) -> str:
-    """A list as JSON, with one row a line."""
+def _json(rows: Iterable[Sequence[object]]) -> str:
     return '[\n{}\n]\n'.format(',\n'.join(map(json.dumps, rows)))
 
 
 def costs_file(costs: Costs) -> str:
     """The content of registry/costs.json."""
-    return json_rows([*key, *cost] for key, cost in costs.items())
+    return _json([*key, *cost] for key, cost in costs.items())
 
 
 def fingerprints_file() -> str:
@@ -85,7 +77,7 @@ def fingerprints_file() -> str:
     theirs: dict[str, str] = {}
     for name in TIMM_NAMES:
         theirs.setdefault(fingerprint(timm.create_model(name, device='meta').state_dict()), name)
-    return json_rows([key, ours.get(key), theirs.get(key)] for key in {**ours, **theirs})
+    return _json([key, ours.get(key), theirs.get(key)] for key in {**ours, **theirs})
 
 
 def _table(head: list[str], rows: list[list[str]], right: set[int] = frozenset()) -> str:
@@ -99,9 +91,8 @@ def sizes_table() -> str:
     shown = [*(impl for impl in IMPLS if impl.startswith('timm')), 'paper', *third_party]
     rows = []
     for size in SIZES:
-        impls = list_impls(size)
-        cells = [f'{num_params(network(size, impl, STANDARD)) / 1e6:,.2f}' if impl in impls else '' for impl in shown]
-        rows.append([f'`{size}`', *cells, f'`{impls[0]}`'])
+        params = {impl: f'{num_params(network(size, impl, STANDARD)) / 1e6:,.2f}' for impl in list_impls(size)}
+        rows.append([f'`{size}`', *(params.get(impl, '') for impl in shown), f'`{next(iter(params))}`'])
     return _table(['name', *(f'`{impl}`' for impl in shown), 'default'], rows)
 
 
@@ -131,9 +122,8 @@ def variants_table() -> str:
             se = {'silu': 'SiLU', 'relu': 'ReLU'}[cfg.se_act] + (', early' if cfg.se_early else '')
             bias = f'MLP {cfg.rel_pos_dim}' if cfg.rel_pos_type == 'mlp' else 'table'
             params, gmacs = cost(size, impl, STANDARD)
-            numbers = f'{params / 1e6:.2f}', f'{gmacs:.2f}'
             names = f'`{size}`', f'`{impl}`', f'`{theirs}`'
-            rows.append([*names, cfg.conv_stride, cfg.pool_type, se, bias, *numbers])
+            rows.append([*names, cfg.conv_stride, cfg.pool_type, se, bias, f'{params / 1e6:.2f}', f'{gmacs:.2f}'])
     return _table(['name', '`impl`', 'in timm', 'stride', 'pool', 'SE', 'rel. bias', 'M', 'G'], rows, right={7, 8})
 
 

@@ -24,42 +24,30 @@ from tqdm import tqdm
 
 import coatnet_zoo
 
-MODEL = 'coatnet_atto'
-IMG_SIZE = 64
 CARD = Path(__file__).with_name('digits_model_card.md')
 
 
 def scaled_digits() -> tuple[torch.Tensor, torch.Tensor]:
-    """All digits.
-
-    Returns:
-        Images (1797, 1, 64, 64) in [-1, 1], and classes (1797,).
-    """
+    """All digits: images (1797, 1, 64, 64) in [-1, 1], and classes (1797,)."""
     data = load_digits()
     x = torch.tensor(data.images, dtype=torch.float32)[:, None] / 16
-    x = F.interpolate(x, size=(IMG_SIZE, IMG_SIZE), mode='bilinear', align_corners=False)
+    x = F.interpolate(x, size=(64, 64), mode='bilinear', align_corners=False)
     return (x - 0.5) / 0.5, torch.tensor(data.target)
 
 
 def digits(train: bool) -> tuple[torch.Tensor, torch.Tensor]:
-    """The training or the held-out part of the digits.
-
-    Returns:
-        Images (N, 1, 64, 64) in [-1, 1], and classes (N,).
-    """
+    """The training or the held-out part of `scaled_digits`."""
     x, y = scaled_digits()
-    parts = train_test_split(range(len(y)), test_size=0.2, random_state=0, stratify=y)
-    part = parts[0] if train else parts[1]
+    part = train_test_split(range(len(y)), test_size=0.2, random_state=0, stratify=y)[0 if train else 1]
     return x[part], y[part]
 
 
 def augment(x: torch.Tensor) -> torch.Tensor:
     """Rotate, scale, shear and shift every image a little; background fills the uncovered parts."""
-    n = len(x)
-    angle = (torch.rand(n) - 0.5) * 0.5
-    scale = 1 + (torch.rand(n, 2) - 0.5) * 0.3
-    shear = (torch.rand(n) - 0.5) * 0.3
-    shift = (torch.rand(n, 2) - 0.5) * 0.3
+    angle = (torch.rand(len(x)) - 0.5) * 0.5
+    scale = 1 + (torch.rand(len(x), 2) - 0.5) * 0.3
+    shear = (torch.rand(len(x)) - 0.5) * 0.3
+    shift = (torch.rand(len(x), 2) - 0.5) * 0.3
     cos, sin = angle.cos(), angle.sin()
     rows = [cos * scale[:, 0], -sin + shear, shift[:, 0]], [sin, cos * scale[:, 1], shift[:, 1]]
     theta = torch.stack([torch.stack(row, dim=1) for row in rows], dim=1)
@@ -76,19 +64,13 @@ def measure(model: torch.nn.Module, x: torch.Tensor, y: torch.Tensor) -> tuple[f
 
 
 def train(epochs: int, seed: int) -> tuple[torch.nn.Module, float]:
-    """Train from scratch.
-
-    Returns:
-        The moving average of the model, and the held-out accuracy of that average in percent.
-    """
+    """Train from scratch. Returns the moving average of the model, and its held-out accuracy in percent."""
     torch.manual_seed(seed)
     x, y = digits(train=True)
-    held_out = digits(train=False)
-    model = timm.create_model(MODEL, drop_path_rate=0.05)
+    model = timm.create_model('coatnet_atto', drop_path_rate=0.05)
     optimizer = create_optimizer_v2(model, opt='adamw', lr=2e-3, weight_decay=0.05)
-    scheduler, epochs = create_scheduler_v2(
-        optimizer, sched='cosine', num_epochs=epochs, warmup_epochs=5, warmup_lr=1e-5, min_lr=1e-6
-    )
+    rates = dict(warmup_epochs=5, warmup_lr=1e-5, min_lr=1e-6)
+    scheduler, epochs = create_scheduler_v2(optimizer, sched='cosine', num_epochs=epochs, **rates)
     ema = ModelEmaV3(model, decay=0.99)
     mixup = Mixup(mixup_alpha=0.2, cutmix_alpha=0.0, label_smoothing=0.05, num_classes=10)
     loss_fn = SoftTargetCrossEntropy()
@@ -104,18 +86,7 @@ def train(epochs: int, seed: int) -> tuple[torch.nn.Module, float]:
             optimizer.step()
             ema.update(model)
         scheduler.step(epoch + 1)
-    return ema.module, measure(ema.module, *held_out)[1]
-
-
-def save(model: torch.nn.Module, top1: float, command: str, out: Path) -> None:
-    """Write `model.safetensors` and `README.md`, the model card."""
-    out.mkdir(parents=True, exist_ok=True)
-    params = sum(p.numel() for p in model.parameters()) / 1e6
-    card = CARD.read_text().format(top1=top1, params=params, command=command)
-    (out / 'README.md').write_text(card)
-    weights = out / 'model.safetensors'
-    save_file(model.state_dict(), weights, metadata={'format': 'pt'})
-    weights.chmod(0o644)  # safetensors writes files that only the owner can read
+    return ema.module, measure(ema.module, *digits(train=False))[1]
 
 
 def main() -> None:
@@ -126,7 +97,12 @@ def main() -> None:
     args = parser.parse_args()
     model, top1 = train(args.epochs, args.seed)
     command = f'python scripts/train_digits.py --epochs {args.epochs} --seed {args.seed} --out {args.out}'
-    save(model, top1, command, args.out)
+    params = sum(p.numel() for p in model.parameters()) / 1e6
+    args.out.mkdir(parents=True, exist_ok=True)
+    (args.out / 'README.md').write_text(CARD.read_text().format(top1=top1, params=params, command=command))
+    weights = args.out / 'model.safetensors'
+    save_file(model.state_dict(), weights, metadata={'format': 'pt'})
+    weights.chmod(0o644)  # safetensors writes files that only the owner can read
     print(f'{top1:.2f} % of the held-out digits; wrote {args.out}')
 
 

@@ -2,8 +2,8 @@
 
     torchrun --nproc-per-node 8 scripts/train_fsdp.py data/imagenet --model coatnet_7 --img-size 224 --out runs/7
 
-The command reads an image folder (`train/CLASS/*`) and writes a folder that `timm.create_model('local-dir:runs/7',
-pretrained=True)` loads. It computes in bfloat16 on GPUs, and in float32 on CPUs (to try the script).
+The command reads an image folder (`train/CLASS/*`) and writes a folder for `local-dir:`. It computes in bfloat16 on
+GPUs, and in float32 on CPUs, to try the script.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, SequentialLR
+from torch.optim.lr_scheduler import OneCycleLR
 
 import coatnet_zoo
 
@@ -32,10 +32,8 @@ def shard(model: nn.Module, device: torch.device) -> nn.Module:
     mesh = init_device_mesh(device.type, (dist.get_world_size(),))
     dtype = torch.bfloat16 if device.type == 'cuda' else torch.float32
     policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32)
-    for stage in model.stages:
-        for block in stage.blocks:
-            fully_shard(block, mesh=mesh, mp_policy=policy)
-    fully_shard(model, mesh=mesh, mp_policy=policy)
+    for part in (*(block for stage in model.stages for block in stage.blocks), model):
+        fully_shard(part, mesh=mesh, mp_policy=policy)
     model.to_empty(device=device)
     model.init_weights()
     return model
@@ -54,10 +52,7 @@ def train_step(model: nn.Module, optimizer: Optimizer, images: torch.Tensor, tar
 
 
 def save(model: nn.Module, whole: nn.Module, out: Path) -> None:
-    """Gather the weights on the first process, and write a folder that timm loads.
-
-    `whole` is the same model on the meta device; the first process gives it the weights.
-    """
+    """Gather the weights on the first process, in `whole`, a copy on the meta device, and write a folder for timm."""
     state_dict = get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
     if dist.get_rank() == 0:
         whole.load_state_dict(state_dict, assign=True)
@@ -80,7 +75,7 @@ def main() -> None:
     device = torch.device('cuda', int(os.environ['LOCAL_RANK'])) if torch.cuda.is_available() else torch.device('cpu')
     if device.type == 'cuda':
         torch.cuda.set_device(device)
-    dist.init_process_group('nccl' if device.type == 'cuda' else 'gloo')
+    dist.init_process_group()
     torch.manual_seed(0)
 
     size = dict(num_classes=args.num_classes, img_size=args.img_size, in_chans=3)
@@ -88,21 +83,12 @@ def main() -> None:
     model.set_grad_checkpointing()
     model = shard(model, device).train()
     optimizer = create_optimizer_v2(model, opt='adamw', lr=args.lr, weight_decay=0.05)
-    loader = create_loader(
-        create_dataset('', root=args.data, split='train', is_training=True),
-        input_size=(3, args.img_size, args.img_size),
-        batch_size=args.batch_size,
-        is_training=True,
-        distributed=True,
-        num_workers=args.workers,
-        device=device,
-        mean=model.pretrained_cfg['mean'],
-        std=model.pretrained_cfg['std'],
-    )
+    dataset = create_dataset('', root=args.data, split='train', is_training=True)
+    images = dict(input_size=(3, args.img_size, args.img_size), batch_size=args.batch_size, num_workers=args.workers)
+    normal = {name: model.pretrained_cfg[name] for name in ('mean', 'std')}
+    loader = create_loader(dataset, **images, **normal, is_training=True, distributed=True, device=device)
     steps = args.epochs * len(loader)
-    warmup = min(1000, steps // 10) + 1
-    phases = LinearLR(optimizer, 1e-2, total_iters=warmup), CosineAnnealingLR(optimizer, max(1, steps - warmup))
-    scheduler = SequentialLR(optimizer, list(phases), milestones=[warmup])
+    scheduler = OneCycleLR(optimizer, args.lr, total_steps=steps, pct_start=0.05, cycle_momentum=False)
     for epoch in range(args.epochs):
         loader.sampler.set_epoch(epoch)
         for step, (images, targets) in enumerate(loader):

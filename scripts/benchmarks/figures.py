@@ -17,33 +17,33 @@ def _cell(row: Row) -> str:
     return f'{spread}{ratio}{memory}'
 
 
-# By engine: what it needs, and when to choose it.
+_FEW = ', a few dozen images'
+# By engine: the format that it is exported to, what it needs, and when to choose it.
 ENGINES = {
-    'timm': ('timm alone', 'for comparison: its own model, in eager mode'),
-    'as created': ('nothing', 'occasional inference, training, any image size'),
-    'optimised': ('`optimize_for_inference`', 'many images in a program that has torch'),
-    'optimised, `PASSIVE`': ('`OMP_WAIT_POLICY=PASSIVE`', 'the same, where other programs use the cores'),
-    'OpenVINO': ('`[openvino]`', 'a server or a script on x86 processors: the fastest in float32'),
-    'OpenVINO, 8-bit': ('`[openvino]`, a few dozen images', 'throughput counts more than the last tenths of accuracy'),
-    'ONNX Runtime': ('`[onnx]`', 'where OpenVINO does not run; programs in other languages'),
-    'ONNX Runtime, 8-bit': ('`[onnx]`, a few dozen images', 'the smallest file that ONNX programs read'),
-    'pt2': ('a C++ compiler', 'C++ programs with libtorch, without Python'),
-    'matmul peak': ('', 'for comparison: the same multiply-adds as one large matrix product'),
+    'timm': ('', 'timm alone', 'for comparison: its own model, in eager mode'),
+    'as created': ('', 'nothing', 'occasional inference, training, any image size'),
+    'optimised': ('', '`optimize_for_inference`', 'many images in a program that has torch'),
+    'optimised, `PASSIVE`': ('', '`OMP_WAIT_POLICY=PASSIVE`', 'the same, where other programs use the cores'),
+    'OpenVINO': ('openvino', '`[openvino]`', 'a server or a script on x86 processors: the fastest in float32'),
+    'OpenVINO, 8-bit': ('openvino', f'`[openvino]`{_FEW}', 'throughput counts more than the last tenths of accuracy'),
+    'ONNX Runtime': ('onnx', '`[onnx]`', 'where OpenVINO does not run; programs in other languages'),
+    'ONNX Runtime, 8-bit': ('onnx', f'`[onnx]`{_FEW}', 'the smallest file that ONNX programs read'),
+    'pt2': ('pt2', 'a C++ compiler', 'C++ programs with libtorch, without Python'),
+    'matmul peak': ('', '', 'for comparison: the same multiply-adds as one large matrix product'),
 }
 
 
 def _engines(rows: list[Row]) -> str:
     """The table by which an engine is chosen."""
     found = {(row.candidate, row.setting): row for row in rows}
-    settings = list(dict.fromkeys(row.setting for row in rows))[:-1]
-    last = rows[-1].setting
+    *settings, last = dict.fromkeys(row.setting for row in rows)
     lines = [f'| | {" | ".join(settings)} | first answer | on disk | needs | choose it for |']
     lines.append('|---|' + '---:|' * (len(settings) + 2) + '---|---|')
     for name in dict.fromkeys(row.candidate for row in rows):
         cells = [_cell(found[name, setting]) for setting in settings]
         answer = found.get((name, last))
         cells += [_time(answer.seconds), f'{answer.memory:.0f} MB'] if answer else ['', '']
-        lines.append(f'| {" | ".join([name, *cells, *ENGINES[name]])} |')
+        lines.append(f'| {" | ".join([name, *cells, *ENGINES[name][1:]])} |')
     return '\n'.join(lines)
 
 
@@ -59,9 +59,7 @@ def table(rows: list[Row]) -> str:
 
 
 def write_tables(rows: list[Row], page: Path) -> None:
-    """Write the tables of all parts that were measured into a Markdown file with marks, if there is one."""
-    if not page.exists():
-        return
+    """Write the tables of all parts that were measured into a Markdown file with marks."""
     text = page.read_text(encoding='utf-8')
     for part in dict.fromkeys(row.part for row in rows):
         new = table([row for row in rows if row.part == part])

@@ -8,12 +8,11 @@ from torch import nn
 
 from coatnet_zoo import optimize_for_inference
 
-from .core import Row, compare, in_child
-from .memory import forward_memory
+from .core import Row, compare, forward_memory, in_child
 
+BATCHES = (1, 8, 32)
 SIZES = (224, 384, 448, 672)
-# Batches for which models are compiled, by device. Compiling takes minutes on CPUs.
-COMPILED = {'cpu': (8,), 'cuda': (1, 64, 256)}
+COMPILED = 8  # the batch for which models are compiled, too, which takes minutes
 
 
 def randomize(model: nn.Module) -> nn.Module:
@@ -26,29 +25,30 @@ def randomize(model: nn.Module) -> nn.Module:
     return model.eval()
 
 
-def pair(img_size: int = 224) -> tuple[nn.Module, nn.Module]:
-    """timm's coatnet_1_rw_224, and our coatnet_1 with the same weights, channels last."""
+def pair(img_size: int = 224, name: str = 'coatnet_1', **options) -> tuple[nn.Module, nn.Module]:
+    """timm's model and ours with the same weights, channels last; options are those of both models."""
     torch.manual_seed(0)
-    theirs = randomize(timm.create_model('coatnet_1_rw_224', img_size=img_size))
-    ours = timm.create_model('coatnet_1', img_size=img_size).eval()
+    theirs = randomize(timm.create_model(f'{name}_rw_224', img_size=img_size, **options))
+    ours = timm.create_model(name, img_size=img_size, **options).eval()
     ours.load_state_dict(theirs.state_dict())
     return theirs.to(memory_format=torch.channels_last), ours.to(memory_format=torch.channels_last)
 
 
-def random_images(batch: int, img_size: int = 224, device: str = 'cpu') -> torch.Tensor:
+def random_images(batch: int, img_size: int = 224) -> torch.Tensor:
     """(batch, 3, img_size, img_size), channels last."""
     images = torch.randn(batch, 3, img_size, img_size, generator=torch.Generator().manual_seed(1))
-    return images.to(device, memory_format=torch.channels_last)
+    return images.to(memory_format=torch.channels_last)
 
 
-def candidates(device: str, img_size: int, compiled: bool) -> dict[str, nn.Module]:
-    """timm's model in eager mode first, and ours."""
-    theirs, ours = (model.to(device) for model in pair(img_size))
-    models = {'timm': theirs, 'as created': ours, 'optimised': optimize_for_inference(ours)}
+def candidates(
+    img_size: int = 224, compiled: bool = False, dtype: torch.dtype = torch.float32, **options
+) -> dict[str, nn.Module]:
+    """timm's model first, and ours, eager or compiled; options are those of `pair`."""
+    theirs, ours = pair(img_size, **options)
+    optimised = optimize_for_inference(ours, dtype, compiled)
     if compiled:
-        models['timm, compiled'] = torch.compile(theirs)
-        models['optimised, compiled'] = optimize_for_inference(ours, compile=True)
-    return models
+        return {'timm, compiled': torch.compile(theirs.to(dtype)), 'optimised, compiled': optimised}
+    return {'timm': theirs.to(dtype), 'as created': ours.to(dtype), 'optimised': optimised}
 
 
 def calls(models: dict[str, nn.Module], images: torch.Tensor) -> dict[str, Callable[[], torch.Tensor]]:
@@ -57,17 +57,16 @@ def calls(models: dict[str, nn.Module], images: torch.Tensor) -> dict[str, Calla
 
 
 @torch.inference_mode()
-def inference(device: str, batches: list[int], rounds: int) -> list[Row]:
+def inference(rounds: int) -> list[Row]:
     """Time all candidates at 224 pixels."""
     rows = []
-    for batch in batches:
-        torch._dynamo.reset()
-        models = candidates(device, 224, batch in COMPILED[device])
-        rows += compare('inference', f'batch {batch}', calls(models, random_images(batch, 224, device)), rounds)
+    for batch in BATCHES:
+        models = candidates() | (candidates(compiled=True) if batch == COMPILED else {})
+        rows += compare('inference', f'batch {batch}', calls(models, random_images(batch)), rounds)
     return rows
 
 
-def size_memory(candidate: str, size: int, threads: int) -> dict:
+def size_memory(candidate: str, size: int) -> float:
     """Peak memory of one image through a candidate; for a child process."""
 
     def build() -> tuple[nn.Module, torch.Tensor]:
@@ -75,17 +74,16 @@ def size_memory(candidate: str, size: int, threads: int) -> dict:
         model = timm.create_model(name, img_size=size).eval().to(memory_format=torch.channels_last)
         return optimize_for_inference(model) if candidate == 'optimised' else model, random_images(1, size)
 
-    return forward_memory(build, threads)
+    return forward_memory(build)
 
 
 @torch.inference_mode()
-def sizes(device: str, rounds: int, threads: int) -> list[Row]:
+def sizes(rounds: int) -> list[Row]:
     """Time and peak memory of one image at growing sizes."""
     rows = []
     for size in SIZES:
-        models = candidates(device, size, compiled=False)
-        measured = compare('sizes', f'{size} px', calls(models, random_images(1, size, device)), rounds)
-        for row in measured if device == 'cpu' else ():
-            row.memory = in_child(size_memory, candidate=row.candidate, size=size, threads=threads)['memory']
+        measured = compare('sizes', f'{size} px', calls(candidates(size), random_images(1, size)), rounds)
+        for row in measured:
+            row.memory = in_child(size_memory, candidate=row.candidate, size=size)
         rows += measured
     return rows

@@ -9,7 +9,6 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -20,58 +19,49 @@ ROOT = Path(__file__).parents[2]
 # On GitHub, the page has a picture and a plain table between these marks.
 _REGION = re.compile('(<!-- catalogue -->).*?<!-- end of catalogue -->', re.DOTALL)
 _MARK = '<!-- catalogue -->'
-_TEMPLATE = Path(__file__).with_name('catalogue.html')
 CPU = 'cpu_images_per_second'
 
 Row = dict[str, Any]
 
 
 class Column(NamedTuple):
-    """A column of the table: the field by which it sorts, its head with the unit, and the content of a cell."""
+    """A column of the table: the field by which it sorts, and its head. Numbers have digits, and may have a unit."""
 
     key: str
     head: str
-    cell: Callable[[Row], str]
-    is_number: bool = True
+    digits: int | None = None
+    unit: float = 1
 
     @property
     def style(self) -> str:
-        return ' class="cz-right"' if self.is_number else ''
+        return '' if self.digits is None else ' class="cz-right"'
 
-
-def _number(key: str, digits: int, unit: float = 1) -> Callable[[Row], str]:
-    return lambda row: '' if row[key] is None else f'{row[key] / unit:,.{digits}f}'
-
-
-def _text(key: str) -> Callable[[Row], str]:
-    return lambda row: html.escape(row[key] or '')
-
-
-def _name(row: Row) -> str:
-    breakable = re.sub('([._])', r'\1<wbr>', row['name'])
-    return f'<code>{breakable}</code>'
-
-
-def _source(row: Row) -> str:
-    source = row['source']
-    if source in (None, 'bundled'):
-        return source or ''
-    place, address = ('GitHub', source) if '://' in source else ('Hub', f'https://huggingface.co/{source}')
-    return f'<a href="{html.escape(address)}" aria-label="{row["name"]} on the {place}">{place}</a>'
+    def cell(self, row: Row) -> str:
+        value = row[self.key]
+        if value is None:
+            return ''
+        if self.digits is not None:
+            return f'{value / self.unit:,.{self.digits}f}'
+        if self.key == 'name':
+            return re.sub('([._])', r'\1<wbr>', value).join(('<code>', '</code>'))
+        if self.key == 'source' and value != 'bundled':
+            place, address = ('GitHub', value) if '://' in value else ('Hub', f'https://huggingface.co/{value}')
+            return f'<a href="{html.escape(address)}" aria-label="{row["name"]} on the {place}">{place}</a>'
+        return html.escape(value)
 
 
 COLUMNS = [
-    Column('name', 'model', _name, is_number=False),
-    Column('impl', 'impl', _text('impl'), is_number=False),
-    Column('top1', 'top-1<br>%', _number('top1', 1)),
-    Column('params', 'params<br>M', _number('params', 2, 1e6)),
-    Column('gmacs', 'MACs<br>G', _number('gmacs', 2)),
-    Column('download', 'download<br>MB', _number('download', 0, 1e6)),
-    Column('img_size', 'pixels', _number('img_size', 0)),
-    Column(CPU, 'CPU<br>images/s', _number(CPU, 2)),
-    Column('trained_on', 'trained on', _text('trained_on'), is_number=False),
-    Column('license', 'licence', _text('license'), is_number=False),
-    Column('source', 'source', _source, is_number=False),
+    Column('name', 'model'),
+    Column('impl', 'impl'),
+    Column('top1', 'top-1<br>%', 1),
+    Column('params', 'params<br>M', 2, 1e6),
+    Column('gmacs', 'MACs<br>G', 2),
+    Column('download', 'download<br>MB', 0, 1e6),
+    Column('img_size', 'pixels', 0),
+    Column(CPU, 'CPU<br>images/s', 2),
+    Column('trained_on', 'trained on'),
+    Column('license', 'licence'),
+    Column('source', 'source'),
 ]
 
 
@@ -107,7 +97,7 @@ def lines(row: Row) -> dict[str, str]:
 
 def catalogue() -> str:
     """The HTML of the catalogue: a plain table, and what docs/assets/catalogue.js shows."""
-    found, page = rows(), _TEMPLATE.read_text(encoding='utf-8')
+    found, page = rows(), Path(__file__).with_suffix('.html').read_text(encoding='utf-8')
     head = ''.join(f'<th scope="col" data-key="{c.key}"{c.style}>{c.head}</th>' for c in COLUMNS)
     body = ''
     for row in found:

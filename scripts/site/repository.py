@@ -25,10 +25,7 @@ _log = logging.getLogger('mkdocs.hooks.repository')
 
 
 class _Links(Extension):
-    """Turns the relative links of a page, which are right on GitHub, into links to pages of the site.
-
-    A link whose text is the name of a page gets its title. A link to a file that is no page becomes plain text.
-    """
+    """Turns links that are right on GitHub into links to pages: the text gets their title, links to files go."""
 
     titles: dict[str, str]  # by page
     path = ''  # of the current page, in the repository
@@ -58,10 +55,8 @@ class _Links(Extension):
         path = posixpath.normpath(posixpath.join(posixpath.dirname(self.path), parts.path))
         if not (ROOT / path).exists():
             _log.warning(f'{self.path} has a link to {parts.path!r}, which does not exist.')
-        anchor = f'#{parts.fragment}' if parts.fragment else ''
-        if path == 'README.md':
-            return FIRST + anchor
-        return path.removeprefix('docs/') + anchor if path.startswith('docs/') else None
+        page = FIRST if path == 'README.md' else path.removeprefix('docs/')
+        return parts._replace(path=page).geturl() if page != path else None
 
 
 _links = _Links()

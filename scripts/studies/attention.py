@@ -2,9 +2,8 @@
 
     python -m scripts.studies.attention --out docs/attention.csv
 
-Every candidate is `coatnet_0` of `impl='paper'` in eager mode on two threads, with one image and without gradients;
-global attention is also measured after `optimize_for_inference`. This process alternates the timings. A new process
-for each candidate measures the memory: the peak above the memory before the model was built.
+Every candidate is `coatnet_0` of `impl='paper'` in eager mode, with one image; global attention is also measured after
+`optimize_for_inference`. A new process for each candidate measures the memory.
 """
 
 import argparse
@@ -16,8 +15,8 @@ from torch import nn
 
 from coatnet_zoo import optimize_for_inference
 
-from ..benchmarks.core import Row, compare, in_child, write
-from ..benchmarks.memory import forward_memory
+from ..benchmarks.core import THREADS, Row, compare, forward_memory, in_child, write
+from ..benchmarks.inference import calls
 
 CANDIDATES = {
     'global': {},
@@ -25,7 +24,7 @@ CANDIDATES = {
     'windows': dict(attn_window=14),
     'linear': dict(rel_attn='none', attn_type='linear'),
 }
-THREADS = 2
+SIZES = (224, 320, 448, 672, 896)
 
 
 def build(candidate: str, size: int) -> nn.Module:
@@ -34,38 +33,29 @@ def build(candidate: str, size: int) -> nn.Module:
     return optimize_for_inference(model) if candidate.startswith('optimised') else model
 
 
-def memory(candidate: str, size: int) -> dict:
+def memory(candidate: str, size: int) -> float:
     """Peak memory of one image through a candidate; for a child process."""
-    return forward_memory(lambda: (build(candidate, size), torch.randn(1, 3, size, size)), THREADS)
+    return forward_memory(lambda: (build(candidate, size), torch.randn(1, 3, size, size)))
 
 
 @torch.no_grad()
 def measure(size: int, rounds: int) -> list[Row]:
     """One row for each candidate at one image size."""
-    images = torch.randn(1, 3, size, size)
-    calls = {}
-    for candidate in CANDIDATES:
-        model = build(candidate, size)
-
-        def call(model=model) -> None:
-            model(images)  # not returned, because candidates are different networks
-
-        calls[candidate] = call
-    rows = compare('attention', f'{size} px', calls, rounds)
+    models, images = {name: build(name, size) for name in CANDIDATES}, torch.randn(1, 3, size, size)
+    rows = compare('attention', f'{size} px', calls(models, images), rounds, tolerance=None)
     for row in rows:
-        row.memory = in_child(memory, candidate=row.candidate, size=size)['memory']
+        row.memory = in_child(memory, candidate=row.candidate, size=size)
     return rows
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--size', nargs='+', type=int, default=[224, 320, 448, 672, 896])
     parser.add_argument('--rounds', type=int, default=7)
     parser.add_argument('--out', type=Path, required=True, help='CSV file to write')
     args = parser.parse_args()
     torch.set_num_threads(THREADS)
     rows: list[Row] = []
-    for size in args.size:
+    for size in SIZES:
         rows += measure(size, args.rounds)
         write(rows, args.out)  # after every size, because the next may take long and fail
 

@@ -19,7 +19,7 @@ Part = tuple[torch.Tensor, torch.Tensor]  # images (N, 1, 32, 32) and classes (N
 def _fashion_mnist(split: str) -> Part:
     if not FASHION_MNIST.exists():
         raise SystemExit(f'{FASHION_MNIST} does not exist; install the Debian package dataset-fashion-mnist.')
-    files = FASHION_MNIST / f'{split}-images-idx3-ubyte.gz', FASHION_MNIST / f'{split}-labels-idx1-ubyte.gz'
+    files = (FASHION_MNIST / f'{split}-{kind}-ubyte.gz' for kind in ('images-idx3', 'labels-idx1'))
     pixels, classes = (torch.tensor(np.frombuffer(gzip.decompress(file.read_bytes()), np.uint8)) for file in files)
     return F.pad(pixels[16:].view(-1, 1, 28, 28), (2, 2, 2, 2)) / 127.5 - 1, classes[8:].long()  # after the headers
 

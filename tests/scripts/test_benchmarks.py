@@ -4,6 +4,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
@@ -11,7 +12,7 @@ import torch
 from paths import ROOT
 
 from scripts.benchmarks import __main__ as benchmark
-from scripts.benchmarks import core, engines, figures, fresh, inference, loading, training
+from scripts.benchmarks import core, engines, figures, fresh, gpu, inference, loading, training
 from scripts.benchmarks.core import Row
 
 
@@ -60,14 +61,13 @@ def test_a_part_that_is_measured_again_is_replaced(tmp_path: Path, monkeypatch: 
     old = [Row(part, 'a', name, 'timm', 1, 0, 1) for part in ('inference', 'training') for name in ('timm', 'gone')]
     core.write(old, out)
     new = Row('training', 'b', 'timm', 'timm', 2, 0, 1)
-    monkeypatch.setitem(benchmark.PARTS, 'training', lambda args: [new] * args.rounds)
-    monkeypatch.setattr(sys, 'argv', f'benchmarks --part training --rounds 2 --out {out}'.split())
+    monkeypatch.setitem(benchmark.PARTS, 'training', lambda rounds: [new] * rounds)
+    monkeypatch.setattr(sys, 'argv', ['benchmarks', '--part', 'training'])
+    monkeypatch.setattr(benchmark, 'OUT', out)
+    out.with_suffix('.md').touch()
     monkeypatch.setattr(torch, 'set_num_threads', lambda _: None)
     benchmark.main()
-    assert core.read(out) == [*old[:2], new, new]
-    monkeypatch.setattr(sys, 'argv', ['benchmarks', '--rounds', '1'])
-    with pytest.raises(SystemExit):
-        benchmark.main()
+    assert core.read(out) == [*old[:2], *5 * [new]]
 
 
 def test_the_page_has_the_tables_of_the_rows() -> None:
@@ -85,38 +85,37 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(core, '_ROUND', 0)
     create, sizes = timm.create_model, dict(depths=(1, 1, 1, 1), embed_dim=(8, 32, 64, 64), stem_width=(8, 8))
     monkeypatch.setattr(timm, 'create_model', lambda name, **kwargs: create(name, **kwargs, **sizes))
+    monkeypatch.setattr(torch, 'set_num_threads', lambda _: None)
 
 
 @pytest.mark.usefixtures('small')
 def test_candidates_compute_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inference, 'BATCHES', (2,))
     monkeypatch.setattr(inference, 'SIZES', (224,))
-    monkeypatch.setattr(inference, 'in_child', lambda *_, candidate, **__: dict(memory=len(candidate)))
-    rows = inference.inference('cpu', [2], rounds=2)
+    monkeypatch.setattr(inference, 'in_child', lambda *_, candidate, **__: len(candidate))
+    rows = inference.inference(rounds=2)
     assert [row.candidate for row in rows] == ['timm', 'as created', 'optimised']
     assert all(row.difference < 1e-5 for row in rows)
-    assert [row.memory for row in inference.sizes('cpu', 2, 1)] == [4, 10, 9]
-    rows = training.training('cpu', rounds=2)
+    assert [row.memory for row in inference.sizes(rounds=2)] == [4, 10, 9]
+    rows = training.training(rounds=2)
     assert {row.setting for row in rows} == {'eager fp32', 'eager bf16 autocast'}
     assert all(row.difference < 1e-3 for row in rows)
 
 
 def test_engines_are_compared_by_processes_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
     def in_child(function: Callable, folder: str, **arguments) -> dict:
-        called.append(arguments.get('candidate'))
-        if function in (engines.export, engines.save):
-            for name in arguments.get('candidates', ['as created']):
-                Path(folder, name).mkdir()
-            return {}
-        return {f'batch {n}': dict(seconds=1.0, logits=[[1.0, 2.0]] * n) for n in arguments['batches']}
+        called.append(arguments.get('name'))
+        for name in ('as created', *arguments.get('names', [])):
+            Path(folder, name).mkdir(exist_ok=True)
+        return {f'batch {n}': dict(seconds=1.0, logits=[[1.0, 2.0]] * n) for n in (1, 8)}
 
     called: list[str | None] = []
     monkeypatch.setattr(engines, 'in_child', in_child)
     monkeypatch.setattr(engines, 'answer', lambda name, folder: 2.0)
-    for name in ('OpenVINO', 'OpenVINO, 8-bit'):
-        monkeypatch.setitem(engines.CANDIDATES, name, ('openvino', False, ('no_such_module',)))
-    rows = engines.engines([1, 2], threads=1)
-    installed = [name for name in engines.CANDIDATES if name in called]
-    assert called == [None, None, *installed, *installed] and 'OpenVINO' not in installed
+    monkeypatch.setattr(engines, 'MODULES', {'openvino': ('no_such_module',)})
+    rows = engines.engines(rounds=3)
+    installed = [name for name in figures.ENGINES if name in called]
+    assert called == [None, *installed, *installed] and 'OpenVINO' not in installed
     assert [row.candidate for row in rows[: 2 * len(installed)]] == installed * 2
     assert {row.setting for row in rows[2 * len(installed) :]} == {'first answer, size on disk'}
     assert figures.table(rows).count('\n') == 1 + len(installed)
@@ -125,12 +124,13 @@ def test_engines_are_compared_by_processes_of_their_own(monkeypatch: pytest.Monk
 @pytest.mark.usefixtures('small')
 def test_what_a_process_of_its_own_measures(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engines, '_SECONDS', 0.01)
-    found = engines.run('optimised', 'nowhere', [1, 2], torch.get_num_threads())
-    assert [len(found[batch]['logits']) for batch in found] == [1, 2]
-    peak = engines.run('matmul peak', 'nowhere', [1, 2], torch.get_num_threads())
+    monkeypatch.setattr(engines, '_BATCHES', (1, 2))
+    found = engines.run('optimised', 'nowhere')
+    assert [len(each['logits']) for each in found.values()] == [1, 2, 2]
+    peak = engines.run('matmul peak', 'nowhere')
     assert 0 < peak['batch 1']['seconds'] < peak['batch 2']['seconds']
     for candidate in ('timm', 'optimised'):
-        assert 0 < fresh.first_logits(candidate, torch.get_num_threads(), time.time())['seconds'] < 60
+        assert 0 < fresh.first_logits(candidate, time.time()) < 60
     result = core.in_child(fresh.import_times)
     assert result.keys() == {'import timm', 'our import', 'list'}
     with pytest.raises(RuntimeError, match='TypeError'):
@@ -142,11 +142,27 @@ def test_loading_and_converting_are_measured(monkeypatch: pytest.MonkeyPatch) ->
     def in_child(function: Callable, **arguments) -> dict:
         if function is fresh.convert:
             assert torch.load(arguments['src'], weights_only=False)['arch'] == 'coatnet_3_rw_224'
-            return dict(seconds=2.0, copy=1.0, memory=5.0)
-        return function(**arguments)
+        faked = {fresh.copy: dict(seconds=1.0), fresh.convert: dict(seconds=2.0)}
+        return function(**arguments) | faked.get(function, {})
 
     monkeypatch.setattr(loading, 'in_child', in_child)
     rows = loading.loading(rounds=2)
     assert [row.candidate for row in rows] == ['timm', 'ours', 'copying the file', 'converting']
     assert rows[1].memory > 0
     assert rows[3].ratio == 0.5
+
+
+def test_what_a_gpu_is_measured_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    """On the CPU, without what compiles. A measurement that fails does not stop the others."""
+    cheap = [row for row in gpu.plan(gpu.TINY, None) if row[0] != 'compiled' and not row[1].startswith('compiled')]
+    monkeypatch.setattr(gpu, 'plan', lambda *args: [('eager', 'broken', lambda *key: 1 / 0), *cheap])
+    monkeypatch.setattr(gpu, 'flex_attention', None)
+    monkeypatch.setattr(gpu.subprocess, 'run', lambda *args, **kwargs: None)
+    monkeypatch.setattr(core, '_ROUND', 0)
+    for minutes, expected in ((7, 'failed: eager broken Traceback'), (0, 'no time left for eager broken\n')):
+        monkeypatch.setattr(sys, 'argv', f'gpu --tiny --out {tmp_path}/gpu.csv --minutes {minutes}'.split())
+        gpu.main()
+        assert expected in capsys.readouterr().out
+    rows = core.read(tmp_path / 'gpu.csv')
+    assert {(row.part, row.setting) for row in rows} == {row[:2] for row in cheap}
+    assert all(row.difference < 0.05 for row in rows)

@@ -134,7 +134,7 @@ def test_attention_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(core, '_ROUND', 0)  # one call in a round
     monkeypatch.setitem(attention.CANDIDATES, 'windows', dict(attn_window=2))
     monkeypatch.setattr(attention, 'in_child', lambda function, **arguments: function(**arguments))
-    monkeypatch.setattr(attention, 'forward_memory', lambda build, threads: dict(memory=build()))
+    monkeypatch.setattr(attention, 'forward_memory', lambda build: build())
     rows = attention.measure(64, rounds=2)
     assert {row.candidate for row in rows} == set(attention.CANDIDATES)
     assert all(row.seconds > 0 for row in rows)
