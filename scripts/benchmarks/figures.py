@@ -44,6 +44,7 @@ def _engines(rows: list[Row]) -> str:
         answer = found.get((name, last))
         cells += [_time(answer.seconds), f'{answer.memory:.0f} MB'] if answer else ['', '']
         lines.append(f'| {" | ".join([name, *cells, *ENGINES[name][1:]])} |')
+    lines.append('| `compile=True` on a GPU | not measured yet | | | | | a GPU, `optimize_for_inference` | any GPU |')
     return '\n'.join(lines)
 
 
