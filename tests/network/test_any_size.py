@@ -155,6 +155,14 @@ def test_preprocessing_follows_the_size_and_the_channels_that_were_asked_for(tmp
         assert resolve_input_data_config(model)['input_size'] == (1, 64, 64)
 
 
+def test_training_after_inference_mode() -> None:
+    """At a size that was first seen in inference mode."""
+    model, x = create('paper'), torch.randn(1, 3, 72, 136)
+    with torch.inference_mode():
+        model(x)
+    model(x).sum().backward()
+
+
 @pytest.mark.parametrize('impl, dynamic', [('timm_rmlp', True), ('paper', None)])
 @torch.no_grad()
 def test_compiled_models_recompile_at_most_twice_over_five_sizes(impl: str, dynamic: bool | None) -> None:
