@@ -7,9 +7,8 @@ import hashlib
 import os
 import resource
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -36,13 +35,6 @@ def served(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> HubServer:
     monkeypatch.setattr(_http.time, 'sleep', lambda seconds: None)
     hub.add_repo(REPO, {SAFE: CONTENT})
     return hub
-
-
-@contextmanager
-def time_limit(seconds: float) -> Iterator[None]:
-    start = time.monotonic()
-    yield
-    assert time.monotonic() - start < seconds
 
 
 def assert_fetched(cache: Path) -> Path:
@@ -110,8 +102,9 @@ def test_odd_repositories(repo: str, served: HubServer, fresh_cache: Path) -> No
 
 def test_connection_refused(served: HubServer, fresh_cache: Path) -> None:
     served.stop()
-    with time_limit(1.0):
-        message = fetch_error(fresh_cache)
+    start = time.monotonic()
+    message = fetch_error(fresh_cache)
+    assert time.monotonic() - start < 1.0
     assert 'cannot be reached' in message and 'refused' in message
     for word in (str(fresh_cache), served.url, 'HF_ENDPOINT', 'HF_HUB_ETAG_TIMEOUT'):
         assert word in message
@@ -125,10 +118,12 @@ def test_black_hole(served: HubServer, fresh_cache: Path) -> None:
     """A Hub that never answers, within the default time limit: an error, or the cached file."""
     file = assert_fetched(fresh_cache)
     served.silent = True
-    with time_limit(LIMIT), ThreadPoolExecutor() as pool:
+    start = time.monotonic()
+    with ThreadPoolExecutor() as pool:
         cached = pool.submit(fetch_weights, REPO, cache_dir=fresh_cache)
         assert 'timed out' in fetch_error(fresh_cache / 'empty')
         assert cached.result() == file
+    assert time.monotonic() - start < LIMIT
 
 
 def test_the_time_limit_of_the_user(hub: HubServer, fresh_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,7 @@ import pytest
 import timm
 import torch
 from peers import randomize_
-from timm.layers import convert_sync_batchnorm, freeze_batch_norm_2d
+from timm.layers import convert_sync_batchnorm
 from torch import nn
 from torch.nn.utils import parametrizations, parametrize, prune
 
@@ -83,7 +83,6 @@ SPECIAL: dict[str, Callable[[nn.Module], object]] = {
     'pool that counts padding': lambda m: m.set_submodule('stages.0.blocks.0.down', nn.AvgPool2d(3, 2, padding=1)),
     'one layer twice': lambda m: m.set_submodule('stages.1.blocks.1.mlp.fc1', m.stages[1].blocks[0].mlp.fc1),
     'synchronised norms': convert_sync_batchnorm,
-    'frozen norms': freeze_batch_norm_2d,
     'more in the norm': lambda m: m.stages[1].blocks[0].norm1.append(nn.Tanh()),
 }
 
