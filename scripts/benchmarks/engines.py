@@ -39,7 +39,8 @@ def export(folder: str, names: list[str]) -> None:
     for number in range(32):
         noise = np.random.default_rng(number).integers(0, 256, (256, 256, 3), np.uint8)
         Image.fromarray(noise).save(photos / f'{number}.png')
-    save_for_hf(pair()[1].to(memory_format=torch.contiguous_format), Path(folder) / 'as created')
+    plain = pair()[1].to(memory_format=torch.contiguous_format)
+    save_for_hf(plain, Path(folder) / 'as created', safe_serialization=True)
     for name in names:
         int8 = photos if name.endswith('8-bit') else None
         export_model(pair()[1], Path(folder) / name, ENGINES[name][0], dynamic_batch=True, int8=int8)
