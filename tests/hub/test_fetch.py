@@ -17,6 +17,7 @@ import safetensors.numpy
 from hub_server import Fault, HubServer
 from huggingface_hub import constants
 from huggingface_hub.utils import _http
+from long_tests import slow
 
 from coatnet_zoo import HubError
 from coatnet_zoo.hub import fetch_weights
@@ -126,12 +127,15 @@ def test_black_hole(served: HubServer, fresh_cache: Path) -> None:
     assert time.monotonic() - start < LIMIT
 
 
-def test_the_time_limit_of_the_user(hub: HubServer, fresh_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """For a Hub that takes a second for every answer."""
+@pytest.mark.parametrize('delay, too_short', [(1.0, 0.3), pytest.param(6.0, 5.0, marks=slow)])
+def test_the_time_limit_of_the_user(
+    delay: float, too_short: float, hub: HubServer, fresh_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For a Hub that takes that many seconds for every answer."""
     hub.add_repo(REPO, {SAFE: CONTENT})
-    hub.delay = 1.0
+    hub.delay = delay
     monkeypatch.setenv('HF_HUB_ETAG_TIMEOUT', 'set')
-    monkeypatch.setattr(constants, 'HF_HUB_ETAG_TIMEOUT', 0.3)
+    monkeypatch.setattr(constants, 'HF_HUB_ETAG_TIMEOUT', too_short)
     assert 'timed out' in fetch_error(fresh_cache)
     monkeypatch.setattr(constants, 'HF_HUB_ETAG_TIMEOUT', 30)
     assert_fetched(fresh_cache)
