@@ -65,7 +65,8 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
 def draw(rows: Sequence[Epoch], names: Sequence[str], file: Path) -> None:
     """Draw the held-out accuracy and the training loss over the number of images; bands are confidence intervals."""
     figure, axes = plt.subplots(1, 2, figsize=(11, 4.5), layout='constrained')
-    rows = [row for row in rows if row.run[1:2] + row.run[3:5] == ('scratch', 'pre', 1) and row.held_out is not None]
+    shown = (rows[0].run.data, 'scratch', 'pre', 1)  # and not the digits of the transfer
+    rows = [row for row in rows if row.run[:2] + row.run[3:5] == shown and row.held_out is not None]
     titles = {'held_out': 'held-out accuracy, %', 'train_loss': 'loss of the training images, without augmentation'}
     for axis, measure in zip(axes, titles, strict=True):
         for name in names:
