@@ -48,7 +48,7 @@ def main() -> None:
         rows = [row for row in rows if row.part != part] + new
         rows.sort(key=lambda row: [*PARTS].index(row.part))
         write(rows, OUT)  # after every part, because the next may take long and fail
-    write_tables(rows, OUT.with_suffix('.md'))
+    write_tables(read(OUT), OUT.with_suffix('.md'))
 
 
 if __name__ == '__main__':
