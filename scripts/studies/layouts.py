@@ -77,7 +77,7 @@ def plan(data: str) -> list[Run]:
     runs = [usual._replace(layout=name, images=n, seed=s) for n in sizes for s in range(3) for name in LAYOUTS]
     runs += [usual._replace(layout=name, images=sizes[0], seed=s) for s in (3, 4) for name in LAYOUTS]
     forms = [usual._replace(rel_attn=form, seed=s) for s in range(3) for form in ('post', 'none')]
-    wide = [usual._replace(layout=name, images=sizes[0], seed=s, width=2) for s in range(3) for name in LAYOUTS]
+    wide = [usual._replace(layout=name, images=sizes[0], seed=s, width=2) for s in range(5) for name in LAYOUTS]
     if data != 'fashion-mnist':
         return runs + forms + wide
     recipes = [usual._replace(part='recipe', lr=lr) for lr in RATES]
