@@ -183,8 +183,8 @@ def convert_checkpoint(
         **{field: getattr(model, field) for field in ('in_chans', 'num_classes', 'img_size')},
     )
     known = assumed if source.is_assumed else {}
-    facts = (source.left_out, source.assumed_network, checkpoint.others)
-    return Conversion(dst, source.name, structure, num_params, known, *facts)
+    notes = dict(left_out=source.left_out, assumed_network=source.assumed_network, others=checkpoint.others)
+    return Conversion(dst, source.name, structure, num_params, known, **notes)
 
 
 def convert_module(

@@ -84,8 +84,8 @@ def find_network(
             raise CheckpointError(f'{name} has the tensor {shown(strange)} {problem}.')
     layers = getattr(dicts[path], 'layers', {})
     inside = {name.removeprefix(start): layer for name, layer in layers.items() if name.startswith(start)}
-    every = (('.'.join((*keys, one)).rstrip('.'), (keys, one)) for keys, found in networks.items() for one in found)
-    return Checkpoint(network, inside, beside, prefix=start, others=tuple(n for n, at in every if at != (path, start)))
+    unused = [(*keys, one) for keys, found in networks.items() for one in found if (keys, one) != (path, start)]
+    return Checkpoint(network, inside, beside, prefix=start, others=tuple('.'.join(at).rstrip('.') for at in unused))
 
 
 def _networks(names: Iterable[Any]) -> list[str]:

@@ -50,7 +50,7 @@ def finetune(
         val: The share of each class, or the folder, for validation. Default: the folder in `photos`, else 0.2.
         device: Default: the accelerator, else the CPU.
         seed: Of the split, the new classifier, the order of the photos and the augmentation.
-        resume: Continue after the last complete epoch in `out`; on a CPU, with the weights of an uninterrupted run.
+        resume: Continue after the last complete epoch in `out`; on a CPU, the result is that of an uninterrupted run.
         from_scratch: Start from random weights.
         ema: Keep a moving average of the weights.
         mixup: Alpha of mixup.
