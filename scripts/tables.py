@@ -16,7 +16,6 @@ from coatnet_zoo import CoAtNet, list_impls, registry, resolve_cfg
 from coatnet_zoo.convert import fingerprint
 from coatnet_zoo.registry import IMPLS, SIZES, TIMM_NAMES, WEIGHTS
 
-from .architecture import architecture
 from .choice import CHOICE_HEAD, choice_rows, draw_choice
 from .counting import multiply_adds, num_params
 
@@ -165,7 +164,6 @@ def main() -> None:
     (REGISTRY / 'fingerprints.json').write_text(fingerprints_file(), encoding='utf-8')
     for file, text in documents(costs).items():
         file.write_text(text, encoding='utf-8')
-    (ROOT / 'docs' / 'architecture.svg').write_text(architecture(), encoding='utf-8')
     draw_choice(ROOT / 'docs' / 'models.png')
 
 
