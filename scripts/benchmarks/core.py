@@ -48,12 +48,9 @@ class Row:
 
 
 def compare(
-    part: str,
-    setting: str,
-    candidates: dict[str, Callable[[], torch.Tensor]],
-    rounds: int,
+    part: str, setting: str, candidates: dict[str, Callable[[], torch.Tensor]], rounds: int,
     tolerance: float | None = 1e-4,
-) -> list[Row]:
+) -> list[Row]:  # fmt: skip
     """Time candidates alternately, in every round several calls if they are short, and compare all with the first.
 
     Raises a ValueError if a `Row.difference` is above the tolerance, which is None if candidates compute other things.

@@ -1,6 +1,6 @@
-"""`coatnet-zoo finetune` beside timm's train.py with the same recipe, on 1,200 and 1,000 images of Fashion-MNIST.
+"""`coatnet-zoo finetune` beside timm's train.py: a folder with `train` and `val`, or 2,200 images of Fashion-MNIST.
 
-    python -m scripts.benchmarks.finetuning pytorch-image-models/train.py
+    python -m scripts.benchmarks.finetuning pytorch-image-models/train.py [FOLDER]
 
 Runs alternate, with one thread and one process for loading; times are of epochs that train everything.
 """
@@ -21,7 +21,7 @@ from ..studies.layouts_data import load
 
 OURS = 'finetune data ours --model coatnet_atto --epochs 9 --seed '
 TIMMS = (
-    'run train.py --model coatnet_atto --data-dir data --val-split val --num-classes 10 --in-chans 3 --device cpu -j 1 '
+    'run train.py --model coatnet_atto --data-dir data --val-split val --in-chans 3 --device cpu -j 1 '
     '--mean 0.5 0.5 0.5 --std 0.5 0.5 0.5 --channels-last -b 32 --opt adamw --weight-decay 0.05 --sched-on-updates '
     '--scale 0.5 1 --color-jitter 0.2 --output . --experiment timms --seed '
 )
@@ -38,24 +38,31 @@ def measure(folder: Path, arguments: str, out: str) -> tuple[float, float]:
     return max(float(row.get('eval_top1') or row['top1']) for row in rows), np.median(np.diff(times[-6:]))
 
 
+def write_fashion_mnist(folder: Path) -> None:
+    for part, count, (images, classes) in zip(('train', 'val'), (1200, 1000), load('fashion-mnist'), strict=True):
+        for i, label in enumerate(classes[:count].tolist()):
+            place = folder / part / str(label)
+            place.mkdir(parents=True, exist_ok=True)
+            pixels = ((images[i, 0] + 1) * 127.5).round().byte().numpy()
+            Image.fromarray(pixels).resize((64, 64)).save(place / f'{i}.png')
+
+
 def main() -> None:
+    script, *photos = sys.argv[1:]
     results = []
     for seed in range(3):
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
-            shutil.copy(sys.argv[1], folder / 'train.py')  # beside it, Python would find the timm of a checkout
-            for part, count, (images, classes) in zip(
-                ('train', 'val'), (1200, 1000), load('fashion-mnist'), strict=True
-            ):
-                for i, label in enumerate(classes[:count].tolist()):
-                    place = folder / 'data' / part / str(label)
-                    place.mkdir(parents=True, exist_ok=True)
-                    pixels = ((images[i, 0] + 1) * 127.5).round().byte().numpy()
-                    Image.fromarray(pixels).resize((64, 64)).save(place / f'{i}.png')
+            shutil.copy(script, folder / 'train.py')  # beside it, Python would find the timm of a checkout
+            if photos:
+                (folder / 'data').symlink_to(Path(photos[0]).resolve())
+            else:
+                write_fashion_mnist(folder / 'data')
+            arguments = f'{TIMMS}{seed} --num-classes {len(os.listdir(folder / "data" / "train"))}'
             ours = measure(folder, f'{OURS}{seed}', 'ours')
-            measure(folder, f'{TIMMS}{seed}{HEAD}', 'timms')
+            measure(folder, arguments + HEAD, 'timms')
             (folder / 'timms').rename(folder / 'head')
-            timms = measure(folder, f'{TIMMS}{seed}{REST}', 'timms')
+            timms = measure(folder, arguments + REST, 'timms')
         results.append((*ours, *timms, ours[1] / timms[1]))
         print(f'seed {seed}: finetune %.1f %%, %.2f s; train.py %.1f %%, %.2f s; ratio %.3f' % results[-1], flush=True)
     print('mean', np.mean(results, 0).round(3), 'std', np.std(results, 0, ddof=1).round(3))

@@ -35,16 +35,9 @@ def step(model: nn.Module, optimizer: Optimizer, dtype: torch.dtype, images: tor
 
 
 def training(
-    rounds: int,
-    mode: str = 'eager',
-    precisions: Sequence[str] = tuple(PRECISIONS),
-    name: str = 'coatnet_0',
-    batch: int = 8,
-    size: int = 128,
-    device: str = 'cpu',
-    create_optimizer: Callable[..., Optimizer] = _SGD,
-    **options,
-) -> list[Row]:
+    rounds: int, mode: str = 'eager', precisions: Sequence[str] = tuple(PRECISIONS), name: str = 'coatnet_0',
+    batch: int = 8, size: int = 128, device: str = 'cpu', create_optimizer: Callable[..., Optimizer] = _SGD, **options,
+) -> list[Row]:  # fmt: skip
     """Time steps in each precision: eager, compiled, or with `set_grad_checkpointing`. Options are of both models."""
     images = torch.randn(batch, 3, size, size).to(device, memory_format=torch.channels_last)
     weights = timm.create_model(f'{name}_rw_224', img_size=size, **options).state_dict()
