@@ -56,25 +56,13 @@ class Conversion:
 
 
 def convert_checkpoint(
-    src: str | os.PathLike | Checkpoint,
-    dst: str | os.PathLike,
-    *,
-    ema: bool = False,
-    key: str | None = None,
-    prefix: str | None = None,
-    head: bool = True,
-    in_chans: int | None = None,
-    img_size: int | tuple[int, int] | None = None,
-    mean: Sequence[float] | None = None,
-    std: Sequence[float] | None = None,
-    interpolation: str | None = None,
-    crop_pct: float | None = None,
-    labels: Sequence[str] | None = None,
-    name: str | None = None,
-    overwrite: bool = False,
-    compare: Callable[[], nn.Module] | None = None,
-    check: str | os.PathLike | None = None,
-) -> Conversion:
+    src: str | os.PathLike | Checkpoint, dst: str | os.PathLike, *, ema: bool = False, key: str | None = None,
+    prefix: str | None = None, head: bool = True, in_chans: int | None = None,
+    img_size: int | tuple[int, int] | None = None, mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None, interpolation: str | None = None, crop_pct: float | None = None,
+    labels: Sequence[str] | None = None, name: str | None = None, overwrite: bool = False,
+    compare: Callable[[], nn.Module] | None = None, check: str | os.PathLike | None = None,
+) -> Conversion:  # fmt: skip
     """Convert a checkpoint file into a folder for timm.
 
     The file is a checkpoint of chinhsuanwu/coatnet-pytorch, of keras_cv_attention_models or of timm's train.py, or a
@@ -155,9 +143,7 @@ def convert_checkpoint(
         model.pretrained_cfg['license'] = checkpoint.license
     size = preprocessing.get('input_size', (None, *model.img_size))[1:]
     if img_size is not None and size != to_2tuple(img_size):
-        raise CheckpointError(
-            f'img_size={img_size} was given, but the checkpoint was trained at {size}; leave img_size out.'
-        )
+        raise CheckpointError(f'img_size={img_size}, but the checkpoint was trained at {size}; leave img_size out.')
     if size != model.img_size:
         with one_line_error(CheckpointError, f'{file} was trained at {size}, which its network cannot keep'):
             model.set_input_size(size)
@@ -225,9 +211,7 @@ def _check_destination(src: str | os.PathLike | Checkpoint, dst: Path, overwrite
     with one_line_error(CheckpointError, f'{shown(dst)} cannot be written'), suppress(FileNotFoundError):
         dst.lstat()
         if not overwrite:
-            raise CheckpointError(
-                f'{shown(dst)} already exists; choose another folder or pass overwrite (--overwrite).'
-            )
+            raise CheckpointError(f'{shown(dst)} already exists; choose another folder or use overwrite (--overwrite).')
         if not isinstance(src, Checkpoint) and Path(src).resolve().is_relative_to(dst.resolve()):
             raise CheckpointError(f'{shown(src)} is inside {shown(dst)}, which would be replaced; choose another DST.')
         is_folder = dst.is_dir() and not dst.is_symlink()
@@ -294,8 +278,5 @@ def _fitting(source: Source, model: nn.Module, src: str) -> dict[str, torch.Tens
 def _three_channels(kernel: torch.Tensor, in_chans: int) -> torch.Tensor:
     """The kernel for images of three channels that gives the same outputs for grey images."""
     if (kernel.shape[1], in_chans) != (1, 3):
-        raise CheckpointError(
-            f'in_chans={short(in_chans)} is not possible for a checkpoint of in_chans={kernel.shape[1]}; only one '
-            'channel can be expanded, to three.'
-        )
+        raise CheckpointError(f'in_chans={short(in_chans)} is not possible: only one channel can become three.')
     return kernel.repeat(1, 3, 1, 1) / 3

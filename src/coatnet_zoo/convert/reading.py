@@ -41,7 +41,7 @@ def require_regular(path: str | os.PathLike) -> Path:
         instead = ', but a folder, pipe or device of that name' if os.path.exists(path) else ''
         raise CheckpointError(f'There is no file {shown(path, 500)}{instead}.')
     if not is_utf8(path):
-        raise CheckpointError(f'{shown(path, 500)} is not UTF-8, so torch cannot open it; rename it.')
+        raise CheckpointError(f'{shown(path, 500)} has a name that is not UTF-8; rename it.')
     return Path(path)
 
 
@@ -126,10 +126,7 @@ def _without_code(path: Path) -> bytes | None:
         parts = re.compile(r'[^/]+/(?:data/|data\.pkl$|byteorder$|(?:\.data/)?version$)')
         records = [r for r in script.infolist() if parts.match(r.filename) and r.compress_type == zipfile.ZIP_STORED]
         if not any('/data/' in record.filename for record in records):
-            raise CheckpointError(
-                f'{shown(path, 500)} is a frozen TorchScript file, whose tensors have no names; save the state dict of '
-                'the model before it is frozen.'
-            )
+            raise CheckpointError(f'{shown(path, 500)} is frozen TorchScript, without tensor names; save a state dict.')
         for record in records:
             archive.writestr(record.filename, script.read(record))
     return data.getvalue()

@@ -80,9 +80,6 @@ def with_own_head(checkpoint: Checkpoint, head: bool = True) -> tuple[Checkpoint
     if known is None:
         return checkpoint, None
     if known.size is None:
-        raise CheckpointError(
-            f'The checkpoint is {known.title}, with blocks that this package does not have; load it into '
-            "timm's own model."
-        )
+        raise CheckpointError(f"The checkpoint is {known.title}, with blocks that are not here; load it into timm's.")
     checkpoint = plain_head(checkpoint, 'head.fc', _PARTS, known.cfg.stage_widths[-1][-1], head)
     return checkpoint, identify(checkpoint.tensors)

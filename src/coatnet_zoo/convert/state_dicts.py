@@ -36,12 +36,9 @@ Path = tuple[str, ...]
 
 
 def find_network(
-    content: Any,
-    ema: bool | None = False,
-    name: str = 'The checkpoint',
-    key: str | None = None,
+    content: Any, ema: bool | None = False, name: str = 'The checkpoint', key: str | None = None,
     prefix: str | None = None,
-) -> Checkpoint:
+) -> Checkpoint:  # fmt: skip
     """Find the network's tensors in the content of a checkpoint, without a prefix, and the tensors beside them.
 
     The content is a state dict, or a dictionary that has a state dict under some key. `name` is the checkpoint's in
@@ -161,10 +158,8 @@ def _choose(places: list[tuple[Path, str]], ema: bool, name: str) -> tuple[Path,
     rank = min(_rank(path) for path, _ in fitting)
     (path, prefix), *others = [place for place in fitting if _rank(place[0]) == rank]
     if prefixes := [other for other_path, other in others if other_path == path]:
-        raise CheckpointError(
-            f'{name} has several CoAtNets, under the prefixes '
-            f'{" and ".join(repr(shown(one)) for one in (prefix, *prefixes[:3]))}; choose one with prefix (--prefix).'
-        )
+        some = ' and '.join(repr(shown(one)) for one in (prefix, *prefixes[:3]))
+        raise CheckpointError(f'{name} has several CoAtNets, under the prefixes {some}; choose one (--prefix).')
     if others:
         keys = ' and '.join(shown('.'.join(one)) for one in (path, *(other for other, _ in others[:3])))
         raise CheckpointError(f'{name} has state dicts under {keys}; choose one with key (--key).')
@@ -176,10 +171,7 @@ def _tensors(content: Mapping[Any, Any], name: str) -> dict[str, torch.Tensor]:
     for key, value in content.items():
         if isinstance(value, Stub) and '._rebuild_' in value.name:
             kind = next((part.name for part in reversed(value.args) if isinstance(part, type)), value.name)
-            raise CheckpointError(
-                f'{name} has {shown(key)} as a tensor of an unsupported type ({shown(kind)}); save plain tensors of '
-                'real numbers instead.'
-            )
+            raise CheckpointError(f'{name} has {shown(key)} as a {shown(kind)}; save plain tensors of real numbers.')
         if _has_tensor((key, value)) and key.rpartition('.')[2] not in _COUNTERS:
             key = _WRAPPERS.sub('', key)
             if key in tensors:

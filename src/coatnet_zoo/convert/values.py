@@ -21,9 +21,7 @@ def check_plain(tensors: Tensors, name: str) -> None:
     """Raise a `CheckpointError` for the first tensor of the checkpoint `name` that is not plain."""
     for key, tensor in tensors.items():
         if kind := not_plain(tensor):
-            raise CheckpointError(
-                f'{name} has {shown(key)} as a {shown(kind)} tensor; save plain tensors of real numbers instead.'
-            )
+            raise CheckpointError(f'{name} has {shown(key)} as a {shown(kind)} tensor; save plain real tensors.')
 
 
 def check_shapes(
@@ -74,14 +72,10 @@ def check_values(tensors: Tensors, own: Tensors, name: str, names: Mapping[str, 
         # Extrema are NaN if any value is NaN, and need no second tensor. torch has no extrema of 8-bit floats.
         low, high = (tensor.detach() if tensor.itemsize > 1 else tensor.float()).aminmax()
         if not (low.isfinite() and high.isfinite()):
-            raise CheckpointError(
-                f'{name} has NaN or infinite values in {label}, as after diverged training; use an earlier one.'
-            )
+            raise CheckpointError(f'{name} has NaN or infinity in {label}; if training diverged, use an earlier one.')
         # Checking the extrema is enough, because rounding keeps the order of numbers.
         if not all(torch.isfinite(e.to(target.dtype).double()) for e in (low, high)):
-            raise CheckpointError(
-                f'{name} has values in {label} that {target.dtype}, the precision of the model, cannot represent.'
-            )
+            raise CheckpointError(f"{name} has values in {label} too large for {target.dtype}, the model's precision.")
         if key.endswith('running_var') and low < 0:
             raise CheckpointError(f'{name} has a variance below zero in {label}; its statistics are damaged.')
 

@@ -52,16 +52,10 @@ class Exported:
 
 
 def export_model(
-    model: CoAtNet,
-    out: str | os.PathLike,
-    format: str,
-    *,
-    img_size: int | tuple[int, int] | None = None,
-    dynamic_batch: bool = False,
-    dynamic_size: bool = False,
-    int8: str | os.PathLike | None = None,
+    model: CoAtNet, out: str | os.PathLike, format: str, *, img_size: int | tuple[int, int] | None = None,
+    dynamic_batch: bool = False, dynamic_size: bool = False, int8: str | os.PathLike | None = None,
     progress: Callable[[str], None] = lambda _: None,
-) -> Exported:
+) -> Exported:  # fmt: skip
     """Export a model for another runtime, and compare the exported file with the model.
 
     The folder gets `model.onnx`, `model.xml` with `model.bin`, or `model.pt2`; and `preprocessing.json`, whose content

@@ -14,12 +14,9 @@ _SMALLEST, _LARGEST = 32, 4096
 
 
 def check_request(
-    out: str | os.PathLike,
-    format: str,
-    img_size: int | tuple[int, int] | None,
-    dynamic_size: bool,
+    out: str | os.PathLike, format: str, img_size: int | tuple[int, int] | None, dynamic_size: bool,
     int8: str | os.PathLike | None,
-) -> Format:
+) -> Format:  # fmt: skip
     """Refuse requests that fail for every model, before the slow steps.
 
     Raises:

@@ -25,16 +25,11 @@ save_without_classes(CoAtNet)
 
 
 def build(
-    size: str,
-    /,
-    pretrained: bool = False,
-    impl: str | None = None,
+    size: str, /, pretrained: bool = False, impl: str | None = None,
     pretrained_cfg: str | dict[str, Any] | PretrainedCfg | None = None,
-    pretrained_cfg_overlay: dict[str, Any] | None = None,
-    pretrained_model_args: dict[str, Any] | None = None,
-    cache_dir: str | None = None,
-    **kwargs: Any,
-) -> nn.Module:
+    pretrained_cfg_overlay: dict[str, Any] | None = None, pretrained_model_args: dict[str, Any] | None = None,
+    cache_dir: str | None = None, **kwargs: Any,
+) -> nn.Module:  # fmt: skip
     """Build a registered CoAtNet for `timm.create_model`.
 
     Args:
@@ -88,14 +83,9 @@ def build(
 
 
 def _build(
-    size: str,
-    cfg: CoAtNetCfg,
-    load_cfg: PretrainedCfg,
-    pretrained: bool,
-    recorded: dict[str, Any],
-    cache_dir: str | None,
-    arguments: dict[str, Any],
-) -> nn.Module:
+    size: str, cfg: CoAtNetCfg, load_cfg: PretrainedCfg, pretrained: bool, recorded: dict[str, Any],
+    cache_dir: str | None, arguments: dict[str, Any],
+) -> nn.Module:  # fmt: skip
     public_cfg = load_cfg.to_dict()
     if arguments.get('in_chans') is not None:
         # timm's scripts prepare images for the channels in the configuration.

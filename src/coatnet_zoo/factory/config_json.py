@@ -71,8 +71,6 @@ def _check_agreement(pretrained_cfg: Mapping[str, Any], arguments: Mapping[str, 
     if stated != recorded:
         raise ValueError(f'num_classes is {stated}, but {recorded} in model_args; correct the one that is wrong.')
     if recorded and arguments.get('global_pool') == '':
-        raise ValueError(
-            f"global_pool='' leaves out the pooling that num_classes={recorded} needs; correct one of them."
-        )
+        raise ValueError(f"global_pool='' is no pooling, but num_classes={recorded} needs one; correct one of them.")
     size = arguments.get('img_size', pretrained_cfg.get('input_size', PretrainedCfg.input_size)[-2:])
     check_window(cfg, to_2tuple(size))

@@ -33,9 +33,7 @@ def localize(cfg: PretrainedCfg, size: str, cache_dir: str | None) -> Pretrained
     if cfg.source == 'local-dir':
         file = Path(cfg.file) / SAFETENSORS
         if not file.is_file():
-            raise CheckpointError(
-                f'{cfg.file} has no {SAFETENSORS}; pickled weights (.bin, .pth) are not loaded from it.'
-            )
+            raise CheckpointError(f'{cfg.file} has no {SAFETENSORS}; pickled weights (.bin, .pth) are not loaded.')
     elif cfg.source == 'hf-hub' or (cfg.hf_hub_id and not handed_over):
         file = fetch_weights(cfg.hf_hub_id, cfg.hf_hub_filename or SAFETENSORS, cache_dir)
     elif cfg.file and not cfg.state_dict:

@@ -31,9 +31,7 @@ def require_matplotlib(module: str = 'figure') -> ModuleType:
     try:
         return importlib.import_module(f'matplotlib.{module}')
     except ImportError as e:
-        raise ExplainError(
-            f"A picture needs matplotlib: pip install 'coatnet-zoo[explain]' (here: {first_line(e)})."
-        ) from e
+        raise ExplainError(f"A picture needs matplotlib: pip install 'coatnet-zoo[explain]' ({first_line(e)}).") from e
 
 
 def draw_explanation(explanation: Explanation, title: str) -> 'Figure':

@@ -37,13 +37,9 @@ class Prediction:
 
 
 def classify(
-    network: Callable[[np.ndarray], np.ndarray],
-    prepare: Callable[[Image.Image], np.ndarray],
-    labels: Sequence[str] | None,
-    files: Iterable[Path],
-    topk: int,
-    batch_size: int,
-) -> Iterator[Prediction]:
+    network: Callable[[np.ndarray], np.ndarray], prepare: Callable[[Image.Image], np.ndarray],
+    labels: Sequence[str] | None, files: Iterable[Path], topk: int, batch_size: int,
+) -> Iterator[Prediction]:  # fmt: skip
     """Classify image files. Only one batch of images is in memory at a time.
 
     Args:

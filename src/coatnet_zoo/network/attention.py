@@ -28,16 +28,9 @@ class Attention(nn.Module):
     """
 
     def __init__(
-        self,
-        cfg: CoAtNetCfg,
-        dim: int,
-        dim_out: int,
-        feat_size: tuple[int, int],
-        attn_drop: float = 0.0,
-        proj_drop: float = 0.0,
-        device=None,
-        dtype=None,
-    ) -> None:
+        self, cfg: CoAtNetCfg, dim: int, dim_out: int, feat_size: tuple[int, int], attn_drop: float = 0.0,
+        proj_drop: float = 0.0, device=None, dtype=None,
+    ) -> None:  # fmt: skip
         super().__init__()
         dd = {'device': device, 'dtype': dtype}
         self.num_heads = cfg.num_heads or (dim if cfg.attn_base == 'in' else dim_out) // cfg.dim_head
@@ -145,10 +138,7 @@ class LinearAttention(nn.Module):
 def create_form(cfg: CoAtNetCfg, attn_drop: float) -> nn.Module:
     """The form of attention of a configuration; for the error see `Attention`."""
     if cfg.attn_type == 'linear' and attn_drop:
-        raise ValueError(
-            f"attn_drop_rate={attn_drop} does not work with attn_type='linear', which has no attention weights to "
-            'drop; use proj_drop_rate or leave it out.'
-        )
+        raise ValueError(f"attn_type='linear' has no attention weights to drop; leave out attn_drop_rate={attn_drop}.")
     if cfg.attn_type == 'linear':
         return LinearAttention()
     return PostBiasAttention(attn_drop) if cfg.rel_attn == 'post' else SoftmaxAttention(attn_drop)

@@ -182,18 +182,9 @@ class TransformerBlock(nn.Module):
     """
 
     def __init__(
-        self,
-        cfg: CoAtNetCfg,
-        dim: int,
-        dim_out: int,
-        stride: int,
-        feat_size: tuple[int, int],
-        drop_path: float = 0.0,
-        attn_drop: float = 0.0,
-        proj_drop: float = 0.0,
-        device=None,
-        dtype=None,
-    ) -> None:
+        self, cfg: CoAtNetCfg, dim: int, dim_out: int, stride: int, feat_size: tuple[int, int], drop_path: float = 0.0,
+        attn_drop: float = 0.0, proj_drop: float = 0.0, device=None, dtype=None,
+    ) -> None:  # fmt: skip
         super().__init__()
         dd = {'device': device, 'dtype': dtype}
         norm_layer = get_norm_2d(cfg)

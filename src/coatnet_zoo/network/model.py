@@ -30,17 +30,9 @@ class Stage(nn.Module):
     """
 
     def __init__(
-        self,
-        cfg: CoAtNetCfg,
-        index: int,
-        dim: int,
-        feat_size: tuple[int, int],
-        drop_path: list[float],
-        attn_drop: float = 0.0,
-        proj_drop: float = 0.0,
-        device=None,
-        dtype=None,
-    ) -> None:
+        self, cfg: CoAtNetCfg, index: int, dim: int, feat_size: tuple[int, int], drop_path: list[float],
+        attn_drop: float = 0.0, proj_drop: float = 0.0, device=None, dtype=None,
+    ) -> None:  # fmt: skip
         super().__init__()
         dd = {'device': device, 'dtype': dtype}
         self.grad_checkpointing = False
@@ -92,19 +84,10 @@ class CoAtNet(nn.Module):
     """
 
     def __init__(
-        self,
-        cfg: CoAtNetCfg,
-        img_size: int | tuple[int, int] = 224,
-        in_chans: int = 3,
-        num_classes: int = 1000,
-        global_pool: str = 'avg',
-        drop_rate: float = 0.0,
-        drop_path_rate: float = 0.0,
-        attn_drop_rate: float = 0.0,
-        proj_drop_rate: float = 0.0,
-        device=None,
-        dtype=None,
-    ) -> None:
+        self, cfg: CoAtNetCfg, img_size: int | tuple[int, int] = 224, in_chans: int = 3, num_classes: int = 1000,
+        global_pool: str = 'avg', drop_rate: float = 0.0, drop_path_rate: float = 0.0, attn_drop_rate: float = 0.0,
+        proj_drop_rate: float = 0.0, device=None, dtype=None,
+    ) -> None:  # fmt: skip
         super().__init__()
         dd = {'device': device, 'dtype': dtype}
         self.cfg = cfg
@@ -246,14 +229,9 @@ class CoAtNet(nn.Module):
         self._finish_head(self.get_classifier())
 
     def forward_intermediates(
-        self,
-        x: torch.Tensor,
-        indices: int | list[int] | None = None,
-        norm: bool = False,
-        stop_early: bool = False,
-        output_fmt: str = 'NCHW',
-        intermediates_only: bool = False,
-    ) -> list[torch.Tensor] | tuple[torch.Tensor, list[torch.Tensor]]:
+        self, x: torch.Tensor, indices: int | list[int] | None = None, norm: bool = False, stop_early: bool = False,
+        output_fmt: str = 'NCHW', intermediates_only: bool = False,
+    ) -> list[torch.Tensor] | tuple[torch.Tensor, list[torch.Tensor]]:  # fmt: skip
         """Compute the features, and the outputs of the stem (index 0) and of the stages (1 to 4), each NCHW.
 
         Args:

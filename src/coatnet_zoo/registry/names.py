@@ -11,15 +11,9 @@ from .weights import WEIGHTS, tags_of
 
 
 def choose(
-    size: str,
-    impl: str | None = None,
-    tag: str | None = None,
-    *,
-    tag_is_explicit: bool = True,
-    pretrained: bool = False,
-    has_weights: bool = False,
-    recorded_impl: str | None = None,
-) -> tuple[str, str | None]:
+    size: str, impl: str | None = None, tag: str | None = None, *, tag_is_explicit: bool = True,
+    pretrained: bool = False, has_weights: bool = False, recorded_impl: str | None = None,
+) -> tuple[str, str | None]:  # fmt: skip
     """Decide which implementation and which pretrained configuration a request to `timm.create_model` means.
 
     Args:
@@ -41,19 +35,14 @@ def choose(
     """
     tags, default = tags_of(size), list_impls(size)[0]
     if tag and tag_is_explicit and tag not in (tags or ['untrained']):
-        raise RuntimeError(
-            f'Invalid pretrained tag ({short(tag)[1:-1]}) for {size}. {did_you_mean(f"{size}.{tag}")}'.rstrip()
-        )
+        question = did_you_mean(f'{size}.{tag}')
+        raise RuntimeError(f'Invalid pretrained tag ({short(tag)[1:-1]}) for {size}. {question}'.rstrip())
     impl = impl and known_impl(size, impl)
     if pretrained and recorded_impl and impl != recorded_impl.lower():
-        raise ValueError(
-            f'These weights were saved from impl={recorded_impl!r}, but impl={impl!r} was requested; leave out impl.'
-        )
+        raise ValueError(f'These weights are of impl={recorded_impl!r}, not of impl={impl!r}; leave out impl.')
     tag_impl = tags.get(tag)
     if (tag_is_explicit or pretrained) and impl and tag_impl not in (None, impl):
-        raise ValueError(
-            f'The weights {size}.{tag} need impl={tag_impl!r}, but impl={impl!r} was requested; leave out one of them.'
-        )
+        raise ValueError(f'{size}.{tag} needs impl={tag_impl!r}, but impl={impl!r} was given; leave out one of them.')
     impl = impl or tag_impl or default
     own_tags = [tag for tag, i in tags.items() if i == impl]
     if pretrained and not own_tags and not has_weights:

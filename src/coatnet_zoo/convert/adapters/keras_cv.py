@@ -216,9 +216,7 @@ def _check_layers(layers: Layers, structure: Structure) -> None:
 
 
 def _refusal(name: str, what: str, right: Any) -> CheckpointError:
-    return CheckpointError(
-        f'The {_IMPL} checkpoint has {shown(what)} in {shown(name)}, where only {right} is supported.'
-    )
+    return CheckpointError(f'The {_IMPL} checkpoint has {shown(what)} in {shown(name)}; only {right} is supported.')
 
 
 def read(path: Path) -> Checkpoint:
@@ -232,9 +230,7 @@ def read(path: Path) -> Checkpoint:
     try:
         import h5py
     except ImportError as e:
-        raise CheckpointError(
-            f'{path} is an HDF5 file, and reading it needs h5py: pip install coatnet-zoo[keras].'
-        ) from e
+        raise CheckpointError(f'{path} is an HDF5 file, which needs h5py: pip install coatnet-zoo[keras].') from e
     tensors: dict[str, torch.Tensor] = {}
     try:
         with h5py.File(path, 'r') as file:
