@@ -11,8 +11,6 @@ from torch import nn
 from ..network import BiasAct, MBConv, RelPosBias, RelPosMlp, Stage, Stem, TransformerBlock, expand_rel_pos_table
 from .microbatch import microbatch, widest_layer
 
-_MAX_WHOLE = 196  # positions of a feature map of 224 pixels
-
 
 class PointwiseConv2d(nn.Conv2d):
     """A 1x1 convolution as a matrix product, which reads weights as they are; oneDNN reorders them in every call."""
@@ -79,32 +77,34 @@ class MicrobatchedStage(Stage):
 
 
 class _Kept:
-    """The bias of all pairs of positions of one feature map size, made by one copy instead of anew in every call.
+    """The bias of all pairs of positions of one feature map size, kept, or made by one copy instead of anew.
 
     All queries in a row of a feature map see the same offsets, so the bias of a row of queries is a slice of `rows`,
-    which takes a few percent of the memory of all pairs. The bias of a small map is kept whole.
+    which takes a few percent of the memory of all pairs.
     """
 
     kept_size: tuple[int, int]
-    rows: torch.Tensor | None  # None if the whole is kept
+    rows: torch.Tensor | None  # None if the bias is kept
     bias: torch.Tensor | None
 
     @torch.no_grad()
-    def keep(self, height: int, width: int) -> None:
-        """Compute the biases of a feature map of this size."""
-        table, whole = super().forward(height, width), height * width <= _MAX_WHOLE
+    def keep(self, height: int, width: int, room: int) -> int:
+        """Keep the bias of a feature map of this size if it has at most `room` bytes, else rows; return its bytes."""
+        table = super().forward(height, width)
+        bias = expand_rel_pos_table(table, height, width)[0]
+        fits = bias.nbytes <= room
         self.kept_size = (height, width)
-        self.register_buffer('bias', expand_rel_pos_table(table, height, width) if whole else None)
-        self.register_buffer('rows', None if whole else _rows(table, height, width))
+        self.register_buffer('bias', bias if fits else None)
+        self.register_buffer('rows', None if fits else _rows(table, height, width))
+        return bias.nbytes if fits else 0
 
     def forward(self, height: int, width: int) -> torch.Tensor:
         """The bias of all pairs, (1, heads, N, N) with N = height * width, of the kept size; else a table."""
         if (height, width) != self.kept_size:
             return super().forward(height, width)
         if self.bias is not None:
-            return self.bias
-        starts = range((height - 1) * width, -1, -width)
-        return torch.stack([self.rows[:, :, i : i + height * width] for i in starts], 1).flatten(1, 2)[None]
+            return self.bias[None]
+        return self.rows.unfold(2, height * width, width).transpose(1, 2).flip(1).flatten(1, 2)[None]
 
 
 def _rows(table: torch.Tensor, height: int, width: int) -> torch.Tensor:

@@ -108,6 +108,7 @@ def _separate(model: nn.Module) -> None:
 
 def _keep_positions(model: CoAtNet) -> None:
     """Compute the positions of the native size once."""
+    room = sum(p.nbytes for p in model.parameters()) // 10
     sizes = feature_sizes(model.img_size, len(model.stages), model.cfg.patch_size)
     for stage, size in zip(model.stages, sizes, strict=True):
         for attn in stage.modules():
@@ -116,7 +117,7 @@ def _keep_positions(model: CoAtNet) -> None:
             height, width = attn.core.grid(*size)
             if is_batch_independent(attn.rel_pos) and height * width <= _MAX_KEPT:
                 attn.rel_pos.__class__ = _KEPT_REL_POS[type(attn.rel_pos)]
-                attn.rel_pos.keep(height, width)
+                room -= attn.rel_pos.keep(height, width, room)
 
 
 def _replace_modules(model: CoAtNet) -> None:
