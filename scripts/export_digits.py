@@ -1,6 +1,6 @@
 """Write the digits of `train_digits.py` as an image folder, which timm's scripts read: `export_digits.py OUT`."""
 
-import argparse
+import sys
 from pathlib import Path
 
 from PIL import Image
@@ -8,9 +8,9 @@ from train_digits import digits
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('out', type=Path, help='folder to write')
-    out = parser.parse_args().out
+    if len(sys.argv) != 2:
+        sys.exit(__doc__)
+    out = Path(sys.argv[1])
     for part in ('train', 'validation'):
         images, classes = digits(train=part == 'train')
         grey = ((images[:, 0] / 2 + 0.5) * 255).round().byte().numpy()

@@ -88,6 +88,15 @@ def seconds(call: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
+def in_turn(part: str, setting: str, calls: dict[str, Callable[[], float]], rounds: int) -> list[Row]:
+    """Rows of calls that return seconds, each called once in every round."""
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in tqdm(range(rounds), desc=f'{part} {setting}', leave=False):
+        for name, call in calls.items():
+            times[name].append(call())
+    return summarise(part, setting, times)
+
+
 def summarise(part: str, setting: str, times: dict[str, list[float]]) -> list[Row]:
     """A row for each candidate, compared with the first. It takes the seconds of at least two rounds, by candidate."""
     first, rows = next(iter(times)), []

@@ -8,21 +8,28 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from functools import cache, partial
+from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import torch
-from tqdm import tqdm
 
-from .core import THREADS, Row, compare, difference, in_child, seconds, summarise
+from coatnet_zoo.registry import COSTS
+from coatnet_zoo_runtime import load_exported
+
+from .core import THREADS, Row, compare, difference, in_child, in_turn, seconds
 from .figures import ENGINES
 from .inference import candidates, pair, random_images
 
 MODULES = {'openvino': ('openvino', 'nncf'), 'onnx': ('onnxscript', 'onnxruntime')}  # by format
-Call = Callable[[torch.Tensor], torch.Tensor]
 _BATCHES = (1, 8)
-_SECONDS = 2.0  # of every setting in a process, after the first call
+_SECONDS, _PAUSE = 0.6, 0.3  # of an engine's calls in a round, and before them: threads of others may still wait
+_ANSWER = 'first answer, size on disk'
 _SIZES = ((224, 1), (224, 8), (448, 1))  # pixels and images, of both networks in OpenVINO
 
 
@@ -57,39 +64,35 @@ def busy_cores() -> Iterator[None]:
             other.kill()
 
 
-def _timed(call: Call, images: torch.Tensor) -> dict:
-    logits, times = call(images), []
-    while sum(times) < _SECONDS or len(times) < 3:
-        times.append(seconds(lambda: call(images)))
-    return dict(seconds=statistics.median(times), logits=logits.tolist())
-
-
-def matrix_product(batch: int) -> Call:
-    """A call with as many multiply-adds as the network has for a batch, in one large matrix product."""
-    from coatnet_zoo.registry import COSTS
-
-    multiply_adds = batch * 1e9 * COSTS['coatnet_1.sw_in1k', 'timm'][1]
-    a, b = torch.rand(round(multiply_adds / 2048**2), 2048), torch.rand(2048, 2048)
-    return lambda _: (a @ b)[:, :0]  # not handed to the parent
+@cache
+def _call(name: str, folder: str, batch: int) -> Callable[[], torch.Tensor]:
+    """A call of an engine, in its own process."""
+    torch.set_num_threads(THREADS)
+    if name == 'matmul peak':  # as many multiply-adds in one large matrix product
+        rows = round(batch * 1e9 * COSTS['coatnet_1.sw_in1k', 'timm'][1] / 2048**2)
+        a, b = torch.rand(rows, 2048), torch.rand(2048, 2048)
+        return lambda: a @ b
+    images = random_images(batch)
+    if not ENGINES[name][0]:
+        model = candidates()[name.split(',')[0]]
+        return lambda: model(images)
+    exported = load_exported(Path(folder) / name, 'latency' if batch == 1 else 'throughput', THREADS)
+    return lambda: exported(images.contiguous())
 
 
 @torch.inference_mode()
-def run(name: str, folder: str) -> dict[str, dict]:
-    """The median time of an engine for every setting, and the logits; for a child process."""
-    from coatnet_zoo_runtime import load_exported
+def logits(name: str, folder: str, batch: int) -> list[list[float]]:
+    """The logits of an engine, in its own process."""
+    return _call(name, folder, batch)()[:batch].tolist()
 
-    torch.set_num_threads(THREADS)
-    model = candidates().get(name.split(',')[0]) if not ENGINES[name][0] else None
-    layout = torch.channels_last if model else torch.contiguous_format
-    found = {}
-    for batch in _BATCHES:
-        call = model or (matrix_product(batch) if name == 'matmul peak' else None)
-        call = call or load_exported(Path(folder) / name, 'latency' if batch == 1 else 'throughput', THREADS)
-        images = random_images(batch).contiguous(memory_format=layout)
-        found[f'batch {batch}'] = _timed(call, images)
-    with busy_cores():
-        found[f'batch {batch}, busy cores'] = _timed(call, images)
-    return found
+
+@torch.inference_mode()
+def timed(name: str, folder: str, batch: int) -> float:
+    """Seconds of a call of an engine, in its own process: the median of several if they are short."""
+    time.sleep(_PAUSE)
+    call = _call(name, folder, batch)
+    first = seconds(call)  # brings the weights back into the caches
+    return statistics.median(seconds(call) for _ in range(max(1, round(_SECONDS / first))))
 
 
 def answer(name: str, folder: str) -> float:
@@ -100,35 +103,37 @@ def answer(name: str, folder: str) -> float:
 
 
 def engines(rounds: int) -> list[Row]:
-    """Start every installed engine, one after another, twice, and time all settings in each."""
+    """Start every installed engine, then time all of them in turn."""
     missing = {f for f, modules in MODULES.items() if not all(map(importlib.util.find_spec, modules))}
     if missing:
         print(f"{', '.join(missing)}: not installed and not measured; pip install '.[engines]'")
     names = [name for name, (format, *_) in ENGINES.items() if format not in missing]
     exported = [name for name in names if ENGINES[name][0]]
-    runs: dict[str, list[dict]] = {name: [] for name in names}
-    first: dict[str, list[float]] = {name: [] for name in ('as created', *exported)}
-    with tempfile.TemporaryDirectory() as folder:
+    rows: list[Row] = []
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         in_child(export, folder=folder, names=exported)
-        sizes = {name: sum(f.stat().st_size for f in Path(folder, name).iterdir()) / 1e6 for name in first}
-        for _ in tqdm(range(min(rounds, 2)), desc='engines', leave=False):
-            for name in names:
-                # Threads that wait for each other then give up their core.
-                with mock.patch.dict(os.environ, {'OMP_WAIT_POLICY': 'PASSIVE'} if 'PASSIVE' in name else {}):
-                    runs[name].append(in_child(run, name=name, folder=folder))
-            for name in first:
-                first[name].append(answer(name, folder))
-    rows = []
-    for setting in runs['timm'][0]:
-        rows += summarise('engines', setting, {name: [r[setting]['seconds'] for r in runs[name]] for name in names})
-        outputs = {name: torch.tensor(runs[name][0][setting]['logits']) for name in names}
-        for row in rows[-len(names) :]:
-            if row.candidate != 'matmul peak':
-                row.difference = difference(row.candidate, outputs, 0.3 if '8-bit' in row.candidate else 1e-4)
-    rows += summarise('engines', 'first answer, size on disk', first)
-    for row in rows[-len(first) :]:
-        row.memory = sizes[row.candidate]
-    return rows
+        answers = in_turn(
+            'engines', _ANSWER, {n: partial(answer, n, folder) for n in ('as created', *exported)}, rounds
+        )
+        for row in answers:
+            row.memory = sum(f.stat().st_size for f in Path(folder, row.candidate).iterdir()) / 1e6
+        pools = {name: stack.enter_context(ProcessPoolExecutor(1, get_context('spawn'))) for name in names}
+
+        def ask(function: Callable, name: str, batch: int) -> Any:
+            # Threads that wait for each other then give up their core. The first question starts the process.
+            with mock.patch.dict(os.environ, {'OMP_WAIT_POLICY': 'PASSIVE'} if 'PASSIVE' in name else {}):
+                return pools[name].submit(function, name, folder, batch).result()
+
+        for batch in _BATCHES:
+            outputs = {name: torch.tensor(ask(logits, name, batch)) for name in names}
+            calls = {name: partial(ask, timed, name, batch) for name in names}
+            rows += in_turn('engines', f'batch {batch}', calls, rounds)
+            for row in rows[-len(names) :]:
+                if row.candidate != 'matmul peak':
+                    row.difference = difference(row.candidate, outputs, 0.3 if '8-bit' in row.candidate else 1e-4)
+        with busy_cores():
+            rows += in_turn('engines', f'batch {batch}, busy cores', calls, rounds)
+    return rows + answers
 
 
 @torch.inference_mode()

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from tqdm import tqdm
 
 from . import fresh
-from .core import Row, in_child, summarise
+from .core import Row, in_child, in_turn, summarise
 
 _MOST = 3  # rounds
 
@@ -54,8 +54,9 @@ def starting(rounds: int) -> list[Row]:
     rounds = min(rounds, _MOST)
     runs = [in_child(fresh.import_times) for _ in tqdm(range(rounds), desc='importing', leave=False)]
     rows = [row for name in runs[0] for row in summarise('starting', 'time', {name: [run[name] for run in runs]})]
-    times: dict[str, list[float]] = {f'first logits, {name}': [] for name in ('timm', 'as created', 'optimised')}
-    for _ in tqdm(range(rounds), desc='first logits', leave=False):
-        for name, own in times.items():
-            own.append(in_child(fresh.first_logits, candidate=name.split(', ')[1], start=time.time()))
-    return rows + summarise('starting', 'time', times)
+
+    def first_logits(candidate: str) -> float:
+        return in_child(fresh.first_logits, candidate=candidate, start=time.time())
+
+    calls = {f'first logits, {name}': partial(first_logits, name) for name in ('timm', 'as created', 'optimised')}
+    return rows + in_turn('starting', 'time', calls, rounds)

@@ -1,13 +1,10 @@
-"""Time and memory of global attention and of cheaper attention at growing image sizes.
+"""Time and memory of global attention and of cheaper attention at growing image sizes, for docs/attention.csv.
 
-    python -m scripts.studies.attention --out docs/attention.csv
+    python -m scripts.studies.attention
 
 Every candidate is `coatnet_0` of `impl='paper'` in eager mode, with one image; global attention is also measured after
 `optimize_for_inference`. A new process for each candidate measures the memory.
 """
-
-import argparse
-from pathlib import Path
 
 import timm
 import torch
@@ -15,7 +12,7 @@ from torch import nn
 
 from coatnet_zoo import optimize_for_inference
 
-from ..benchmarks.core import THREADS, Row, compare, forward_memory, in_child, write
+from ..benchmarks.core import ROOT, THREADS, Row, compare, forward_memory, in_child, write
 from ..benchmarks.inference import calls
 
 CANDIDATES = {
@@ -49,15 +46,11 @@ def measure(size: int, rounds: int) -> list[Row]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--rounds', type=int, default=7)
-    parser.add_argument('--out', type=Path, required=True, help='CSV file to write')
-    args = parser.parse_args()
     torch.set_num_threads(THREADS)
     rows: list[Row] = []
     for size in SIZES:
-        rows += measure(size, args.rounds)
-        write(rows, args.out)  # after every size, because the next may take long and fail
+        rows += measure(size, rounds=5)
+        write(rows, ROOT / 'docs' / 'attention.csv')  # after every size, because the next may take long and fail
 
 
 if __name__ == '__main__':

@@ -1,10 +1,12 @@
 """The benchmarks alternate calls, refuse different outputs, and write the tables of the page."""
 
+import contextlib
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import timm
@@ -102,33 +104,47 @@ def test_candidates_compute_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     assert all(row.difference < 1e-3 for row in rows)
 
 
-def test_engines_are_compared_by_processes_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    def in_child(function: Callable, folder: str, **arguments) -> dict:
-        called.append(arguments.get('name'))
-        for name in ('as created', *arguments.get('names', [])):
-            Path(folder, name).mkdir(exist_ok=True)
-        return {f'batch {n}': dict(seconds=1.0, logits=[[1.0, 2.0]] * n) for n in (1, 8)}
+class Pool(contextlib.AbstractContextManager):
+    """A pool whose process answers at once."""
 
-    called: list[str | None] = []
-    monkeypatch.setattr(engines, 'in_child', in_child)
+    started: ClassVar[list[str]] = []
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def submit(self, function: Callable, name: str, folder: str, batch: int) -> Future:
+        future = Future()
+        future.set_result([[1.0, 2.0]] * batch if function is engines.logits else 1.0)
+        self.started.append(name)
+        return future
+
+
+def test_engines_are_compared_by_processes_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    def export(_: Callable, folder: str, names: list[str]) -> None:
+        for name in ('as created', *names):
+            Path(folder, name).mkdir()
+
+    monkeypatch.setattr(engines, 'in_child', export)
+    monkeypatch.setattr(engines, 'ProcessPoolExecutor', lambda *_: pools.append(Pool()) or Pool())
     monkeypatch.setattr(engines, 'answer', lambda name, folder: 2.0)
+    monkeypatch.setattr(engines, 'busy_cores', contextlib.nullcontext)
     monkeypatch.setattr(engines, 'MODULES', {'openvino': ('no_such_module',)})
+    pools: list[Pool] = []
     rows = engines.engines(rounds=3)
-    installed = [name for name in figures.ENGINES if name in called]
-    assert called == [None, *installed, *installed] and 'OpenVINO' not in installed
-    assert [row.candidate for row in rows[: 2 * len(installed)]] == installed * 2
-    assert {row.setting for row in rows[2 * len(installed) :]} == {'first answer, size on disk'}
+    installed = [name for name in figures.ENGINES if name in Pool.started]
+    assert len(pools) == len(installed) and 'OpenVINO' not in installed
+    assert Pool.started == installed * (2 * (1 + 3) + 3)
+    assert [row.candidate for row in rows[: 3 * len(installed)]] == installed * 3
+    assert {row.setting for row in rows[3 * len(installed) :]} == {'first answer, size on disk'}
     assert figures.table(rows).count('\n') == 2 + len(installed)
 
 
 @pytest.mark.usefixtures('small')
 def test_what_a_process_of_its_own_measures(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engines, '_SECONDS', 0.01)
-    monkeypatch.setattr(engines, '_BATCHES', (1, 2))
-    found = engines.run('optimised', 'nowhere')
-    assert [len(each['logits']) for each in found.values()] == [1, 2, 2]
-    peak = engines.run('matmul peak', 'nowhere')
-    assert 0 < peak['batch 1']['seconds'] < peak['batch 2']['seconds']
+    assert len(engines.logits('optimised', 'nowhere', 2)) == 2
+    assert 0 < engines.timed('optimised', 'nowhere', 2) < 60
+    assert 0 < engines.timed('matmul peak', 'nowhere', 1) < engines.timed('matmul peak', 'nowhere', 4)
+    engines._call.cache_clear()
     for candidate in ('timm', 'optimised'):
         assert 0 < fresh.first_logits(candidate, time.time()) < 60
     assert fresh.import_times().keys() == {'import timm', 'our import', 'list'}
