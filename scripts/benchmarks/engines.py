@@ -29,7 +29,6 @@ from .inference import candidates, pair, random_images
 MODULES = {'openvino': ('openvino', 'nncf'), 'onnx': ('onnxscript', 'onnxruntime')}  # by format
 _BATCHES = (1, 8)
 _SECONDS, _PAUSE = 0.6, 0.3  # of an engine's calls in a round, and before them: threads of others may still wait
-_ANSWER = 'first answer, size on disk'
 _SIZES = ((224, 1), (224, 8), (448, 1))  # pixels and images, of both networks in OpenVINO
 
 
@@ -112,9 +111,8 @@ def engines(rounds: int) -> list[Row]:
     rows: list[Row] = []
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         in_child(export, folder=folder, names=exported)
-        answers = in_turn(
-            'engines', _ANSWER, {n: partial(answer, n, folder) for n in ('as created', *exported)}, rounds
-        )
+        calls = {name: partial(answer, name, folder) for name in ('as created', *exported)}
+        answers = in_turn('engines', 'first answer, size on disk', calls, rounds)
         for row in answers:
             row.memory = sum(f.stat().st_size for f in Path(folder, row.candidate).iterdir()) / 1e6
         pools = {name: stack.enter_context(ProcessPoolExecutor(1, get_context('spawn'))) for name in names}
