@@ -147,9 +147,10 @@ def _epochs(
     ema = ModelEmaV3(network, use_warmup=True) if recipe['ema'] else None
     model = ema.module if ema else network
     mixup = Mixup(recipe['mixup'], label_smoothing=0, num_classes=network.num_classes) if recipe['mixup'] else None
+    load = partial(create_loader, batch_size=recipe['batch_size'])
     # Workers that live on would carry random states from epoch to epoch.
-    load = partial(create_loader, batch_size=recipe['batch_size'], persistent_workers=False)
-    loader, val_loader = load(sets[0], is_training=True, **loading | _AUGMENTATION), load(sets[1], **loading)
+    loader = load(sets[0], is_training=True, persistent_workers=False, **loading | _AUGMENTATION)
+    val_loader = load(sets[1], **loading)
     # GPUs without bfloat16 would emulate it.
     has_bfloat16 = device.type == 'cuda' and torch.cuda.is_bf16_supported(including_emulation=False)
     autocast = partial(torch.autocast, device.type, torch.bfloat16, enabled=has_bfloat16)
