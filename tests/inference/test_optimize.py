@@ -83,9 +83,11 @@ def test_positions_of_the_native_size_are_computed_once(impl: str) -> None:
     optimized = optimize_for_inference(model)
     kept, plain = (m.stages[3].blocks[0].attn.rel_pos for m in (optimized, model))
     torch.testing.assert_close(kept(4, 13), expand_rel_pos_table(plain(4, 13), 4, 13), rtol=0, atol=1e-6)
-    assert kept.bias.shape == (1, plain(4, 13).shape[1], 52, 52)
+    assert kept.bias.shape == (plain(4, 13).shape[1], 52, 52)
     by_rows, plain_rows = (m.stages[2].blocks[0].attn.rel_pos for m in (optimized, model))
     assert by_rows.bias is None
+    biases = [b.nbytes for name, b in optimized.named_buffers() if name.endswith('rel_pos.bias')]
+    assert 0 < sum(biases) <= sum(p.nbytes for p in model.parameters()) / 10
     torch.testing.assert_close(by_rows(8, 26), expand_rel_pos_table(plain_rows(8, 26), 8, 26), rtol=0, atol=1e-6)
     assert kept(13, 4).shape == plain(13, 4).shape
     for changed in (model, optimized):

@@ -9,6 +9,7 @@ import contextlib
 import functools
 import hashlib
 import json
+import socket
 import threading
 import time
 from collections.abc import Mapping
@@ -34,6 +35,14 @@ class Fault:
     status: int | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
     body: Literal['cut', 'flip'] | None = None
+
+
+class _SharedPort(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def server_bind(self) -> None:
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        super().server_bind()
 
 
 class HubServer:
@@ -62,8 +71,12 @@ class HubServer:
         self.cdn = False
         self.uploads = Uploads(self)
         self._repos: dict[str, dict[str, Path | bytes]] = {}
-        self._port = 0
         self._httpd: ThreadingHTTPServer | None = None
+        # A socket that never listens keeps the port for this server while the server is stopped.
+        self._reserved = socket.socket()
+        self._reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        self._reserved.bind(('127.0.0.1', 0))
+        self._port = self._reserved.getsockname()[1]
 
     @property
     def url(self) -> str:
@@ -77,9 +90,7 @@ class HubServer:
     def start(self) -> 'HubServer':
         """Start to listen, unless the server already listens."""
         if self._httpd is None:
-            self._httpd = ThreadingHTTPServer(('127.0.0.1', self._port), type('Handler', (_Handler,), dict(hub=self)))
-            self._httpd.daemon_threads = True
-            self._port = self._httpd.server_port
+            self._httpd = _SharedPort(('127.0.0.1', self._port), type('Handler', (_Handler,), dict(hub=self)))
             threading.Thread(target=self._httpd.serve_forever, args=(0.05,), daemon=True).start()
         return self
 

@@ -49,7 +49,9 @@ def read_folder(src: str, ema: bool | None = False) -> Checkpoint | None:
     if is_model_in_modules(architecture, 'coatnet'):
         return None
     if TIMM_NAMES.get(architecture) is None:
-        raise CheckpointError(f'{shown(src, 500)} is {shown(architecture)}, not a model of this package.')
+        raise CheckpointError(
+            f'{shown(src, 500)} is not a model of this package: its architecture is {shown(architecture)}.'
+        )
     weights = fetch_weights(src[7:]) if src.startswith(_HUB) else weights_in(cfg['file'])
     if weights is None:
         raise CheckpointError(f'{shown(src, 500)} has no {SAFETENSORS}; give the checkpoint file itself.')
