@@ -24,7 +24,7 @@ ENGINES = {
     'as created': ('', 'nothing', 'occasional inference, training, any image size'),
     'optimised': ('', '`optimize_for_inference`', 'many images in a program that has torch'),
     'optimised, `PASSIVE`': ('', '`OMP_WAIT_POLICY=PASSIVE`', 'the same, where other programs use the cores'),
-    'OpenVINO': ('openvino', '`[openvino]`', 'a server or a script on x86 processors: the fastest in float32'),
+    'OpenVINO': ('openvino', '`[openvino]`', 'a server or a script on x86: fast for one image, and on busy cores'),
     'OpenVINO, 8-bit': ('openvino', f'`[openvino]`{_FEW}', 'throughput counts more than the last tenths of accuracy'),
     'ONNX Runtime': ('onnx', '`[onnx]`', 'where OpenVINO does not run; programs in other languages'),
     'ONNX Runtime, 8-bit': ('onnx', f'`[onnx]`{_FEW}', 'the smallest file that ONNX programs read'),
