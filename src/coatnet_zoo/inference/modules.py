@@ -91,12 +91,12 @@ class _Kept:
     def keep(self, height: int, width: int, room: int) -> int:
         """Keep the bias of a feature map of this size if it has at most `room` bytes, else rows; return its bytes."""
         table = super().forward(height, width)
-        bias = expand_rel_pos_table(table, height, width)[0]
-        fits = bias.nbytes <= room
+        size = table.shape[1] * (height * width) ** 2 * table.itemsize
+        fits = size <= room
         self.kept_size = (height, width)
-        self.register_buffer('bias', bias if fits else None)
+        self.register_buffer('bias', expand_rel_pos_table(table, height, width)[0] if fits else None)
         self.register_buffer('rows', None if fits else _rows(table, height, width))
-        return bias.nbytes if fits else 0
+        return size if fits else 0
 
     def forward(self, height: int, width: int) -> torch.Tensor:
         """The bias of all pairs, (1, heads, N, N) with N = height * width, of the kept size; else a table."""
