@@ -152,7 +152,7 @@ def test_options_replace_what_is_recorded(tmp_path: Path) -> None:
 
 
 BAD: dict[str, tuple[dict[str, Any], str]] = {
-    'another network': (dict(model='resnet18'), 'trained as resnet18, a network that is not here'),
+    'another network': (dict(model='resnet18'), 'trained as resnet18, which is not a network of this package'),
     'a folder that is gone': (dict(model='local-dir:gone'), 'gone'),
     'other classes': (dict(num_classes=7), 'head.fc.weight'),
     'another size': (dict(model_kwargs=dict(img_size=96)), 'relative_position_bias_table'),

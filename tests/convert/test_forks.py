@@ -177,12 +177,12 @@ REFUSED: dict[str, tuple[Any, str]] = {
     'an attention': (changed(s3__0__attn__1__fn__pos=KERNEL), 'another attention (s3.0.attn.1.fn.pos)'),
     'an MBConv': (changed(s1__0__conv__fn__9__weight=KERNEL), 'another MBConv (s1.0.conv.fn.9.weight)'),
     'a layer inside': ({'cbam.weight': KERNEL, **WITH_FC}, 'has unexpected tensors: cbam.weight'),
-    'a C after a T': (Fork(third_stage='TC').state_dict(), 'has a C block after a T block'),
+    'a C after a T': (Fork(third_stage='TC').state_dict(), 'has a convolutional block (C) after a Transformer'),
     'masks': (changed(s0__0__0__weight_mask=KERNEL, s0__0__0__weight_orig=KERNEL), "prune.remove(layer, 'weight')"),
     'Mish': (saved(Fork(act=nn.Mish)), 's0.0.2 is Mish, not GELU'),
     'a softmax after fc': (saved(with_softmax()), 'fc.1 is Softmax, which head=False (--no-head) leaves out'),
     'Mish in TorchScript': (Fork(act=nn.Mish), 's0.0.2 is Mish, not GELU'),
-    'a frozen TorchScript': (Fork(), 'is frozen TorchScript, without tensor names; save a state dict'),
+    'a frozen TorchScript': (Fork(), 'is a frozen TorchScript file, whose tensors have no names; save the state'),
 }
 
 

@@ -43,7 +43,7 @@ NO_MODELS = {
     'coatnet1': 'Did you mean coatnet_1?',
     'coatnet_atto.birds': "The model 'coatnet_atto.birds' cannot be loaded",
     'coatnet_pico_rw_224': "timm's coatnet_pico_rw_224 has no published weights",
-    'coatnet_nano_cc_224': 'has blocks not found here',
+    'coatnet_nano_cc_224': 'has blocks that this package does not have',
     'coatnet_5': 'No weights are published for coatnet_5',
     'no_such_file.pth': 'a checkpoint file or hf-hub:ORG/NAME.',
     'resnet18': 'its architecture is resnet18',

@@ -40,7 +40,7 @@ def test_implementation_without_weights_claims_none() -> None:
 
 
 REFUSED = [
-    ('coatnet_1.rmlp_sw_in1k', dict(impl='timm'), ValueError, "coatnet_1.rmlp_sw_in1k needs impl='timm_rmlp'"),
+    ('coatnet_1.rmlp_sw_in1k', dict(impl='timm'), ValueError, "coatnet_1.rmlp_sw_in1k need impl='timm_rmlp'"),
     ('coatnet_1', dict(impl='paper', pretrained=True), ValueError, 'No weights are published for coatnet_1'),
     ('coatnet_1', dict(embed_dims=(1, 2, 3, 4)), TypeError, 'embed_dims'),
     ('coatnet_1', dict(num_classes='10'), ValueError, "num_classes='10' must be an integer"),
@@ -71,7 +71,7 @@ def test_configuration_objects_work_like_tags() -> None:
     assert (model.cfg.impl, model.pretrained_cfg['crop_pct']) == ('timm_rmlp', 0.5)
     untrained = timm.create_model('coatnet_1', pretrained_cfg=as_dict, impl='chinhsuanwu', device='meta')
     assert untrained.cfg.impl == 'chinhsuanwu' and 'hf_hub_id' not in untrained.pretrained_cfg
-    with pytest.raises(ValueError, match="needs impl='timm_rmlp', but impl='paper'"):
+    with pytest.raises(ValueError, match="need impl='timm_rmlp', but impl='paper'"):
         timm.create_model('coatnet_1', pretrained_cfg=as_dict, impl='paper', pretrained=True)
 
 
@@ -99,5 +99,5 @@ def test_saved_folder_keeps_implementation_and_structure(args: dict, tmp_path: P
     assert expected.std() > 0
     saved = json.loads((tmp_path / 'config.json').read_text())['model_args']
     assert set(saved) >= {'impl', 'img_size', 'in_chans', *args} - {'num_classes'}
-    with pytest.raises(ValueError, match=r"weights are of impl='.*', not of impl='keras_cv'"):
+    with pytest.raises(ValueError, match=r"saved from impl='.*', but impl='keras_cv' was requested"):
         timm.create_model(f'local-dir:{tmp_path}', pretrained=True, impl='keras_cv')

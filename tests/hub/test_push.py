@@ -127,7 +127,7 @@ REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {
         '4 labels, but the network has 3 classes',
     ),
     'labels that are no texts': (lambda f: _config(f, lambda c: c.update(label_names=[1, 2, 3])), 'label_names'),
-    'NaN': (_nan, 'NaN or infinity in stem.conv2.weight'),
+    'NaN': (_nan, 'NaN or infinite values in stem.conv2.weight'),
     'other weights': (lambda f: _config(f, lambda c: c['model_args'].update(depths=[1, 1, 2, 1])), ''),
     'a card in Latin-1': (lambda f: (f / CARD).write_bytes('Größe'.encode('latin-1')), 'model card'),
     'a card with broken metadata': (lambda f: (f / CARD).write_text('---\na: [\n---\n'), 'model card'),

@@ -113,5 +113,5 @@ def test_other_values(value: object) -> None:
 def test_other_layouts() -> None:
     five = dict(depths=(1,) * 5, embed_dim=(32,) * 5, block_types='CCCTT')
     for options in (dict(patch_size=8, stem_width=64), five):
-        with pytest.raises(ValueError, match='output_stride=16 needs up to four stages'):
+        with pytest.raises(ValueError, match='output_stride=16 is for up to four stages that halve the resolution'):
             timm.create_model('coatnet_0', output_stride=16, **options)

@@ -67,22 +67,22 @@ def test_stages_may_mix_types_and_widths() -> None:
         (dict(block_types='CCT'), 'one entry per stage'),
         (dict(block_types=('C', 'C', 'CT', 'T')), 'Stage 2 has depth 5'),
         (dict(depths=(2, 0, 5, 2)), r'depths=\(2, 0, 5, 2\) must be a list, each a positive integer'),
-        (dict(depths=(2, 500, 5, 2)), 'exceed 500 layers'),
+        (dict(depths=(2, 500, 5, 2)), 'more than 500 layers'),
         (dict(qkv_bias=1), 'qkv_bias=1 must be True or False'),
         (dict(mlp_ratio=-4), 'mlp_ratio=-4 must be a positive number'),
-        (dict(embed_dim=(96, 192, 384, 1026)), 'width 1026, not a multiple of dim_head=32'),
+        (dict(embed_dim=(96, 192, 384, 1026)), 'width 1026, not a multiple of the head dimension 32'),
         (dict(conv_stride='1x1'), "conv_stride='1x1' does not exist"),
         (dict(stem_width=()), 'stem_width'),
-        (dict(dim_head=1024, num_heads=None, heads_round_down=True), 'below dim_head=1024'),
+        (dict(dim_head=1024, num_heads=None, heads_round_down=True), 'one head of dimension dim_head=1024'),
         (dict(head_bias=False), 'need head_hidden=False'),
-        (dict(attn_type='linear'), "give rel_attn='none' and attn_window=None"),
-        (dict(attn_type='linear', rel_attn='none', attn_window=7), 'attn_window=None'),
-        (dict(attn_type='linear', rel_attn='none', attn_drop_rate=0.1), 'leave out attn_drop_rate=0.1'),
+        (dict(attn_type='linear'), "needs rel_attn='none' and attn_window=None, got rel_attn='pre'"),
+        (dict(attn_type='linear', rel_attn='none', attn_window=7), 'attn_window=7'),
+        (dict(attn_type='linear', rel_attn='none', attn_drop_rate=0.1), 'use proj_drop_rate'),
         (dict(attn_window=True), 'attn_window=True must be a positive integer'),
-        (dict(attn_window=15), r'attn_window=15 has no effect at img_size=\(224, 224\)'),
-        (dict(attn_window=7, block_types='CCCC'), 'attn_window=7 has no effect'),
+        (dict(attn_window=15), r'attn_window=15 has no effect at img_size=\(224, 224\), .* at most 14x14 positions'),
+        (dict(attn_window=7, block_types='CCCC'), 'see at most 0x0 positions'),
         (dict(patch_size=0, stem_width=96), 'patch_size=0 must be a positive integer'),
-        (dict(patch_size=16), 'patch_size=16 needs one width in stem_width'),
+        (dict(patch_size=16), r'stem_width=\(64, 64\) must have one width'),
     ],
 )
 def test_bad_structures_are_refused(override: dict, message: str) -> None:
@@ -92,5 +92,5 @@ def test_bad_structures_are_refused(override: dict, message: str) -> None:
 
 
 def test_unknown_arguments_are_refused_with_a_list() -> None:
-    with pytest.raises(TypeError, match=r'coatnet_0 has no argument embed_dims; its structure has .*embed_dim'):
+    with pytest.raises(TypeError, match=r'coatnet_0 has no argument embed_dims; structural arguments are .*embed_dim'):
         resolve_cfg('coatnet_0', 'paper', embed_dims=(1, 2, 3, 4))

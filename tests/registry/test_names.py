@@ -37,7 +37,7 @@ def test_every_tag_implies_its_implementation(name: str) -> None:
     assert choose(size, tag=tag, pretrained=True) == (WEIGHTS[name].impl, tag)
     for impl in list_impls(size):
         if impl != WEIGHTS[name].impl:
-            with pytest.raises(ValueError, match=f"{name} needs impl='{WEIGHTS[name].impl}', but impl='{impl}' was"):
+            with pytest.raises(ValueError, match=f"{name} need impl='{WEIGHTS[name].impl}', but impl='{impl}' was"):
                 choose(size, impl, tag)
 
 
@@ -48,8 +48,8 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ('coatnet_1', dict(impl='google'), f"coatnet_1 has no impl='google'; it has {', '.join(list_impls('coatnet_1'))}."),
     ('coatnet_1', dict(impl='paper', pretrained=True), OF_1),
     ('coatnet_5', dict(pretrained=True), OF_5),
-    ('coatnet_1', dict(PASSED_ON, impl='paper', pretrained=True), "needs impl='timm', but impl='paper'"),
-    ('coatnet_1', dict(impl='timm', pretrained=True, recorded_impl='paper'), "are of impl='paper', not of impl='timm'"),
+    ('coatnet_1', dict(PASSED_ON, impl='paper', pretrained=True), "need impl='timm', but impl='paper'"),
+    ('coatnet_1', dict(impl='timm', pretrained=True, recorded_impl='paper'), "from impl='paper', but impl='timm' was"),
     ('coatnet_1', dict(tag='sw_in22k'), 'Invalid pretrained tag (sw_in22k) for coatnet_1. Did you mean coatnet_1.sw_'),
     ('coatnet_5', dict(tag='sw_in1k'), 'Invalid pretrained tag (sw_in1k) for coatnet_5.'),
 ]

@@ -44,7 +44,7 @@ def test_names_of_timm(theirs: str) -> None:
     """The weights are those of timm's default tag, and of every other tag that timm has on the Hub."""
     default = get_pretrained_cfg(theirs)
     if TIMM_NAMES[theirs] is None:
-        with pytest.raises(ValueError, match=f"timm's {theirs} has blocks not found here"):
+        with pytest.raises(ValueError, match=f"timm's {theirs} has blocks that this package does not have"):
             our_name(theirs)
     elif default.hf_hub_id is None:
         with pytest.raises(ValueError, match=f"timm's {theirs} has no published weights; timm.create_model"):

@@ -49,9 +49,11 @@ def function(text: str) -> Callable:
 @click.option('--mean', type=numbers, help="Mean of the training images, in [0, 1]. Default: recorded or ImageNet's.")
 @click.option('--std', type=numbers, help='Standard deviation of the training images. Default: as for --mean.')
 @click.option(
-    '--interpolation', type=click.Choice(INTERPOLATIONS), help='Image resizing. Default: recorded, or bicubic.'
+    '--interpolation', type=click.Choice(INTERPOLATIONS), help='How images were resized. Default: recorded or bicubic.'
 )
-@click.option('--crop-pct', type=float, help='Crop of the evaluation. Default: recorded, or 0.875 (keras_cv 0.95).')
+@click.option(
+    '--crop-pct', type=float, help='Crop ratio of the evaluation. Default: recorded, or 0.875 (keras_cv 0.95).'
+)
 @click.option('--labels', type=_PATH, help="Text file with one class name per line, like timm's class maps.")
 @click.option('--name', help='Name of the weights, kept as the tag in config.json.')
 @click.option(

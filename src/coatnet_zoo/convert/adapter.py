@@ -124,7 +124,9 @@ def shape_of(tensors: Mapping[str, torch.Tensor], key: str, ndim: int, impl: str
         raise CheckpointError(f'The {impl} checkpoint lacks the tensor {key}.')
     shape = tensors[key].shape
     if len(shape) != ndim or tensors[key].numel() == 0:
-        raise CheckpointError(f'The tensor {key} ({impl}) has shape {tuple(shape)}, not {ndim} dimensions above 0.')
+        raise CheckpointError(
+            f'The tensor {key} of the {impl} checkpoint has shape {tuple(shape)}, not {ndim} dimensions of at least 1.'
+        )
     return shape
 
 

@@ -278,5 +278,8 @@ def _fitting(source: Source, model: nn.Module, src: str) -> dict[str, torch.Tens
 def _three_channels(kernel: torch.Tensor, in_chans: int) -> torch.Tensor:
     """The kernel for images of three channels that gives the same outputs for grey images."""
     if (kernel.shape[1], in_chans) != (1, 3):
-        raise CheckpointError(f'in_chans={short(in_chans)} is not possible: only one channel can become three.')
+        raise CheckpointError(
+            f'in_chans={short(in_chans)} is not possible for a checkpoint of in_chans={kernel.shape[1]}; only one '
+            'channel can be expanded, to three.'
+        )
     return kernel.repeat(1, 3, 1, 1) / 3

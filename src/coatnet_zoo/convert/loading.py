@@ -106,7 +106,9 @@ def _check_structure(translation: Translation, cfg: CoAtNetCfg) -> None:
     if code.magic:  # for checkpoint_path, timm reads torch's files only
         call = call.replace('checkpoint_path=...', 'pretrained=True, pretrained_cfg_overlay=dict(file=...)')
         call = f'{call}, or convert it with `coatnet-zoo convert`'
-    raise CheckpointError(f'The checkpoint is from {code.title} and does not fit this model; load it with {call}.')
+    raise CheckpointError(
+        f'The checkpoint is from {code.title} and does not fit this model of impl={cfg.impl!r}; load it with {call}.'
+    )
 
 
 def _has_shapes(state_dict: Mapping[str, Any], own: Tensors) -> bool:
@@ -145,7 +147,9 @@ def _check_same_network(state_dict: Tensors, known: Known | None, own: Tensors, 
     is_alike = not timms or all(getattr(known.cfg, name) == getattr(cfg, name) for name in _UNSEEN)
     if is_alike and fingerprint(state_dict) == fingerprint(own):
         return
-    raise CheckpointError(f'The checkpoint is {known.title} and does not fit this model; load it with {known.call}.')
+    raise CheckpointError(
+        f'The checkpoint is {known.title} and does not fit this model of impl={cfg.impl!r}; load it with {known.call}.'
+    )
 
 
 def _resize_tables(tensors: Tensors, own: Tensors, model: nn.Module, img_size: _Size) -> Tensors:

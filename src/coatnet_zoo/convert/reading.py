@@ -126,7 +126,10 @@ def _without_code(path: Path) -> bytes | None:
         parts = re.compile(r'[^/]+/(?:data/|data\.pkl$|byteorder$|(?:\.data/)?version$)')
         records = [r for r in script.infolist() if parts.match(r.filename) and r.compress_type == zipfile.ZIP_STORED]
         if not any('/data/' in record.filename for record in records):
-            raise CheckpointError(f'{shown(path, 500)} is frozen TorchScript, without tensor names; save a state dict.')
+            raise CheckpointError(
+                f'{shown(path, 500)} is a frozen TorchScript file, whose tensors have no names; save the state dict of '
+                'the model before it is frozen.'
+            )
         for record in records:
             archive.writestr(record.filename, script.read(record))
     return data.getvalue()

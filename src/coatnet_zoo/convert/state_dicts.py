@@ -158,8 +158,10 @@ def _choose(places: list[tuple[Path, str]], ema: bool, name: str) -> tuple[Path,
     rank = min(_rank(path) for path, _ in fitting)
     (path, prefix), *others = [place for place in fitting if _rank(place[0]) == rank]
     if prefixes := [other for other_path, other in others if other_path == path]:
-        some = ' and '.join(repr(shown(one)) for one in (prefix, *prefixes[:3]))
-        raise CheckpointError(f'{name} has CoAtNets under the prefixes {some}; choose one with prefix (--prefix).')
+        raise CheckpointError(
+            f'{name} has several CoAtNets, under the prefixes '
+            f'{" and ".join(repr(shown(one)) for one in (prefix, *prefixes[:3]))}; choose one with prefix (--prefix).'
+        )
     if others:
         keys = ' and '.join(shown('.'.join(one)) for one in (path, *(other for other, _ in others[:3])))
         raise CheckpointError(f'{name} has state dicts under {keys}; choose one with key (--key).')

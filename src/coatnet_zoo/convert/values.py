@@ -72,7 +72,9 @@ def check_values(tensors: Tensors, own: Tensors, name: str, names: Mapping[str, 
         # Extrema are NaN if any value is NaN, and need no second tensor. torch has no extrema of 8-bit floats.
         low, high = (tensor.detach() if tensor.itemsize > 1 else tensor.float()).aminmax()
         if not (low.isfinite() and high.isfinite()):
-            raise CheckpointError(f'{name} has NaN or infinity in {label}; if training diverged, use an earlier one.')
+            raise CheckpointError(
+                f'{name} has NaN or infinite values in {label}, as after diverged training; use an earlier one.'
+            )
         # Checking the extrema is enough, because rounding keeps the order of numbers.
         if not all(torch.isfinite(e.to(target.dtype).double()) for e in (low, high)):
             raise CheckpointError(f"{name} has values in {label} too large for {target.dtype}, the model's precision.")

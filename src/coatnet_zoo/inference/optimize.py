@@ -149,7 +149,10 @@ def _check(model: nn.Module) -> None:
         raise ValueError(f"optimize_for_inference needs stages in a Sequential, but the module 'stages' is a {kind}.")
     for name, module in model.named_modules():
         if 'forward' in vars(module):
-            raise ValueError(f'optimize_for_inference cannot copy {name!r}, whose forward is replaced; use a subclass.')
+            raise ValueError(
+                f'optimize_for_inference cannot copy the module {name!r}, whose forward was replaced; make that a '
+                'subclass, or pass the model as it was before.'
+            )
         for attribute, value in vars(module).items():
             if isinstance(value, torch.Tensor) and not value.is_leaf:
                 raise ValueError(
@@ -162,4 +165,7 @@ def _check(model: nn.Module) -> None:
         raise ValueError(f'optimize_for_inference needs all weights on one real device, not on {found}.')
     dtypes = {str(p.dtype) for p in model.parameters() if p.is_floating_point()}
     if len(dtypes) > 1:
-        raise ValueError(f'All weights must have one precision, not {", ".join(sorted(dtypes))}; call model.to(...).')
+        raise ValueError(
+            f'optimize_for_inference needs all weights in one precision, not in {", ".join(sorted(dtypes))}; call '
+            'model.to(...) first.'
+        )

@@ -138,7 +138,10 @@ class LinearAttention(nn.Module):
 def create_form(cfg: CoAtNetCfg, attn_drop: float) -> nn.Module:
     """The form of attention of a configuration; for the error see `Attention`."""
     if cfg.attn_type == 'linear' and attn_drop:
-        raise ValueError(f"attn_type='linear' has no attention weights to drop; leave out attn_drop_rate={attn_drop}.")
+        raise ValueError(
+            f"attn_drop_rate={attn_drop} does not work with attn_type='linear', which has no attention weights to "
+            'drop; use proj_drop_rate or leave it out.'
+        )
     if cfg.attn_type == 'linear':
         return LinearAttention()
     return PostBiasAttention(attn_drop) if cfg.rel_attn == 'post' else SoftmaxAttention(attn_drop)

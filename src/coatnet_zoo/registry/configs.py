@@ -104,12 +104,19 @@ class CoAtNetCfg:
                 f'got {len(self.embed_dim)}, {len(self.depths)} and {len(self.block_types)}.'
             )
         if len(self.stem_width) + sum(self.depths) > _MOST_LAYERS:
-            raise ValueError(f'depths={short(self.depths)} and stem_width exceed {_MOST_LAYERS} layers; give fewer.')
+            raise ValueError(
+                f'stem_width={short(self.stem_width)} and depths={short(self.depths)} are more than {_MOST_LAYERS:,} '
+                'layers; give fewer.'
+            )
         if self.patch_size is not None and (len(self.stem_width) > 1 or self.stem_norm_last):
-            raise ValueError(f'patch_size={self.patch_size} needs one width in stem_width, and no stem_norm_last.')
+            raise ValueError(
+                f'With patch_size={self.patch_size} the stem is one convolution: stem_width={short(self.stem_width)} '
+                'must have one width, and stem_norm_last must be False.'
+            )
         if self.output_stride is not None and (self.patch_size is not None or len(self.depths) > 4):
             raise ValueError(
-                f'output_stride={self.output_stride} needs up to four stages and no patch_size; leave it out.'
+                f'output_stride={self.output_stride} is for up to four stages that halve the resolution, not for '
+                f'{len(self.depths)} stages with patch_size={self.patch_size}; leave out output_stride.'
             )
 
     def _check_layout(self) -> None:
@@ -123,7 +130,10 @@ class CoAtNetCfg:
                 )
             before += ''.join(types)
             if 'TC' in before:
-                raise ValueError(f'Stage {stage} has a C block after a T block; give C stages first, such as CCTT.')
+                raise ValueError(
+                    f'Stage {stage} has a convolutional block (C) after a Transformer block (T); give a layout '
+                    'with C stages first, such as CCCC, CCCT, CCTT or CTTT.'
+                )
 
     def _check_heads(self) -> None:
         if self.num_heads is not None:
@@ -133,15 +143,25 @@ class CoAtNetCfg:
             for kind, width in zip(types, widths, strict=True):
                 base, before = before if self.attn_base == 'in' else width, width
                 if kind == 'T' and width % self.dim_head and not self.heads_round_down:
-                    raise ValueError(f'Stage {stage} has width {width}, not a multiple of dim_head={self.dim_head}.')
+                    raise ValueError(
+                        f'Stage {stage} has width {width}, not a multiple of the head dimension {self.dim_head}.'
+                    )
                 if kind == 'T' and base < self.dim_head:
-                    raise ValueError(f'Stage {stage} has heads of width {base}, below dim_head={self.dim_head}.')
+                    raise ValueError(
+                        f'Stage {stage} takes its heads from width {base}, which is too narrow for one head of '
+                        f'dimension dim_head={self.dim_head}.'
+                    )
 
     def _check_details(self) -> None:
         if self.head_hidden and not (self.final_norm and self.head_bias):
-            raise ValueError('final_norm=False and head_bias=False need head_hidden=False: a hidden layer has both.')
+            raise ValueError(
+                'head_hidden has a norm and a bias; final_norm=False or head_bias=False need head_hidden=False.'
+            )
         if self.attn_type == 'linear' and (self.rel_attn != 'none' or self.attn_window is not None):
-            raise ValueError("attn_type='linear' has no bias or windows; give rel_attn='none' and attn_window=None.")
+            raise ValueError(
+                "attn_type='linear' has neither a relative bias nor windows; it needs rel_attn='none' and "
+                f'attn_window=None, got rel_attn={self.rel_attn!r} and attn_window={self.attn_window!r}.'
+            )
 
     @property
     def stage_stride(self) -> int:
@@ -200,7 +220,10 @@ def check_window(cfg: CoAtNetCfg, img_size: tuple[int, int]) -> None:
     sizes = feature_sizes(img_size, len(cfg.depths), cfg.patch_size)
     seen = [size for size, types in zip(sizes, cfg.stage_types, strict=True) if 'T' in types] or [(0, 0)]
     if cfg.attn_window > max(seen[0]):
-        raise ValueError(f'attn_window={cfg.attn_window} has no effect at img_size={img_size}; choose a smaller one.')
+        raise ValueError(
+            f'attn_window={cfg.attn_window} has no effect at img_size={img_size}, where Transformer blocks see at most '
+            f'{seen[0][0]}x{seen[0][1]} positions; choose a smaller window or a larger image.'
+        )
 
 
 @functools.cache

@@ -39,10 +39,14 @@ def choose(
         raise RuntimeError(f'Invalid pretrained tag ({short(tag)[1:-1]}) for {size}. {question}'.rstrip())
     impl = impl and known_impl(size, impl)
     if pretrained and recorded_impl and impl != recorded_impl.lower():
-        raise ValueError(f'These weights are of impl={recorded_impl!r}, not of impl={impl!r}; leave out impl.')
+        raise ValueError(
+            f'These weights were saved from impl={recorded_impl!r}, but impl={impl!r} was requested; leave out impl.'
+        )
     tag_impl = tags.get(tag)
     if (tag_is_explicit or pretrained) and impl and tag_impl not in (None, impl):
-        raise ValueError(f'{size}.{tag} needs impl={tag_impl!r}, but impl={impl!r} was given; leave out one of them.')
+        raise ValueError(
+            f'The weights {size}.{tag} need impl={tag_impl!r}, but impl={impl!r} was requested; leave out one of them.'
+        )
     impl = impl or tag_impl or default
     own_tags = [tag for tag, i in tags.items() if i == impl]
     if pretrained and not own_tags and not has_weights:

@@ -136,7 +136,9 @@ def resolve_cfg(size: str, impl: str, **overrides: Any) -> CoAtNetCfg:
     known = field_types().keys() - {'impl'}
     unknown = sorted(overrides.keys() - known)
     if unknown:
-        raise TypeError(f'{size} has no argument {", ".join(unknown)}; its structure has {", ".join(sorted(known))}.')
+        raise TypeError(
+            f'{size} has no argument {", ".join(unknown)}; structural arguments are {", ".join(sorted(known))}.'
+        )
     row = SIZES[size]
     differences = row.impls.get(impl) or IMPLS[impl].sizes.get(size) or {}
     return CoAtNetCfg(impl=impl, **{**IMPLS[impl].flavour, **row.stages, **differences, **overrides})

@@ -60,7 +60,9 @@ def our_name(name: str) -> str:
     if theirs not in TIMM_NAMES:
         return name
     if TIMM_NAMES[theirs] is None:
-        raise UnknownNameError(f"timm's {theirs} has blocks not found here; timm.create_model({theirs!r}) builds it.")
+        raise UnknownNameError(
+            f"timm's {theirs} has blocks that this package does not have; timm.create_model({theirs!r}) builds it."
+        )
     ours = timm_tags(theirs)
     if not ours:
         raise UnknownNameError(f"timm's {theirs} has no published weights; {call_of(theirs)} builds it untrained.")

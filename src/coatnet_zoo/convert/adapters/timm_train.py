@@ -80,5 +80,7 @@ def _network(record: Mapping[str, Any]) -> tuple[str, dict[str, Any], dict[str, 
         size, impl, fields = theirs
         return size, {'impl': impl, **fields, 'num_classes': cfg['num_classes'], **saved, **arguments}, cfg
     if not is_model_in_modules(architecture, 'coatnet'):
-        raise ValueError(f'it was trained as {shown(name)}, a network that is not here; see `coatnet-zoo list`')
+        raise ValueError(
+            f'it was trained as {shown(name)}, which is not a network of this package; see `coatnet-zoo list`'
+        )
     return name, arguments, None
