@@ -193,16 +193,16 @@ def attend_by_rows(q: Tensor, k: Tensor, v: Tensor, table: Tensor, height: int, 
 
     See `SoftmaxAttention.forward`; the table is in the precision of the queries.
     """
-    grid = table.transpose(0, 1).reshape(-1, 2 * height - 1, 2 * width - 1).flip(1, 2)
-    # (heads, query's column, key's row - query's row, key's column), then (heads, query's row from the last to the
-    # first, query's column, keys).
-    row = grid.unfold(2, width, 1).flip(2).transpose(1, 2).contiguous()
+    grid = table.flip(0).transpose(0, 1).reshape(-1, 2 * height - 1, 2 * width - 1)
+    # Queries count from the last to the first: (heads, query's column, key's row - query's row, key's column), then
+    # (heads, query's row, query's column, keys).
+    row = grid.unfold(2, width, 1).transpose(1, 2).contiguous()
     bias = row.unfold(2, height, 1).permute(0, 2, 1, 4, 3).flatten(3)
     # Heads take the place of images and rows that of heads, so that the keys of a head stay in the caches for all rows.
-    q = q.unflatten(2, (height, width)).flip(2)
+    q, k, v = q.contiguous().flip(2).unflatten(2, (height, width)), k.contiguous(), v.contiguous()
     k, v = (t.unsqueeze(2).expand(-1, -1, height, -1, -1) for t in (k, v))
     images = [F.scaled_dot_product_attention(*qkv, attn_mask=bias) for qkv in zip(q, k, v, strict=True)]
-    return torch.stack(images).flip(2).flatten(2, 3)
+    return torch.stack([y.permute(1, 2, 0, 3) for y in images]).flatten(1, 2).flip(1).transpose(1, 2)
 
 
 @torch.fx.wrap
