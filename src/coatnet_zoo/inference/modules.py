@@ -77,42 +77,26 @@ class MicrobatchedStage(Stage):
 
 
 class _Kept:
-    """The bias of all pairs of positions of one feature map size, kept, or made by one copy instead of anew.
-
-    All queries in a row of a feature map see the same offsets, so the bias of a row of queries is a slice of `rows`,
-    which takes a few percent of the memory of all pairs.
-    """
+    """The table of one feature map size, or the bias of all pairs of its positions, computed once."""
 
     kept_size: tuple[int, int]
-    rows: torch.Tensor | None  # None if the bias is kept
-    bias: torch.Tensor | None
+    bias: torch.Tensor
 
     @torch.no_grad()
     def keep(self, height: int, width: int, room: int) -> int:
-        """Keep the bias of a feature map of this size if it has at most `room` bytes, else rows; return its bytes."""
-        table = super().forward(height, width)
-        size = table.shape[1] * (height * width) ** 2 * table.itemsize
-        fits = size <= room
+        """Keep the bias of all pairs if it has at most `room` bytes, else the table; return the bytes of the bias."""
         self.kept_size = (height, width)
-        self.register_buffer('bias', expand_rel_pos_table(table, height, width)[0] if fits else None)
-        self.register_buffer('rows', None if fits else _rows(table, height, width))
+        bias = super().forward(height, width)
+        size = bias.shape[1] * (height * width) ** 2 * bias.itemsize
+        fits = size <= room
+        self.register_buffer('bias', expand_rel_pos_table(bias, height, width)[0] if fits else bias.clone())
         return size if fits else 0
 
     def forward(self, height: int, width: int) -> torch.Tensor:
-        """The bias of all pairs, (1, heads, N, N) with N = height * width, of the kept size; else a table."""
+        """The bias, (1, heads, N, N) with N = height * width, if it is kept; else a table."""
         if (height, width) != self.kept_size:
             return super().forward(height, width)
-        if self.bias is not None:
-            return self.bias[None]
-        return self.rows.unfold(2, height * width, width).transpose(1, 2).flip(1).flatten(1, 2)[None]
-
-
-def _rows(table: torch.Tensor, height: int, width: int) -> torch.Tensor:
-    """(heads, query's column, (key's row - query's row, key's column)) of a table."""
-    columns = torch.arange(width, device=table.device)
-    # (heads, key's row - query's row, query's column - key's column)
-    grid = table.transpose(0, 1).reshape(-1, 2 * height - 1, 2 * width - 1).flip(1)
-    return grid[:, :, columns[:, None] - columns + (width - 1)].transpose(1, 2).flatten(2)
+        return self.bias[None] if self.bias.ndim == 3 else self.bias
 
 
 class KeptRelPosBias(_Kept, RelPosBias):
@@ -121,7 +105,7 @@ class KeptRelPosBias(_Kept, RelPosBias):
     def set_window_size(self, window_size: tuple[int, int]) -> None:
         """See `RelPosBias.set_window_size`. The bias of the new size is not kept."""
         super().set_window_size(window_size)
-        del self.rows, self.bias
+        del self.bias
         self.__class__ = RelPosBias
 
 

@@ -29,8 +29,6 @@ _FASTER_PARTS = {
     TransformerBlock: InPlaceTransformerBlock,
 }
 _KEPT_REL_POS = {RelPosBias: KeptRelPosBias, RelPosMlp: KeptRelPosMlp}
-# Positions of a feature map of 384 pixels. Attention on larger maps needs tables, see `network.attention`.
-_MAX_KEPT = 576
 
 
 class OptimizedCoAtNet(CoAtNet):
@@ -115,7 +113,7 @@ def _keep_positions(model: CoAtNet) -> None:
             if not is_unmodified(attn, Attention) or not is_unmodified(attn.rel_pos, *_KEPT_REL_POS):
                 continue
             height, width = attn.core.grid(*size)
-            if is_batch_independent(attn.rel_pos) and height * width <= _MAX_KEPT:
+            if is_batch_independent(attn.rel_pos):
                 attn.rel_pos.__class__ = _KEPT_REL_POS[type(attn.rel_pos)]
                 room -= attn.rel_pos.keep(height, width, room)
 

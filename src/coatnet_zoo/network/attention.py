@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from ..registry import CoAtNetCfg
 from .rel_pos import NoRelPos, RelPosBias, RelPosMlp, expand_rel_pos_table
 
-# Positions of a feature map of 384 pixels, the largest published size. On CPUs, the bias of all pairs of larger maps
-# takes more memory and more time than attention row by row.
-MAX_EXPANDED = 576
+# Positions of a feature map of 224 pixels. On CPUs, the bias of all pairs of larger maps takes more memory and more
+# time than attention row by row, unless more images share it.
+MAX_EXPANDED = 196
 
 
 class Attention(nn.Module):
@@ -164,15 +164,15 @@ def fused_attention(
 ) -> Tensor:
     """`scaled_dot_product_attention` with relative positions. See `SoftmaxAttention.forward`.
 
-    On CPUs, without gradients and dropout, maps of more than `MAX_EXPANDED` positions are computed row by row.
+    On CPUs, without gradients and dropout, maps of more than `MAX_EXPANDED` positions for each image are computed row
+    by row.
     """
     # TorchScript compiles every condition except this one.
     if not torch.jit.is_scripting():  # noqa: SIM102
         if (
             not (torch.compiler.is_compiling() or torch.jit.is_tracing() or torch.is_grad_enabled())
             and q.device.type == 'cpu'
-            and grid[0] * grid[1] > MAX_EXPANDED
-            and q.shape[0] > 0  # there may be no image
+            and grid[0] * grid[1] > MAX_EXPANDED * q.shape[0] > 0  # there may be no image
             and dropout == 0
             and padding is None
             and table is not None
