@@ -1,9 +1,12 @@
 """Pickles: nothing in them is executed, and whatever lies beside a state dict is read past."""
 
 import argparse
+import collections
+import datetime
 import enum
 import functools
 import os
+import random
 import struct
 import sys
 import time
@@ -68,6 +71,16 @@ OBJECTS: dict[str, Callable[[], Any]] = {
     'an optimizer': lambda: scheduler().optimizer,
     'arguments': lambda: argparse.Namespace(lr=0.1, out=Path('runs')),
     'a numpy array': lambda: np.arange(5),
+    'a numpy number': lambda: np.float64(0.5),
+    'a random state': random.getstate,
+    'a dictionary with a default': lambda: collections.defaultdict(list, a=[1]),
+    'a counter': lambda: collections.Counter('aab'),
+    'a date': lambda: datetime.datetime(2024, 1, 2),
+    'a function': lambda: np.mean,
+    'a device': lambda: torch.device('cuda'),
+    'a loss': lambda: torch.nn.CrossEntropyLoss(weight=torch.ones(10)),
+    'callbacks of Lightning': lambda: {'ModelCheckpoint': dict(score=torch.tensor(0.5), path=Path('a.ckpt'))},
+    'an optimizer of fastai': lambda: dict(state=[dict(mom=torch.ones(2))], hypers=[dict(lr=np.float64(0.1))]),
     'a choice': lambda: Mode.FAST,
     'a configuration': lambda: Attributes(a=Attributes(b=1)),
     'a module': lambda: torch.nn.Linear(2, 2),
@@ -176,6 +189,7 @@ HARMLESS: dict[str, bytes] = {
     'a byte array of 10 TB': named('builtins', 'bytearray') + HUGE + b'\x85R',
     'an encoding': named('_codecs', 'encode') + text('x') + text('os') + b'\x86R',
     'a tensor of 10 TB': named('torch', 'FloatTensor') + HUGE + b'\x85R',
+    'another tensor of 10 TB': named('torch', 'Tensor') + HUGE + b'\x85\x81',
 }
 # Values after which a file is not read.
 REFUSED: dict[str, bytes] = {
@@ -183,12 +197,21 @@ REFUSED: dict[str, bytes] = {
     'a tensor by a function of the file': FROM_TYPE + b'(' + MKDIR_NAME + named('torch', 'Tensor') + MKDIR + b'}tR',
     'an attribute of a class': named('collections', 'OrderedDict') + b'N}' + text('pop') + b'K\x01s\x86b',
     'a call of a number': b'K\x01)R',
+    'an object of a number': b'K\x01)\x81',
+    'the state of a number': b'K\x01}b',
+    'half a pair': b'}(K\x02u',
+    'a list as a key': b'}]K\x01s',
     'an object from a registry': b'\x82\x01',
     'a number in the memo': named('a', 'B') + b'r' + struct.pack('<I', 2**32 - 1),
+    'a missing number in the memo': b'j' + struct.pack('<I', 2**31),
+    'a buffer outside of the file': b'\x97',
     'a reference by text': b'Pstorage\n',
     '2,000 classes': b'(' + b''.join(named('a', f'B{i}') for i in range(2000)) + b'l',
     'a string that is too long': b'X' + struct.pack('<I', 2**32 - 1) + b'a',
+    'a number that is too long': b'\x8b' + struct.pack('<i', 2**31 - 1) + b'a',
     'a number of 10,000 digits': b'L' + b'9' * 10_000 + b'L\n',
+    'no opcode': b'\xff\xfe\xfd',
+    'nothing to take': b'0' * 500,
 }
 
 

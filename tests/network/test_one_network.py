@@ -9,11 +9,14 @@ import pytest
 import timm
 import timm.layers
 import torch
+import torch.nn.functional as F
 from peers import assert_close, random_images, randomize_
+from timm.layers import Mlp, SqueezeExcite
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from coatnet_zoo.network import attention
+from coatnet_zoo import optimize_for_inference
+from coatnet_zoo.network import Attention, MBConv, TransformerBlock, attention
 
 STAGES = dict(stem_width=(8, 16), embed_dim=(16, 32, 32, 64), depths=(1, 2, 2, 1), dim_head=8, num_classes=5)
 IMPLS = ['timm', 'timm_bn', 'timm_rmlp', 'timm_rmlp2', 'paper', 'chinhsuanwu', 'keras_cv']
@@ -94,6 +97,22 @@ def test_hooks_see_the_same(size) -> None:
         changed = model(x)
     torch.testing.assert_close(changed, model(x).detach(), rtol=0, atol=1e-5)
     assert not torch.allclose(changed, before, atol=1e-3)
+
+
+PATCHES = [(kind, 'forward') for kind in (MBConv, TransformerBlock, Attention, Mlp, SqueezeExcite, nn.Conv2d)]
+
+
+@pytest.mark.parametrize('owner, name', [*PATCHES, (F, 'gelu')], ids=lambda x: getattr(x, '__name__', x))
+def test_patches_of_classes_and_functions_are_called(owner, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As often without gradients as with them, and in optimised models."""
+    model, x, calls, original = create(), random_images(1, 3, 64), [], getattr(owner, name)
+    monkeypatch.setattr(owner, name, lambda *args, **kwargs: (calls.append(0), original(*args, **kwargs))[1])
+    seen = []
+    for call in (model, torch.no_grad()(model), torch.inference_mode()(model), optimize_for_inference(model)):
+        calls.clear()
+        call(x)
+        seen.append(len(calls))
+    assert seen[0] > 1 and seen == seen[:1] * 4
 
 
 class Doubled(nn.Module):

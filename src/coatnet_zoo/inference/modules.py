@@ -83,12 +83,12 @@ class _Kept:
     bias: torch.Tensor
 
     @torch.no_grad()
-    def keep(self, height: int, width: int, room: int) -> int:
-        """Keep the bias of all pairs if it has at most `room` bytes, else the table; return the bytes of the bias."""
+    def keep(self, height: int, width: int, budget: int) -> int:
+        """Keep the bias of all pairs if it has at most `budget` bytes, else the table; return the bytes of the bias."""
         self.kept_size = (height, width)
         bias = super().forward(height, width)
         size = bias.shape[1] * (height * width) ** 2 * bias.itemsize
-        fits = size <= room
+        fits = size <= budget
         self.register_buffer('bias', expand_rel_pos_table(bias, height, width)[0] if fits else bias.clone())
         return size if fits else 0
 

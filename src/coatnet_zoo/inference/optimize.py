@@ -106,7 +106,7 @@ def _separate(model: nn.Module) -> None:
 
 def _keep_positions(model: CoAtNet) -> None:
     """Compute the positions of the native size once."""
-    room = sum(p.nbytes for p in model.parameters()) // 10
+    budget = sum(p.nbytes for p in model.parameters()) // 10
     sizes = feature_sizes(model.img_size, len(model.stages), model.cfg.patch_size)
     for stage, size in zip(model.stages, sizes, strict=True):
         for attn in stage.modules():
@@ -115,7 +115,7 @@ def _keep_positions(model: CoAtNet) -> None:
             height, width = attn.core.grid(*size)
             if is_batch_independent(attn.rel_pos):
                 attn.rel_pos.__class__ = _KEPT_REL_POS[type(attn.rel_pos)]
-                room -= attn.rel_pos.keep(height, width, room)
+                budget -= attn.rel_pos.keep(height, width, budget)
 
 
 def _replace_modules(model: CoAtNet) -> None:

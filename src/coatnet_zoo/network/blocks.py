@@ -219,10 +219,11 @@ class TransformerBlock(nn.Module):
         if is_unmodified(self.attn, Attention):
             if not isinstance(self.norm1, nn.Sequential):
                 self.norm1 = fold_before(self.norm1, self.attn.qkv)
-            elif is_unmodified(self.norm1, nn.Sequential) and {*self.norm1._modules} == {'norm', 'down'}:
-                pools_last = [*self.norm1._modules] == ['norm', 'down']
-                between = self.norm1.down if pools_last else None
-                self.norm1.norm = fold_before(self.norm1.norm, self.attn.qkv, between)
+            elif is_unmodified(self.norm1, nn.Sequential):
+                names = [name for name, _ in self.norm1.named_children()]
+                if sorted(names) == ['down', 'norm']:
+                    between = self.norm1.down if names[0] == 'norm' else None
+                    self.norm1.norm = fold_before(self.norm1.norm, self.attn.qkv, between)
             self.ls1 = fold_layer_scale(self.attn.proj, self.ls1, between=self.attn.proj_drop)
         if is_unmodified(self.mlp, Mlp):
             self.norm2 = fold_before(self.norm2, self.mlp.fc1)

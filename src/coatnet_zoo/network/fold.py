@@ -17,12 +17,15 @@ BATCH_NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm, FrozenBatchNorm2d, *_NORMS_WITH
 
 
 def is_unmodified(module: nn.Module | None, *types: type[nn.Module]) -> bool:
-    """Whether a module is exactly of one of some classes (default: of any), and computes what its class defines.
+    """Whether a module has exactly one of the given types (default: any), and computes what its class defines.
 
-    Subclasses (LoRA layers, parametrizations), hooks, methods that an instance replaces (`module.forward = ...`) and
+    Subclasses (LoRA layers, parametrizations), hooks, a `forward` that is replaced on the instance or on the class, and
     parameters of tensor subclasses may change what a module computes.
     """
     if types and type(module) not in types:
+        return False
+    owner = next(kind for kind in type(module).__mro__ if 'forward' in vars(kind))
+    if owner.forward.__module__ != owner.__module__ or hasattr(owner.forward, '__wrapped__'):
         return False
     if module._forward_hooks or module._forward_pre_hooks:
         return False
@@ -70,11 +73,11 @@ def fold_after(layer: nn.Module, norm: nn.Module) -> nn.Module:
 def fold_before(norm: nn.Module, layer: nn.Module, between: nn.Module | None = None) -> nn.Module:
     """Fold a batch norm without an activation into the layer after it, which must be linear at every position.
 
-    The module between the two, if any, must keep `x * scale + shift`: an average pooling.
+    The module between the two, if any, must commute with `x * scale + shift`, as average pooling does.
     """
     if not is_foldable(norm) or not is_unmodified(activation_of(norm), nn.Identity) or not _is_pointwise(layer):
         return norm
-    if between is not None and not _keeps_constants(between):
+    if between is not None and not _commutes_with_affine(between):
         return norm
     weight, bias = _matrix_and_bias(layer)
     scale, shift = scale_and_shift(norm)
@@ -86,7 +89,7 @@ def fold_before(norm: nn.Module, layer: nn.Module, between: nn.Module | None = N
 @torch.no_grad()
 def fold_layer_scale(layer: nn.Module, layer_scale: nn.Module, between: nn.Module) -> nn.Module:
     """Fold a layer scale into the linear layer before it; between the two is nothing but dropout."""
-    if is_unmodified(layer_scale, LayerScale2d) and is_unmodified(layer, nn.Linear) and _keeps_constants(between):
+    if is_unmodified(layer_scale, LayerScale2d) and is_unmodified(layer, nn.Linear) and _commutes_with_affine(between):
         _scale_outputs(layer, layer_scale.gamma.double())
         return nn.Identity()
     return layer_scale
@@ -98,7 +101,8 @@ def fold_across_se(conv: nn.Module, se: nn.Module, norm: nn.Module) -> nn.Module
 
     Squeeze-excite computes a gate from its input and multiplies the input by the gate. If the input is scaled by s, and
     the weights of the first layer of squeeze-excite are divided by s, the gate stays the same and the output is scaled
-    by s. The shift of the norm comes after the gate and stays. A scale too close to zero to divide by is not folded.
+    by s. The shift of the norm comes after the gate and stays. Nothing is folded if a scale is below a thousandth of
+    the largest.
     """
     if is_unmodified(se, nn.Identity):
         return fold_after(conv, norm)
@@ -133,8 +137,8 @@ def _is_pointwise(layer: nn.Module) -> bool:
     return is_unmodified(layer, nn.Linear)
 
 
-def _keeps_constants(module: nn.Module) -> bool:
-    """Whether a module keeps `x * scale + shift` unchanged in evaluation mode."""
+def _commutes_with_affine(module: nn.Module) -> bool:
+    """Whether a module commutes with `x * scale + shift` per channel, in evaluation mode."""
     if is_unmodified(module, nn.AvgPool2d, AvgPool2x2):
         return module.divisor_override is None and module.padding in (0, (0, 0))
     return is_unmodified(module, nn.Identity, nn.Dropout)
