@@ -166,8 +166,8 @@ def test_the_folder_of_the_source_is_not_replaced(src: str, converted: Path, tmp
 
 
 def test_a_folder_that_appears_meanwhile_stays(converted: Path, tmp_path: Path, monkeypatch) -> None:
-    save, out = convert.save_for_hf, tmp_path / 'out'
-    monkeypatch.setattr(convert, 'save_for_hf', lambda *a, **k: (save(*a, **k), shutil.copytree(converted, out)))
+    save, out = convert.save_folder, tmp_path / 'out'
+    monkeypatch.setattr(convert, 'save_folder', lambda *a, **k: (save(*a, **k), shutil.copytree(converted, out)))
     assert 'already exists' in refusal('convert', FIXTURE, out, '--name', 'second')
     assert snapshot(out) == snapshot(converted) and [p.name for p in tmp_path.iterdir()] == ['out']
 
@@ -207,7 +207,7 @@ def test_zero_byte_in_the_name(tmp_path: Path) -> None:
         convert_checkpoint(FIXTURE, tmp_path / 'a\0b')
 
 
-TARGETS = [(files.tempfile, 'mkdtemp'), (convert, 'save_for_hf'), (Path, 'chmod'), (os, 'rename'), (os, 'mkdir')]
+TARGETS = [(files.tempfile, 'mkdtemp'), (convert, 'save_folder'), (Path, 'chmod'), (os, 'rename'), (os, 'mkdir')]
 
 
 @pytest.mark.parametrize('error', [OSError(errno.ENOSPC, 'No space left on device'), KeyboardInterrupt()])

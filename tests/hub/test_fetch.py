@@ -147,8 +147,10 @@ def test_offline(served: HubServer, fresh_cache: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(constants, 'HF_HUB_OFFLINE', True)
     assert assert_fetched(fresh_cache) == file
     message = fetch_error(fresh_cache / 'empty')
-    for word in (str(fresh_cache / 'empty'), 'not in the cache', 'unset it once', 'HF_HUB_CACHE', 'pull NAME --dest'):
+    for word in (str(fresh_cache / 'empty'), 'not in the cache', 'unset it once', 'HF_HUB_CACHE', 'hf download'):
         assert word in message
+    with pytest.raises(HubError, match=r'coatnet-zoo pull coatnet_nano\.sw_in1k --dest'):
+        fetch_weights('timm/coatnet_nano_rw_224.sw_in1k', cache_dir=fresh_cache / 'empty')
     assert 'connect to a network' not in message and served.requests == []
 
 

@@ -8,7 +8,7 @@ from huggingface_hub import constants
 from huggingface_hub.utils import _http
 
 from coatnet_zoo import HubError
-from coatnet_zoo.hub import fetch_weights, sentence
+from coatnet_zoo.hub import fetch_weights, one_line
 from coatnet_zoo.hub.messages import without_secrets
 
 REPO = 'timm/anything'
@@ -65,4 +65,4 @@ TEXTS = {
 
 @pytest.mark.parametrize('text', TEXTS, ids=lambda text: text[:20])
 def test_texts(text: str) -> None:
-    assert without_secrets(text) == TEXTS[text] == sentence(OSError(text))
+    assert without_secrets(text) == TEXTS[text] == one_line(OSError(text))

@@ -100,6 +100,6 @@ def convert(src: Path, dst: Path, labels: Path | None, no_head: bool, **options)
         click.echo(f'  also in the file, but not taken: the network under {some}; see --ema, --key and --prefix')
     click.echo(f"wrote {shown(dst)}; load it with timm.create_model('local-dir:{shown(dst)}', pretrained=True)")
     if result.assumed:
-        said = ', '.join(f'{k}={v}' for k, v in result.assumed.items())
+        what = ', '.join(f'{k}={v}' for k, v in result.assumed.items())
         ways = ' '.join(f'--{k.replace("_", "-")}' for k in result.assumed)
-        click.echo(f'\nAssumed, as the file does not record the preprocessing: {said}\nIf yours differs, give: {ways}')
+        click.echo(f'\nAssumed, as the file does not record the preprocessing: {what}\nIf yours differs, give: {ways}')

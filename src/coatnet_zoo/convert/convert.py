@@ -1,6 +1,5 @@
 """Converting checkpoint files into folders that timm loads, locally or from the Hugging Face Hub."""
 
-import json
 import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -12,12 +11,11 @@ from typing import Any
 import timm
 import torch
 from timm.layers import to_2tuple
-from timm.models import save_for_hf
 from torch import nn
 
 from ..errors import CheckpointError, HubError, first_line, is_utf8, shown
 from ..files import CARD, CONFIG, SAFETENSORS, write_folder
-from ..hub import make_folder_card, one_line_error
+from ..hub import one_line_error, save_folder
 from ..registry import short
 from .adapter import Checkpoint, Structure, recognised, third_party_codes
 from .adapters.timm_train import trained_source
@@ -156,10 +154,7 @@ def convert_checkpoint(
         model_config['label_names'] = list(labels)
 
     def write(folder: Path) -> None:
-        save_for_hf(model, folder, model_config=model_config, data_config=preprocessing, safe_serialization=True)
-        config = json.loads((folder / CONFIG).read_text(encoding='utf-8'))
-        card = make_folder_card(shown(dst.name), config, num_params)
-        (folder / CARD).write_text(card, encoding='utf-8')
+        save_folder(model, folder, shown(dst.name), model_config, preprocessing)
 
     _log.info('writing %s', dst)
     with one_line_error(CheckpointError, f'{shown(dst)} cannot be written'):

@@ -10,7 +10,7 @@ from timm.models import is_model
 
 from ..convert import Checkpoint, convert_checkpoint, is_folder, read_folder
 from ..errors import CheckpointError, HubError, shown
-from ..hub import sentence
+from ..hub import one_line
 from ..network import CoAtNet
 from ..registry import did_you_mean, our_name
 
@@ -45,7 +45,7 @@ def load_model(source: str, img_size: tuple[int, int] | None = None, **arguments
         raise
     except Exception as e:  # timm raises many kinds for a bad name or configuration
         raise CheckpointError(
-            f"The model '{shown(source)}' cannot be loaded ({shown(sentence(e))}); give a name from `coatnet-zoo list`"
+            f"The model '{shown(source)}' cannot be loaded ({shown(one_line(e))}); give a name from `coatnet-zoo list`"
             f', a folder, a checkpoint file or hf-hub:ORG/NAME. {did_you_mean(source)}'.rstrip()
         ) from e
 
@@ -56,4 +56,6 @@ def _converted(source: Path | Checkpoint, img_size: tuple[int, int] | None, argu
         done = convert_checkpoint(source, Path(parent) / 'converted', img_size=img_size)
         if size := done.assumed.get('img_size'):
             _log.warning('No table shows the image size: assuming %dx%d; see `convert --img-size`.', *size)
+        if values := ' and '.join(f'{key} {done.assumed[key]}' for key in ('mean', 'std') if key in done.assumed):
+            _log.warning('The checkpoint has no mean and std of images: assuming %s; see `convert --mean`.', values)
         return timm.create_model(f'local-dir:{done.folder}', **arguments).eval()

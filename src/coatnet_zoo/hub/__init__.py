@@ -5,5 +5,5 @@ Importing `hub` needs no torch. `hub.publish` builds models, so `hub` does not i
 
 from .catalogue import Entry, entries, entries_of, full_names, local_file, pull, verify
 from .fetch import fetch_release, fetch_weights
-from .messages import one_line_error, sentence
-from .model_card import CARD_FACTS, make_folder_card
+from .messages import one_line, one_line_error
+from .model_card import CARD_FACTS, make_folder_card, save_folder

@@ -14,11 +14,10 @@ from huggingface_hub.errors import HfHubHTTPError
 
 from ..errors import HubError
 from ..files import SAFETENSORS, write_file
-from ..registry import RELEASE_HOST, short
-from .messages import one_line_error, sentence, without_secrets
+from ..registry import RELEASE_HOST, WEIGHTS, short
+from .messages import one_line, one_line_error, without_secrets
 
 _Folder = str | os.PathLike | None
-_ELSEWHERE = 'or run `coatnet-zoo pull NAME --dest FOLDER` on another machine, copy it here and load local-dir:FOLDER'
 
 
 def cached_weights(hf_hub_id: str, filename: str = SAFETENSORS, cache_dir: _Folder = None) -> Path | None:
@@ -66,7 +65,7 @@ def fetch_weights(hf_hub_id: str, filename: str = SAFETENSORS, cache_dir: _Folde
         if constants.HF_HUB_OFFLINE:
             raise HubError(
                 f'{missing}, and HF_HUB_OFFLINE is set: unset it once, set HF_HUB_CACHE to a cache with the file, '
-                f'{_ELSEWHERE}.'
+                f'{_elsewhere(repo_id)}.'
             )
         url = hf_hub_url(repo_id, filename, revision=revision or None)
         try:
@@ -80,8 +79,8 @@ def fetch_weights(hf_hub_id: str, filename: str = SAFETENSORS, cache_dir: _Folde
             if not isinstance(e, (HfHubHTTPError, UnicodeEncodeError)):
                 hub = without_secrets(constants.ENDPOINT)
                 raise HubError(
-                    f'{missing} and the Hub at {hub} cannot be reached ({sentence(e)}); connect to a network, '
-                    f'set HF_ENDPOINT to a mirror or HF_HUB_ETAG_TIMEOUT to more seconds, {_ELSEWHERE}.'
+                    f'{missing} and the Hub at {hub} cannot be reached ({one_line(e)}); connect to a network, '
+                    f'set HF_ENDPOINT to a mirror or HF_HUB_ETAG_TIMEOUT to more seconds, {_elsewhere(repo_id)}.'
                 ) from e
         options = dict(revision=revision or None, cache_dir=cache, force_download=bool(damage))
         file = Path(hf_hub_download(repo_id, filename, **options))
@@ -89,6 +88,13 @@ def fetch_weights(hf_hub_id: str, filename: str = SAFETENSORS, cache_dir: _Folde
             os.unlink(os.path.realpath(file))
             raise HubError(f'{filename} of {hf_hub_id} arrived damaged and was discarded: {damage}; try again.')
         return file
+
+
+def _elsewhere(repo_id: str) -> str:
+    """The way out without a network."""
+    name = next((name for name, weights in WEIGHTS.items() if weights.hf_hub_id == repo_id), None)
+    command = f'coatnet-zoo pull {name} --dest FOLDER' if name else f'hf download {repo_id} --local-dir FOLDER'
+    return f'or run `{command}` on another machine, copy it here and load local-dir:FOLDER'
 
 
 def release_file(release: str, md5: str, cache_dir: _Folder = None) -> Path:

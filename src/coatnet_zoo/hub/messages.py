@@ -25,10 +25,10 @@ def one_line_error(kind: type[HubError] | type[CheckpointError], what: str) -> I
     except (HubError, CheckpointError):
         raise
     except Exception as e:
-        raise kind(f'{without_secrets(what)}: {sentence(e).rstrip(".")}.') from e
+        raise kind(f'{without_secrets(what)}: {one_line(e).rstrip(".")}.') from e
 
 
-def sentence(error: BaseException) -> str:
+def one_line(error: BaseException) -> str:
     """The message of an error of the Hub, of the HTTP client or of the file system, in one line without secrets.
 
     The messages of huggingface_hub have a status line, then its meaning, then more. Some messages hide the cause.
@@ -37,12 +37,12 @@ def sentence(error: BaseException) -> str:
         return 'the token of HF_TOKEN or `hf auth login` has non-ASCII characters; set it again'
     text = str(getattr(error, 'strerror', None) or error)
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    said = ' '.join(line for line in lines[:2] if not line.startswith('For more information'))
-    said = without_secrets(said or type(error).__name__)
+    message = ' '.join(line for line in lines[:2] if not line.startswith('For more information'))
+    message = without_secrets(message or type(error).__name__)
     if response := getattr(error, 'response', None):
-        return said + _WAYS_OUT.get(response.status_code, '')
-    cause = sentence(error.__cause__) if error.__cause__ else said
-    return said if cause in said else f'{said} ({cause})'
+        return message + _WAYS_OUT.get(response.status_code, '')
+    cause = one_line(error.__cause__) if error.__cause__ else message
+    return message if cause in message else f'{message} ({cause})'
 
 
 def without_secrets(text: str) -> str:

@@ -1,10 +1,12 @@
 """The model card: the text in `model_card.md`, with the facts of a model and metadata for the Hub filled in."""
 
+import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from string import Template
 from typing import Any
 
+from ..files import CARD, CONFIG
 from ..registry import IMPLS, PAPER_URL
 
 CARD_FACTS = 'model_card'  # in config.json, the fields of `Facts` that are known when the folder is written
@@ -57,3 +59,13 @@ def make_folder_card(name: str, config: dict[str, Any], params: int) -> str:
     """The text of README.md for a folder that is not published yet; see `make_card`."""
     facts = Facts(**{'license': config['pretrained_cfg'].get('license'), **config.get(CARD_FACTS, {})})
     return make_card(name, config, params, facts, 'local-dir') + FOLDER_CARD
+
+
+def save_folder(model: Any, folder: Path, name: str, model_config: dict[str, Any], data_config: dict[str, Any]) -> None:
+    """Write weights, config.json and the card of the folder `name`; see `timm.models.save_for_hf`."""
+    from timm.models import save_for_hf  # a slow import, as above
+
+    save_for_hf(model, folder, model_config=model_config, data_config=data_config, safe_serialization=True)
+    config = json.loads((folder / CONFIG).read_text(encoding='utf-8'))
+    card = make_folder_card(name, config, sum(p.numel() for p in model.parameters()))
+    (folder / CARD).write_text(card, encoding='utf-8')

@@ -36,9 +36,9 @@ def readable(predictions: Sequence[Prediction], width: int | None) -> Iterator[s
     longest = max(map(len, names))
     if width is not None:
         longest = min(longest, max(width // 3, width - len(_GAP) * 2 - _PERCENT - widths[0]))
-        room = width - longest
+        free = width - longest
         fitting = 1
-        while fitting < len(widths) and sum(widths[: fitting + 1]) + (_PERCENT + 2 * len(_GAP)) * (fitting + 1) <= room:
+        while fitting < len(widths) and sum(widths[: fitting + 1]) + (_PERCENT + 2 * len(_GAP)) * (fitting + 1) <= free:
             fitting += 1
         widths = widths[:fitting]
     for i, prediction in enumerate(predictions):
