@@ -2,6 +2,7 @@
 
 import csv
 import resource
+import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -94,7 +95,10 @@ def test_the_classifier_is_trained_first(photos: Path, tmp_path: Path) -> None:
         assert name.startswith('head.') != torch.equal(tensor, start.get_parameter(name)), name
 
 
-@pytest.mark.parametrize('options', [{}, dict(ema=True, mixup=0.2, from_scratch=True, grad_checkpointing=True)])
+ALL = dict(seed=2**40, ema=True, mixup=0.2, from_scratch=True, grad_checkpointing=True)
+
+
+@pytest.mark.parametrize('options', [{}, ALL], ids=['default', 'all'])
 def test_a_resumed_training_has_the_same_weights(options: dict, photos: Path, tmp_path: Path) -> None:
     whole, parts = tmp_path / 'whole', tmp_path / 'parts'
     finetune(photos, whole, **options)
@@ -108,7 +112,10 @@ def test_a_resumed_training_has_the_same_weights(options: dict, photos: Path, tm
     for part in ('network', 'model'):
         torch.testing.assert_close(one[part], other[part], rtol=0, atol=0)
     torch.testing.assert_close(one['optimizer']['state'], other['optimizer']['state'], rtol=0, atol=0)
-    with pytest.raises(FinetuneError, match='was made with different lr; use the same values'):
+    if options:
+        card = (whole / 'README.md').read_text()
+        assert f'--seed {2**40} --ema --batch-size 8 --mixup 0.2 --from-scratch --grad-checkpointing`' in card
+    with pytest.raises(FinetuneError, match='was made with different lr; use the same, or'):
         finetune(photos, parts, **options, resume=True, lr=1.0)
 
 
@@ -121,7 +128,8 @@ def test_equal_photos_are_on_one_side_and_names_do_not_matter(tmp_path: Path) ->
     found = find_photos(tmp_path, None, 0, 0)
     before = {photo.digest: photo.part for photo in found}
     assert len(found) == 40 and len(before) == 20 and all(photo.part == before[photo.digest] for photo in found)
-    assert sum(photo.part == 'val' for photo in found) == 8
+    assert Counter(photo.label for photo in found if photo.part == 'val') == {'a': 4, 'b': 4}
+    assert Counter(photo.part for photo in find_photos(tmp_path, 0.99, 0, 0)) == {'train': 4, 'val': 36}
     for i, file in enumerate(sorted(tmp_path.rglob('*.webp'))):
         file.rename(file.with_name(f'renamed{7 * i % 20}.webp'))
     assert {photo.digest: photo.part for photo in find_photos(tmp_path, None, 0, 0)} == before
@@ -162,7 +170,10 @@ def test_folders_for_the_validation(name: str, photos: Path, tmp_path: Path) -> 
     found = find_photos(root, val, 0, 0)
     assert Counter(photo.part for photo in found) == {'train': 8, 'val': 6, 'skipped': 2}
     assert {photo.file.name for photo in found if photo.part == 'skipped'} == {'4.png'}  # in both
-    if name != 'elsewhere':  # a share splits the training anew
+    if name == 'elsewhere':
+        (tmp_path / name).rename(tmp_path / 'train' / 'three')  # `train` alone
+        assert Counter(photo.label for photo in find_photos(tmp_path, None, 0, 0)) == {'one': 5, 'two': 5, 'three': 6}
+    else:  # a share splits the training anew
         assert Counter(photo.part for photo in find_photos(root, '0.4', 0, 0)) == {'train': 6, 'val': 4}
 
 
@@ -184,16 +195,16 @@ def test_photos_are_upright_and_of_any_mode(photos: Path, tmp_path: Path) -> Non
     'options, message',
     [
         (dict(photos='nowhere'), 'There is no folder'),
-        (dict(photos='empty'), 'has 0 classes with photos; make two folders or more'),
-        (dict(photos='single'), 'has 1 classes with photos'),
+        (dict(photos='empty'), 'empty needs two folders or more, one for each class.*; it has 0'),
+        (dict(photos='single'), 'single needs two folders .*; it has 1'),
         (dict(val='single'), 'The validation set has stray, a class without training photos'),
         (dict(val='nowhere'), 'There is no folder nowhere'),
         (dict(val=1.0), 'A share of 1 cannot be held out'),
         (dict(out='empty'), 'empty already exists; choose another folder, or continue with --resume'),
         (dict(out='empty', resume=True), 'empty already exists'),
         (dict(photos='.', out='model'), 'is inside the folder of photos'),
-        (dict(epochs=0), 'or mixup is too small'),
-        (dict(batch_size=1, mixup=0.2), 'or mixup is too small'),
+        (dict(epochs=0), 'Epochs and batch size must be at least 1'),
+        (dict(batch_size=1, mixup=0.2), 'batch size 2 with mixup'),
         (dict(lr=1e30), r'The loss is not finite in epoch \d; try --lr below 1e\+30'),
         (dict(device='gpu'), 'The device gpu cannot be used'),
         (dict(model='coatnet_zero'), 'coatnet_zero'),
@@ -216,9 +227,8 @@ def test_one_line_errors(
 
 def test_without_a_network_it_names_the_ways_out(photos: Path, tmp_path: Path, hub: HubServer) -> None:
     hub.stop()
-    with pytest.raises(
-        HubError, match=r'cannot be reached.*`coatnet-zoo pull coatnet_nano`.*--model coatnet_atto, whose'
-    ):
+    ways = r'cannot be reached.*`coatnet-zoo pull coatnet_nano\.\w+ --dest FOLDER`.*--model coatnet_atto, whose'
+    with pytest.raises(HubError, match=ways):
         finetune(photos, tmp_path / 'out', model='coatnet_nano')
     assert not (tmp_path / 'out').exists()
 
@@ -236,10 +246,25 @@ def test_a_full_disk_keeps_the_best_epoch(photos: Path, tmp_path: Path) -> None:
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (2_000_000, limits[1]))  # enough for the model, not for the checkpoint
     try:
-        with pytest.raises(FinetuneError, match=r'out cannot be written: .*keeps the best complete epoch'):
+        with pytest.raises(FinetuneError, match=r'out cannot be written: .*has the best complete epoch'):
             finetune(photos, tmp_path / 'out')
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     timm.create_model(f'local-dir:{tmp_path / "out"}', pretrained=True)
     assert [file.name for file in tmp_path.iterdir()] == ['out']  # nothing half-written
     finetune(photos, tmp_path / 'out', resume=True)
+
+
+def test_a_photo_that_vanishes_and_the_checkpoint_of_another_program(photos: Path, tmp_path: Path) -> None:
+    shutil.copytree(photos, tmp_path / 'photos')
+
+    def progress(line: str) -> None:
+        if line.startswith('epoch 1,'):
+            shutil.rmtree(tmp_path / 'photos' / 'one')
+
+    with pytest.raises(FinetuneError, match=r'There is no image .*one/\d\.png\. .*; continue with --resume') as caught:
+        coatnet_zoo.finetune(tmp_path / 'photos', tmp_path / 'out', **SMALL, progress=progress)
+    assert '\n' not in str(caught.value)
+    torch.save({'epoch': 1}, tmp_path / 'out' / 'checkpoint.pt')
+    with pytest.raises(FinetuneError, match=r'checkpoint\.pt cannot be read'):
+        finetune(photos, tmp_path / 'out', resume=True)

@@ -56,8 +56,8 @@ def find_photos(root: Path, val: Any, seed: int, workers: int) -> list[Photo]:
     """
     folders, share, photos, problems = {'train': root}, 0.0, [], []
     inside = [path for name in ('val', 'valid', 'validation', 'test') if (path := root / name).is_dir()]
-    if (root / 'train').is_dir() and inside:
-        folders, val = {'train': root / 'train'}, inside[0] if val is None else val
+    if (root / 'train').is_dir() and (inside or [path.name for path in root.iterdir() if path.is_dir()] == ['train']):
+        folders, val = {'train': root / 'train'}, inside[0] if inside and val is None else val
     try:
         share = 0.2 if val is None else float(val)
     except (TypeError, ValueError):
@@ -83,8 +83,8 @@ def find_photos(root: Path, val: Any, seed: int, workers: int) -> list[Photo]:
     if len(train) < 2 or not held_out:
         example = next((f' {photo.problem}' for photo in photos if photo.problem), '')
         raise FinetuneError(
-            f'{shown(root)} has {len(train)} classes with photos; make two folders or more, one for each class, with '
-            f'two different photos or more in each.{example}'
+            f'{shown(root)} needs two folders or more, one for each class, with two different photos or more in each; '
+            f'it has {len(train)}.{example}'
         )
     return photos + [Photo(root, '', 'skipped', problem) for problem in problems]
 
@@ -114,7 +114,8 @@ def _split(photos: Sequence[Photo], share: float, seed: int) -> None:
     for digests in classes.values() if share else ():
         # The order depends on the pixels and the seed, and not on names.
         order = sorted(digests, key=lambda digest: hashlib.sha256(f'{seed} {digest}'.encode()).digest())
-        for photo in (photo for digest in order[: max(1, round(share * len(order)))] for photo in equal[digest]):
+        count = max(1, min(round(share * len(order)), len(order) - 1))
+        for photo in (photo for digest in order[:count] for photo in equal[digest]):
             photo.part = 'val'
             if len(order) == 1:
                 photo.skip('is the only photo of its class.')

@@ -1,7 +1,6 @@
 """What a training writes into its folder: the model with its card, tables as CSV, and a picture."""
 
 import csv
-import json
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
@@ -9,10 +8,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from timm.models import save_for_hf
 
-from ..files import CARD, CONFIG
-from ..hub import CARD_FACTS, make_folder_card
+from ..hub import CARD_FACTS, save_folder
 from ..images import require_matplotlib
 from ..network import CoAtNet
 
@@ -23,10 +20,7 @@ def write_model(
     """Write weights, `config` (the preprocessing) and a card, for the folder `name`."""
     model = deepcopy(model).to('cpu', memory_format=torch.contiguous_format)  # as safetensors needs it
     content = {'label_names': labels, 'pretrained_cfg': {'tag': 'finetuned'}, CARD_FACTS: facts}
-    save_for_hf(model, folder, content, safe_serialization=True, data_config=config)
-    written = json.loads((folder / CONFIG).read_text(encoding='utf-8'))
-    card = make_folder_card(name, written, sum(p.numel() for p in model.parameters()))
-    (folder / CARD).write_text(card, encoding='utf-8')
+    save_folder(model, folder, name, content, config)
 
 
 def write_table(folder: Path, name: str, rows: Sequence[Mapping[str, Any]]) -> None:

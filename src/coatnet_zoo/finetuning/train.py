@@ -3,8 +3,9 @@
 import hashlib
 import math
 import os
+import re
+import shlex
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from timm.optim import create_optimizer_v2
 from timm.scheduler import create_scheduler_v2
 from timm.utils import ModelEmaV3, random_seed
 from tqdm import tqdm
+
+from coatnet_zoo_runtime import ImageError
 
 from ..convert import average
 from ..errors import ExplainError, FinetuneError, HubError, first_line, shown
@@ -55,7 +58,7 @@ def finetune(
         ema: Keep a moving average of the weights.
         mixup: Alpha of mixup.
         grad_checkpointing: Save memory at the cost of time.
-        progress: A function that takes a line after each step.
+        progress: A function that takes a line: what was read, then one for each epoch.
 
     Returns:
         The accuracy of the kept epoch in percent.
@@ -73,7 +76,10 @@ def finetune(
         raise FinetuneError(f'{shown(out)} is inside the folder of photos; choose another.')
     lr = (2e-3 if from_scratch else 5e-4) if lr is None else lr
     if epochs < 1 or batch_size < 1 + bool(mixup) or seed < 0 or lr <= 0 or mixup < 0:
-        raise FinetuneError('Epochs, batch size (at least 2 for mixup), seed, learning rate or mixup is too small.')
+        raise FinetuneError(
+            'Epochs and batch size must be at least 1 (batch size 2 with mixup), seed and mixup at least 0, and the '
+            'learning rate above 0.'
+        )
     loading = dict(device=_usable(device), num_workers=max(1, min(4, (os.cpu_count() or 1) // 2)))
     files = find_photos(root, val, seed, loading['num_workers'])
     parts = [[p for p in files if p.part == part] for part in ('train', 'val')]
@@ -89,24 +95,30 @@ def finetune(
         batch_size=batch_size - bool(mixup) * batch_size % 2, mixup=mixup, from_scratch=from_scratch,
         grad_checkpointing=grad_checkpointing,
     )  # fmt: skip
-    options = ' '.join(f'--{name.replace("_", "-")} {value}' for name, value in recipe.items() if value)
-    facts = dict(data=f'{root.name}: {data}', source=f'`coatnet-zoo finetune {root.name} {out.name} {options}`')
+    command = ['coatnet-zoo', 'finetune', root.resolve().name, out.name]
+    for name, value in (recipe | {'val': val}).items():
+        command += [f'--{name.replace("_", "-")}', *([] if value is True else [str(value)])] if value else []
+    facts = dict(data=f'{root.resolve().name}: {data}', source=f'`{shlex.join(command)}`')
     recipe['photos'] = hashlib.sha256(repr([(p.digest, p.label, p.part) for p in files]).encode()).hexdigest()
     state = _state(out / _CHECKPOINT, recipe)
-    random_seed(seed)
+    random_seed(seed % 2**32)
     arguments = dict(num_classes=len(labels), in_chans=3, pretrained=not (state or from_scratch))
     try:
         network = load_model(model, img_size, **arguments)
     except HubError as e:
-        raise HubError(
-            f'{e} Or fetch them on a connected machine with `coatnet-zoo pull {shown(model)}`, or use --model '
-            'coatnet_atto, whose weights are bundled, or --from-scratch.'
-        ) from e
+        raise HubError(f'{e} Or use --model coatnet_atto, whose weights are bundled, or --from-scratch.') from e
     config = resolve_model_data_config(network, args=dict(input_size=(3, *network.img_size)))
     config |= {key: average(config[key], 3) for key in ('mean', 'std') if len(config[key]) != 3}
     rows, best = state.get('rows', []), state.get('best', {'top1': -1.0})
-    put = partial(write_folder, out, check_old=lambda _: None)
-    with _one_line_errors(out, batch_size, progress):
+    kept = f'{shown(out)} has the best complete epoch, if there is one; continue with --resume.'
+
+    def put(write: Callable[[Path], object]) -> None:
+        try:
+            write_folder(out, write, lambda _: None)
+        except (OSError, RuntimeError, SafetensorError) as e:  # torch.save raises a RuntimeError on a full disk
+            raise FinetuneError(f'{shown(out)} cannot be written: {first_line(e)}. {kept}') from e
+
+    try:
         if not state:
             put(partial(write_table, name=_PHOTOS, rows=[vars(photo) for photo in files]))
         for result, row, logits, after in _epochs(network, sets, recipe, loading | config, state):
@@ -118,17 +130,28 @@ def finetune(
                 facts['accuracy'] = round(row['top1'], 2)
                 put(partial(write_model, name=out.name, model=result, labels=labels, config=config, facts=facts))
                 put(partial(write_table, name=_PHOTOS, rows=[vars(photo) for photo in files]))
-            put(partial(_write_state, {**after, 'recipe': recipe, 'rows': rows, 'best': best}))
+            content = {**after, 'recipe': recipe, 'rows': rows, 'best': best}
+            put(lambda folder, content=content: torch.save(content, folder / _CHECKPOINT))
             put(partial(write_table, name='summary.csv', rows=rows))
             with tqdm.external_write_mode():
                 values = ', '.join(f'{name} {value:.4g}' for name, value in row.items())
                 progress(f'{values}{" (best so far)" if is_best else ""}')
-        counts = torch.zeros(len(labels), len(labels), dtype=torch.long)
-        counts.index_put_((torch.tensor(sets[1].targets), best['guesses']), torch.tensor(1), accumulate=True)
+        pairs = len(labels) * torch.tensor(sets[1].targets) + best['guesses']
+        counts = pairs.bincount(minlength=len(labels) ** 2).reshape(len(labels), -1)
         try:
             put(partial(draw_training, rows=rows, labels=labels, counts=counts.numpy()))
         except ExplainError as e:
             progress(str(e))
+    except KeyboardInterrupt:
+        progress(kept)
+        raise
+    except ImageError as e:  # a photo that changed since; an error of a worker process has a traceback before it
+        raise FinetuneError(f'{str(e).rpartition("ImageError: ")[2].strip()} {kept}') from e
+    except (OSError, RuntimeError, MemoryError) as e:
+        if not isinstance(e, MemoryError) and not re.search('(out of|allocate) memory|ALLOC_FAILED', str(e)):
+            raise
+        smaller = f'--batch-size {batch_size // 2}' if batch_size // 2 > bool(mixup) else 'a smaller --img-size'
+        raise FinetuneError(f'Out of memory ({first_line(e)}); try {smaller}, or --grad-checkpointing.') from e
     return best['top1']
 
 
@@ -168,7 +191,7 @@ def _epochs(
             scheduler, _ = create_scheduler_v2(optimizer, **phase, step_on_epochs=False, updates_per_epoch=len(loader))
             if state and epoch == start != head:
                 optimizer.load_state_dict(state['optimizer'])
-        random_seed(10_000 * recipe['seed'] + epoch)
+        random_seed((10_000 * recipe['seed'] + epoch) % 2**32)
         network.train()
         losses: list[float] = []
         for step, (images, targets) in enumerate(loader, (epoch - first) * len(loader) + 1):
@@ -192,6 +215,7 @@ def _epochs(
             batches = [model(images.contiguous(memory_format=torch.channels_last)) for images, _ in val_loader]
         logits, targets = torch.cat(batches).float().cpu(), torch.tensor(sets[1].targets)
         top1 = 100 * (logits.argmax(1) == targets).double().mean().item()
+        bar.set_description(f'top1 {top1:.1f} %')
         val_loss = F.cross_entropy(logits, targets).item()
         row = dict(epoch=epoch + 1, train_loss=sum(losses) / len(losses), val_loss=val_loss, top1=top1)
         parts = {'network': network, 'model': model, 'optimizer': optimizer}
@@ -210,32 +234,10 @@ def _state(file: Path, recipe: dict[str, Any]) -> dict[str, Any]:
     """The state after the last complete epoch, if there is one."""
     try:
         state = torch.load(file, 'cpu', weights_only=True) if file.is_file() else {}
+        changed = [name for name, value in recipe.items() if state and state['recipe'][name] != value]
     except Exception as e:  # a damaged file may raise anything
         raise FinetuneError(f'{shown(file)} cannot be read ({first_line(e)}); train into another folder.') from e
-    if changed := [name for name, value in recipe.items() if state and state['recipe'][name] != value]:
-        raise FinetuneError(f'{shown(file)} was made with different {", ".join(changed)}; use the same values.')
+    if changed:
+        reason = f'{shown(file)} was made with different {", ".join(changed)}'
+        raise FinetuneError(f'{reason}; use the same, or train into another folder.')
     return state
-
-
-def _write_state(state: dict[str, Any], folder: Path) -> None:
-    try:
-        torch.save(state, folder / _CHECKPOINT)
-    except RuntimeError as e:  # a full disk
-        raise OSError(first_line(e)) from e
-
-
-@contextmanager
-def _one_line_errors(out: Path, batch_size: int, progress: Callable[[str], object]) -> Iterator[None]:
-    kept = f'{shown(out)} keeps the best complete epoch; continue with --resume.'
-    try:
-        yield
-    except KeyboardInterrupt:
-        progress(kept)
-        raise
-    except (OSError, SafetensorError) as e:
-        raise FinetuneError(f'{shown(out)} cannot be written: {first_line(e)}. {kept}') from e
-    except (RuntimeError, MemoryError) as e:
-        if not isinstance(e, MemoryError) and 'memory' not in str(e):
-            raise
-        smaller = f'--batch-size {batch_size // 2}' if batch_size > 1 else 'a smaller --img-size'
-        raise FinetuneError(f'Out of memory ({first_line(e)}); try {smaller}, or --grad-checkpointing.') from e
