@@ -13,6 +13,7 @@ from timm.data.model_config import resolve_input_data_config
 from timm.layers import resize_rel_pos_bias_table
 from timm.models import get_model_args, save_for_hf
 from torch._dynamo.testing import CompileCounter
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from coatnet_zoo.network import RelPosBias, expand_rel_pos_table, rel_pos
 
@@ -155,12 +156,15 @@ def test_preprocessing_follows_the_size_and_the_channels_that_were_asked_for(tmp
         assert resolve_input_data_config(model)['input_size'] == (1, 64, 64)
 
 
-def test_training_after_inference_mode() -> None:
-    """At a size that was first seen in inference mode."""
-    model, x = create('paper'), torch.randn(1, 3, 72, 136)
-    with torch.inference_mode():
-        model(x)
-    model(x).sum().backward()
+@pytest.mark.parametrize('mode', [torch.inference_mode, lambda: FakeTensorMode(allow_non_fake_inputs=True)])
+def test_training_after_another_mode(mode: Callable) -> None:
+    """At a size that was first seen in that mode."""
+    model = create('paper')
+    with mode():
+        model(torch.randn(1, 3, 72, 136))
+    logits = model(torch.randn(1, 3, 72, 136))
+    assert type(logits) is torch.Tensor
+    logits.sum().backward()
 
 
 @pytest.mark.parametrize('impl, dynamic', [('timm_rmlp', True), ('paper', None)])

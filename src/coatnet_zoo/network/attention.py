@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from ..registry import CoAtNetCfg
 from .rel_pos import NoRelPos, RelPosBias, RelPosMlp, expand_rel_pos_table
 
-# Positions of a feature map of 224 pixels. On CPUs, the bias of all pairs of larger maps takes more memory and more
-# time than attention row by row, unless more images share it.
+# The positions of stage 3 at 224 pixels, 14 x 14. On CPUs, larger maps are faster and need less memory row by row,
+# unless several images share the bias of all pairs.
 MAX_EXPANDED = 196
 
 
@@ -76,7 +76,7 @@ class Attention(nn.Module):
 class SoftmaxAttention(nn.Module):
     """y_i = sum_j softmax_j(q_i.k_j / sqrt(d) + w_{i-j}) v_j, the form that the paper chooses.
 
-    `fused_attention` computes it; without gradients on CPUs, it computes large maps row by row. After
+    `fused_attention` computes it; without gradients on CPUs, it computes large maps row by row. In models created after
     `timm.layers.set_fused_attn(False)`, the weights are computed step by step, so that hooks can read them.
 
     Args:
@@ -101,7 +101,7 @@ class SoftmaxAttention(nn.Module):
             grid: (height, width) of the feature map, or of a window, with N positions.
             padding: (windows, 1, 1, N), minus infinity outside the feature map; None if every window is inside the map.
         """
-        if self.fused_attn:
+        if self.fused_attn:  # on CPUs, large maps row by row
             return fused_attention(q, k, v, table, grid, padding, self.attn_drop.p if self.training else 0.0)
         weights = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
         mask = attention_mask(q, table, grid, padding)
@@ -149,7 +149,7 @@ def create_form(cfg: CoAtNetCfg, attn_drop: float) -> nn.Module:
 
 @torch.fx.wrap
 def attention_mask(q: Tensor, table: Tensor | None, grid: tuple[int, int], padding: Tensor | None) -> Tensor | None:
-    """What is added to the logits, (1, windows * heads, N, N) or None. See `SoftmaxAttention.forward`."""
+    """Return what is added to the logits, (1, windows * heads, N, N) or None. See `SoftmaxAttention.forward`."""
     mask = None if table is None else expand_rel_pos_table(table.to(q.dtype), grid[0], grid[1])
     if padding is not None:
         heads = q.shape[1] // padding.shape[0]
@@ -186,10 +186,9 @@ def fused_attention(
 def attend_by_rows(q: Tensor, k: Tensor, v: Tensor, table: Tensor, height: int, width: int) -> Tensor:
     """`SoftmaxAttention` row by row: the bias of all pairs is never written to memory.
 
-    All queries in one row of a feature map see the same offsets, moved by the column of the query. The queries in the
-    next row see the same offsets again, moved by one row. So one tensor, of the queries of a row and of all offsets,
-    has the bias of every row, as views that overlap. At 56 x 56 positions this tensor is 28 times smaller than the bias
-    of all pairs, and fits the caches.
+    All queries in one row of the map share one set of offsets, shifted by the column of the query; the next row shifts
+    it by one row. So one tensor, for the queries of one row and all offsets, holds the bias of every row as overlapping
+    views. At 56 x 56 positions it is 28 times smaller than the bias of all pairs, and fits the caches.
 
     See `SoftmaxAttention.forward`; the table is in the precision of the queries.
     """
@@ -198,7 +197,7 @@ def attend_by_rows(q: Tensor, k: Tensor, v: Tensor, table: Tensor, height: int, 
     # (heads, query's row, query's column, keys).
     row = grid.unfold(2, width, 1).transpose(1, 2).contiguous()
     bias = row.unfold(2, height, 1).permute(0, 2, 1, 4, 3).flatten(3)
-    # Heads take the place of images and rows that of heads, so that the keys of a head stay in the caches for all rows.
+    # Heads become the batch and rows become the heads, so that the keys of a head stay in the caches for all rows.
     q, k, v = q.contiguous().flip(2).unflatten(2, (height, width)), k.contiguous(), v.contiguous()
     k, v = (t.unsqueeze(2).expand(-1, -1, height, -1, -1) for t in (k, v))
     images = [F.scaled_dot_product_attention(*qkv, attn_mask=bias) for qkv in zip(q, k, v, strict=True)]
@@ -222,7 +221,7 @@ def weighted_sum(table: Tensor, grid: tuple[int, int], v: Tensor) -> Tensor:
 def linear_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """y_i = sum_j f(q_i).f(k_j) v_j / sum_j f(q_i).f(k_j) with f = elu + 1 (arXiv 2006.16236), at linear cost.
 
-    All are (B, heads, N, d); the sums have the precision of the values.
+    All are (B, heads, N, d); the products have the precision of the values.
     """
     dtype = torch.promote_types(q.dtype, torch.float32)
     q = F.elu(q.to(dtype)) + 1
@@ -261,7 +260,7 @@ class GlobalCore(nn.Module):
 
 
 class WindowCore(nn.Module):
-    """Attention within windows of a side, in positions. A feature map smaller than a window is one window."""
+    """Attention within square windows of `window` positions a side. A smaller feature map is one window."""
 
     def __init__(self, num_heads: int, attn: nn.Module, window: int) -> None:
         super().__init__()

@@ -1,7 +1,7 @@
 """The stem and the two blocks of CoAtNet, MBConv and Transformer, in the flavour of every implementation.
 
-The flavour is data (`CoAtNetCfg`). An `nn.Identity` replaces each layer that a flavour lacks. So `forward` has no
-branches, and the parameters have the same names as in timm's MaxxVit.
+The flavour is data (`CoAtNetCfg`). An `nn.Identity` replaces each layer that a flavour lacks. So the `forward` of a
+block has no branches, and the parameters have the same names as in timm's MaxxVit.
 """
 
 import itertools

@@ -41,9 +41,9 @@ def create_pool(pool_type: str) -> nn.Module:
 
 
 def add_channels_last(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-    """x + y of two feature maps, (B, C, H, W).
+    """x + y of two feature maps, (B, C, H, W), in channels-last layout.
 
-    Runtimes cancel a permutation against the next one, but do not move it past a sum. So the sum is between the two.
+    Runtimes cancel two adjacent permutations, but do not move one across an addition. So the addition is between them.
     """
     return (x.permute(0, 2, 3, 1) + y.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
@@ -55,7 +55,7 @@ class MaxPool2x2(nn.MaxPool2d):
         super().__init__(2, ceil_mode=True)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Pool. Symbolic graphs pad instead of `ceil_mode`, for which torch.export would assume even sizes."""
+        """Pool. Symbolic graphs pad instead of using `ceil_mode`, with which torch.export would assume even sizes."""
         if not torch.jit.is_scripting() and is_symbolic(x.shape[-2], x.shape[-1]):
             return F.max_pool2d(F.pad(x, (0, 1, 0, 1), value=-float('inf')), 2)
         return F.max_pool2d(x, 2, ceil_mode=True)
@@ -76,7 +76,7 @@ class AvgPool2x2(nn.AvgPool2d):
 
 @torch.jit.unused
 def is_symbolic(height: int, width: int) -> bool:
-    """Whether torch is making a graph for any height and width. A strict export cannot tell, so it counts as one."""
+    """Whether torch is making a graph for any height and width. A strict export hides this, so it counts as one."""
     strict = torch.compiler.is_exporting() and torch.compiler.is_dynamo_compiling()
     return strict or isinstance(height, torch.SymInt) or isinstance(width, torch.SymInt)
 
@@ -90,7 +90,7 @@ def is_symbolic(height: int, width: int) -> bool:
 
 @torch.fx.wrap
 def split_phases(x: torch.Tensor, phases: int) -> torch.Tensor:
-    """Take a feature map apart into the maps that a stage of stride 2 is computed on.
+    """Split a feature map into one map for each phase, stacked along the batch.
 
     (B, C, H, W) -> (phases * phases * B, C, 2 * ceil(H/phases), 2 * ceil(W/phases)), H and W at least `phases`. The
     first stage that keeps the resolution has 2 phases along each side, the next stage has 4.
@@ -115,7 +115,7 @@ def _taps(side: int, phases: int, device: torch.device) -> torch.Tensor:
 
 @torch.fx.wrap
 def join_phases(x: torch.Tensor, phases: int, height: int, width: int) -> torch.Tensor:
-    """Put the outputs of all phases between each other: the inverse of `split_phases`, for a map of half its size.
+    """Interleave the outputs of all phases: the inverse of `split_phases`, for a map of half its size.
 
     (phases * phases * B, C, ceil(height/phases), ceil(width/phases)) -> (B, C, height, width).
     """

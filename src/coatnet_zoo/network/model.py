@@ -46,7 +46,7 @@ class Stage(nn.Module):
                 blocks.append(TransformerBlock(*args, feat_size, drop_path[i], attn_drop, proj_drop, **dd))
             dim = width
         self.blocks = nn.Sequential(*blocks)
-        # For a stage inside another module, whose `load_state_dict` is not ours.
+        # Inside another module, the `load_state_dict` of that module runs instead of `CoAtNet`'s.
         self.register_load_state_dict_pre_hook(partial(take_timms_layers, cfg))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -80,7 +80,7 @@ class CoAtNet(nn.Module):
 
     Raises:
         ValueError: If `img_size` is below 32 or above 8192 pixels, or if `cfg.attn_window` is too large to have an
-            effect at `img_size`.
+            effect at `img_size`; for `attn_drop_rate`, see `Attention`.
     """
 
     def __init__(
@@ -153,10 +153,11 @@ class CoAtNet(nn.Module):
         """Load a checkpoint of this package, of timm's CoAtNets or of third-party code that can be converted.
 
         Names and layouts are mapped, and position tables are resized to the `img_size` of this model. A model on the
-        meta device takes the tensors without a copy, in the precision of the model.
+        meta device takes the tensors in its precision, without a copy where they have it.
 
         Raises:
-            CheckpointError: If the checkpoint is of another implementation. The message has the call that loads it.
+            CheckpointError: If the checkpoint is of another implementation, with the call that loads it; or if it has
+                values that no model has (not finite, negative variances).
             RuntimeError: If tensors are missing, left over or of the wrong shape.
         """
         if strict and not isinstance(state_dict, Adapted):
@@ -197,7 +198,7 @@ class CoAtNet(nn.Module):
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """Regular expressions that group parameters by depth, for timm's layer decay: the stem, then the stages.
 
-        The groups are those of timm's CoAtNets, so that a `layer_decay` has the same effect; `coarse` has none.
+        The groups are those of timm's CoAtNets, so that a `layer_decay` has the same effect; `coarse` changes nothing.
         """
         return dict(stem=r'^stem', blocks=[(r'^stages\.(\d+)', None), (r'^norm', (99999,))])
 
@@ -243,7 +244,7 @@ class CoAtNet(nn.Module):
             intermediates_only: Return only the list of intermediates.
         """
         if output_fmt != 'NCHW':
-            raise ValueError(f"output_fmt={output_fmt!r} does not exist; the features of CoAtNet are 'NCHW'.")
+            raise ValueError(f"output_fmt={output_fmt!r} is not supported; the features of CoAtNet are 'NCHW'.")
         last = len(self.stages)
         take_indices, max_index = feature_take_indices(last + 1, indices)
         parts = [self.stem, *self.stages]

@@ -2,7 +2,7 @@
 
 A table has one row for each relative offset and one column for each head. A learned table belongs to the input size of
 its model. `resize_rel_pos_table` follows `timm.layers.resize_rel_pos_bias_table`, which keeps near offsets where they
-are and stretches the distances between far offsets. timm's cannot be traced or differentiated; ours is two gathers.
+are and stretches the distances between far offsets. timm's can be neither traced nor differentiated; ours can.
 """
 
 import functools
@@ -65,7 +65,7 @@ class NoRelPos(nn.Module):
     """No bias, for attention without positions."""
 
     def forward(self, height: int, width: int) -> None:
-        """None, whatever the size."""
+        """Return None, for any size."""
 
 
 @torch.fx.wrap
@@ -83,7 +83,7 @@ def expand_rel_pos_table(table: torch.Tensor, height: int, width: int) -> torch.
     ((2 * height - 1) * (2 * width - 1), heads) -> (1, heads, N, N), queries before keys, with N = height * width.
 
     The order of offsets is that of Swin, timm and chinhsuanwu. A query that lies (dy, dx) after its key has the row
-    (dy + height - 1) * (2 * width - 1) + (dx + width - 1) of the table. A table that is expanded already is returned.
+    (dy + height - 1) * (2 * width - 1) + (dx + width - 1) of the table. A 4-D table is expanded already.
     """
     if table.ndim == 4:
         return table
@@ -126,11 +126,17 @@ def _resize_axis(table: torch.Tensor, dim: int, dst: int, same: torch.Tensor | N
     if torch.jit.is_scripting() or torch.compiler.is_compiling():
         lo, hi, weight = _lerp_offsets(src, dst, table.device, same)
     else:
-        lo, hi, weight = _cached_lerp_offsets(src, dst, table.device)
+        lo, hi, weight = _eager_lerp_offsets(src, dst, table.device)
     shape = [1, 1, 1]
     shape[dim] = dst
     weight = weight.view(shape)
     return table.index_select(dim, lo) * (1 - weight) + table.index_select(dim, hi) * weight
+
+
+def _eager_lerp_offsets(src: int, dst: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    # Under a `FakeTensorMode`, new tensors have no values, and must not be remembered.
+    is_real = type(torch.empty(0)) is torch.Tensor
+    return _cached_lerp_offsets(src, dst, device) if is_real else _lerp_offsets(src, dst, device)
 
 
 @functools.lru_cache(maxsize=1024)
@@ -143,13 +149,13 @@ def _cached_lerp_offsets(src: int, dst: int, device: torch.device) -> tuple[torc
 def _lerp_offsets(
     src: int, dst: int, device: torch.device, same: torch.Tensor | None = None
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Where the `dst` offsets of a resized axis lie between `src` learned offsets.
+    """Locate the `dst` offsets of a resized axis between the `src` learned offsets.
 
     The results are the index of the learned offset to the left, that to the right, and the weight of the right one,
     each (dst,). `same` is whether the table keeps its size, as a tensor, if the size is known only in the graph.
     """
-    # timm searches the ratio q of a geometric sequence whose sum spans the new axis, and halves the interval from 1.01
-    # to 1.5 down to 1e-6. Two passes over 512 steps each find the same q; compilers fail on a chain of 19 decisions.
+    # timm bisects the ratio q of a geometric sequence whose sum spans the new axis, between 1.01 and 1.5, to 1e-6.
+    # Compilers fail on a chain of 19 decisions; two grid searches of 512 steps find the same q.
     wanted = torch.arange(dst, device=device, dtype=torch.float32) - dst // 2
     steps = torch.arange(1, 512, device=device, dtype=torch.float64)
     exponents = torch.arange(src // 2, device=device, dtype=torch.float64)
@@ -167,7 +173,7 @@ def _lerp_offsets(
     if same is not None:
         # Every offset then equals a learned offset, whose weight is 1.
         learned = torch.where(same, torch.arange(src, device=device, dtype=torch.float32) - src // 2, learned)
-    # Sums of integers: few runtimes have `bucketize`, and Core ML clamps and counts in floating point.
+    # Few runtimes have `bucketize`, so this counts. The counts are integers, as Core ML counts in floating point.
     hi = (learned[:-1] < wanted[:, None]).to(torch.int64).sum(1)
     lo = (learned[1:-1] < wanted[:, None]).to(torch.int64).sum(1)
     # The clamp at zero gives offsets beyond either end the value at that end.
