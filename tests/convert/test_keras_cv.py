@@ -169,11 +169,7 @@ LAYERS: dict[str, tuple[str, Callable[[dict], object], str | None]] = {
     'no config': ('stem_1_gelu', lambda x: x.pop('config'), "'config'"),
     'other strides': ('stem_1_conv', lambda x: more(x, strides=[1, 1]), 'strides=[1, 1] in stem_1_conv'),
     'stride in a 1x1': ('stack_1_block_1_expand_conv', lambda x: more(x, strides=[2, 2]), 'expand_conv'),
-    'another factor': (
-        'tf.math.multiply',
-        lambda x: x['inbound_nodes'][0][3].update(y=1.0),
-        'y=1.0 in tf.math.multiply',
-    ),
+    'another factor': ('tf.math.multiply', lambda x: x['inbound_nodes'][0][3].update(y=1.0), 'y=1.0 in tf.math.mul'),
     'another activation': ('stem_1_gelu', lambda x: renamed(x, 'stem_1_swish'), 'stem_1_swish'),
     'a smaller image': ('input_1', lambda x: more(x, batch_input_shape=[None, 32, 32, 3]), '49 offsets in stage 3'),
     'an image of any size': ('input_1', lambda x: more(x, batch_input_shape=[None, None, None, 3]), 'the shape'),
@@ -232,15 +228,10 @@ CASES: dict[str, dict] = {
     'expansion': dict(SMALL, input_shape=[64, 64, 3], expansion=3),
     'CTTT': dict(SMALL, input_shape=[64, 64, 3], block_types=['conv', 'transform', 'transform', 'transform']),
     'like CoAtNet6': dict(
-        input_shape=[96, 96, 3],
-        num_blocks=[1, 2, 2, 3, 1],
-        out_channels=[32, 48, 64, 128, 96],
-        stem_width=16,
-        num_classes=10,
-        block_types=['conv', 'conv', 'conv', 'transfrom', 'transform'],
-        strides=[2, 2, 2, 1, 2],
+        input_shape=[96, 96, 3], num_blocks=[1, 2, 2, 3, 1], out_channels=[32, 48, 64, 128, 96], stem_width=16,
+        block_types=['conv', 'conv', 'conv', 'transfrom', 'transform'], strides=[2, 2, 2, 1, 2], num_classes=10,
     ),
-}
+}  # fmt: skip
 REFUSED: dict[str, tuple[dict, str]] = {
     'oblong': (dict(SMALL, input_shape=[192, 160, 3]), 'images of 192x160 pixels'),
     'other strides': (dict(SMALL, input_shape=[64, 64, 3], strides=[2, 2, 1, 2]), '225 offsets in stage 3'),

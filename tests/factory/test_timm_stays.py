@@ -29,10 +29,8 @@ before = functions()
 import coatnet_zoo
 after = functions()
 said = dict(
-    count=len(before),
-    changed=[key for key in before if after.get(key) is not before[key]],
-    added=list(after.keys() - before.keys()),
-    imported=list(set(sys.modules) - loaded),
+    count=len(before), changed=[key for key in before if after.get(key) is not before[key]],
+    added=list(after.keys() - before.keys()), imported=list(set(sys.modules) - loaded),
     registered=timm.is_model('coatnet_1'),
 )
 from coatnet_zoo import *

@@ -22,13 +22,8 @@ NAME = 'coatnet_0.kecam_in1k'
 RELEASE = WEIGHTS[NAME].release
 CONTENT = (DATA / 'keras_cv_small_weights_only.h5').read_bytes()
 MD5 = hashlib.md5(CONTENT).hexdigest()
-SMALL = dict(
-    stem_width=(16, 16),
-    embed_dim=(32, 48, 64, 96),
-    depths=(1, 2, 2, 1),
-    img_size=64,
-    pretrained_cfg_overlay=dict(num_classes=10),
-)
+SIZES = dict(stem_width=(16, 16), embed_dim=(32, 48, 64, 96), depths=(1, 2, 2, 1), img_size=64)
+SMALL = dict(SIZES, pretrained_cfg_overlay=dict(num_classes=10))
 
 
 @pytest.fixture

@@ -35,13 +35,9 @@ def test_two_processes_train_like_one(tmp_path: Path) -> None:
     save_file(model.state_dict(), tmp_path / 'initial.safetensors')
     batches = [(torch.randn(16, 1, 64, 64), torch.randint(10, (16,))) for _ in range(2)]
     torch.save(batches, tmp_path / 'batches.pt')
-    result = subprocess.run(
-        [sys.executable, SUPPORT / 'fsdp_worker.py', tmp_path],
-        env={**os.environ, 'PYTHONPATH': str(SCRIPTS), 'OMP_NUM_THREADS': '1'},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    command = [sys.executable, SUPPORT / 'fsdp_worker.py', tmp_path]
+    environment = {**os.environ, 'PYTHONPATH': str(SCRIPTS), 'OMP_NUM_THREADS': '1'}
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stderr
     ours = json.loads((tmp_path / 'result.json').read_text())
     expected = reference(model, batches)

@@ -95,20 +95,13 @@ class Fork(nn.Module):
     """The network. The arguments are what forks change; by default, nothing."""
 
     def __init__(
-        self,
-        act: type[nn.Module] = nn.GELU,
-        se_act: type[nn.Module] = nn.GELU,
-        pool: type[nn.Module] = nn.MaxPool2d,
-        eps: float = 1e-5,
-        ln_eps: float = 1e-5,
-        stride_in_depthwise: bool = False,
-        scale_from_width: bool = False,
+        self, act: type[nn.Module] = nn.GELU, se_act: type[nn.Module] = nn.GELU, pool: type[nn.Module] = nn.MaxPool2d,
+        eps: float = 1e-5, ln_eps: float = 1e-5, stride_in_depthwise: bool = False, scale_from_width: bool = False,
         before: Callable[[torch.Tensor], torch.Tensor] | None = None,
         after: Callable[[torch.Tensor], torch.Tensor] | None = None,
-        index: Callable[[tuple[int, int]], torch.Tensor] = gen_relative_position_index,
-        third_stage: str = 'T',
+        index: Callable[[tuple[int, int]], torch.Tensor] = gen_relative_position_index, third_stage: str = 'T',
         size: int = 64,
-    ) -> None:
+    ) -> None:  # fmt: skip
         super().__init__()
         self.act, self.se_act, self.pool, self.eps, self.ln_eps = act, se_act, pool, eps, ln_eps
         self.stride_in_depthwise, self.scale_from_width = stride_in_depthwise, scale_from_width
