@@ -20,7 +20,7 @@ soak: $(VENV)/.installed
 
 clients: $(VENV)/.installed
 	$(BIN)/python -m pip install --editable '.[test,clients]'
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/clients tests/docs/test_blocks.py
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/clients tests/export tests/docs/test_blocks.py
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

@@ -7,6 +7,7 @@ This file needs numpy, Pillow and the runtime of the format. It imports nothing 
 to a machine that has neither coatnet-zoo nor torch.
 """
 
+import functools
 import hashlib
 import json
 import math
@@ -15,6 +16,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -43,7 +45,8 @@ def load_exported(
 
     Args:
         folder: The folder, with `preprocessing.json` and the files of one format: openvino, onnx or pt2.
-        performance: 'latency' computes one image as fast as possible, 'throughput' a batch. Only OpenVINO differs.
+        performance: 'latency' computes one image as fast as possible, 'throughput' a batch. Only OpenVINO differs; its
+            models of 8-bit integers always have 'latency'.
         threads: Threads of the runtime. Default: one for each core. For pt2, this sets `torch.set_num_threads`.
 
     Returns:
@@ -58,11 +61,13 @@ def load_exported(
     record = _read_record(folder)
     if record.get('int8'):
         performance = 'latency'  # OpenVINO 2026.4 computes wrong logits with 8-bit integers on several streams
+    format = record['format']
     try:
-        compute = _LOADERS[record['format']](folder, performance, threads)
+        compute = _LOADERS[format](folder, performance, threads)
     except ImportError as e:
-        extra = {'onnx': 'coatnet-zoo[onnx]', 'openvino': 'coatnet-zoo[openvino]'}.get(record['format'], 'torch')
-        raise ExportedModelError(f"{folder} needs {e.name}, which is missing: pip install '{extra}'.") from e
+        runtime = {'onnx': 'onnxruntime', 'pt2': 'torch'}.get(format, format)
+        extra = '' if format == 'pt2' else f" or 'coatnet-zoo[{format}]'"
+        raise ExportedModelError(f'{folder} needs {runtime} ({_first_line(e)}): pip install {runtime}{extra}.') from e
     except Exception as e:  # runtimes raise most kinds of exceptions
         raise ExportedModelError(f'{folder} cannot be loaded by its runtime ({_first_line(e)}).') from e
     return ExportedModel(record, compute)
@@ -72,7 +77,7 @@ class ExportedModel:
     """A model of an exported folder: a function of images, with what is needed to prepare images and name classes.
 
     Attributes:
-        labels: The names of the classes.
+        labels: The names of the classes; None if the model has none.
         preprocessing: What timm's `create_transform` takes: input_size, mean, std, interpolation, crop_pct, crop_mode.
         input_size: (channels, height, width) of the prepared images.
         format: 'openvino', 'onnx' or 'pt2'.
@@ -80,7 +85,7 @@ class ExportedModel:
     """
 
     def __init__(self, record: Mapping[str, Any], compute: _Compute) -> None:
-        self.labels: list[str] = record['labels']
+        self.labels: list[str] | None = record['labels']
         self.format: str = record['format']
         self.dynamic: list[str] = record['dynamic']
         self.preprocessing = {key: record[key] for key in _PREPROCESSING}
@@ -96,18 +101,20 @@ class ExportedModel:
         return prepare(image if isinstance(image, Image.Image) else open_image(image), self.preprocessing)
 
     def __call__(self, images: Any) -> Any:
-        """Compute logits, (B, C, H, W) -> (B, num_classes), as a `torch.Tensor` if given one, else as an array.
+        """Compute logits, (B, C, H, W) -> (B, num_classes): a `torch.Tensor` on its device if given one, else an array.
 
         Raises:
             ExportedModelError: If the images have another shape, or integer values.
         """
         torch = sys.modules.get('torch')
         is_tensor = torch is not None and isinstance(images, torch.Tensor)
-        array = images.detach().cpu().numpy() if is_tensor else np.asarray(images)
+        array = images.detach().cpu() if is_tensor else np.asarray(images)
+        if is_tensor:  # numpy has no bfloat16
+            array = (array.float() if array.is_floating_point() else array).numpy()
         self._check(array)
         array = np.ascontiguousarray(array, np.float32)
         logits = np.concatenate(self._compute([array] if 'batch' in self.dynamic else np.split(array, len(array))))
-        return torch.from_numpy(logits) if is_tensor else logits
+        return torch.from_numpy(logits).to(images.device) if is_tensor else logits
 
     def _check(self, images: np.ndarray) -> None:
         sides = zip(('height', 'width'), self.input_size[1:], images.shape[2:], strict=False)
@@ -120,6 +127,15 @@ class ExportedModel:
             raise ExportedModelError(f'This model takes floating-point images, see prepare(); got {images.dtype}.')
 
 
+@functools.cache
+def register_heic() -> None:
+    """Let Pillow open HEIC, the photos of iPhones, if pillow-heif is installed."""
+    with suppress(ImportError):
+        import pillow_heif
+
+        pillow_heif.register_heif_opener()
+
+
 def open_image(path: str | os.PathLike) -> Image.Image:
     """Read an image file, upright as the camera recorded it.
 
@@ -129,6 +145,7 @@ def open_image(path: str | os.PathLike) -> Image.Image:
     """
     name = os.fspath(path)
     name = name if name.isprintable() else repr(name)[1:-1]
+    register_heic()
     try:
         if os.path.exists(path) and not os.path.isfile(path):
             raise OSError('not a regular file')  # a pipe or a device may have no end
@@ -151,14 +168,15 @@ def open_image(path: str | os.PathLike) -> Image.Image:
 def prepare(image: Image.Image, preprocessing: Mapping[str, Any]) -> np.ndarray:
     """Prepare an image of any mode and size: (C, H, W), float32, exactly as timm's `create_transform` does.
 
-    Transparency becomes white.
+    The image is turned upright, and transparency becomes white.
 
-    Args:
-        image: The image.
-        preprocessing: What timm's `create_transform` takes, for one channel or three.
+    Raises:
+        ImageError: If the preprocessing is for neither one channel nor three.
     """
     channels, height, width = preprocessing['input_size']
-    image = opaque(image, channels)
+    if channels not in (1, 3):
+        raise ImageError(f'The model takes {channels} channels, but images have 1 or 3; only other arrays fit it.')
+    image = opaque(ImageOps.exif_transpose(image), channels)
     method = Image.Resampling[preprocessing['interpolation'].upper()]
     image = image.resize(_scaled_size(image.size, preprocessing), method)
     border = preprocessing['crop_mode'] == 'border'
@@ -216,11 +234,11 @@ def _read_record(folder: Path) -> dict[str, Any]:
     """The record of a folder, once the files have the hashes that it states."""
     try:
         record = json.loads((folder / RECORD_FILE).read_bytes())
-        hashes = record['files'].items()
-        complete = record['format'] in _LOADERS and {*_PREPROCESSING, 'labels', 'dynamic'} <= record.keys()
-        if not complete:
-            raise ValueError('it is not what coatnet-zoo export writes')
-        for name, expected in hashes:
+        files, format = record['files'], record['format']
+        own = {'model.xml', 'model.bin'} if format == 'openvino' else {f'model.{format}'}
+        if not ({*_PREPROCESSING, 'labels', 'dynamic'} <= record.keys() and format in _LOADERS and own <= files.keys()):
+            raise ValueError(f'{RECORD_FILE} is incomplete')
+        for name, expected in files.items():
             if sha256_of(folder / name) != expected:
                 raise ValueError(f'{name} has changed since the export')
     except FileNotFoundError as e:
@@ -244,6 +262,8 @@ def _load_openvino(folder: Path, performance: str, threads: int | None) -> _Comp
 
     # Processors that can do so would compute in bfloat16.
     config: dict[str, Any] = {'PERFORMANCE_HINT': performance.upper(), 'INFERENCE_PRECISION_HINT': 'f32'}
+    if performance == 'latency':
+        config['NUM_STREAMS'] = 1  # the hint is only a preference, but see `load_exported`
     if threads is not None:
         config['INFERENCE_NUM_THREADS'] = threads
     compiled = openvino.Core().compile_model(str(folder / 'model.xml'), 'CPU', config)

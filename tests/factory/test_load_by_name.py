@@ -25,7 +25,10 @@ def cache(fresh_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @torch.no_grad()
-def test_all_sources_are_the_same_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_sources_are_the_same_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Also what is assumed where a file records no preprocessing is said."""
     monkeypatch.chdir(tmp_path)
     digits = timm.create_model('coatnet_atto.digits', pretrained=True).eval()
     save_for_hf(digits, 'folder', safe_serialization=True)
@@ -36,6 +39,8 @@ def test_all_sources_are_the_same_model(tmp_path: Path, monkeypatch: pytest.Monk
     for name in ('coatnet_atto', 'coatnet_atto.digits', 'folder', 'local-dir:folder', 'state.pth', 'training.pth.tar'):
         model = load_model(name)
         assert not model.training, name
+        assert ('assuming mean (0.5,) and std (0.5,)' in caplog.text) == (name in ('state.pth', 'training.pth.tar'))
+        caplog.clear()
         torch.testing.assert_close(model(x), digits(x), rtol=0, atol=1e-6)
 
 

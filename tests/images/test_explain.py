@@ -1,7 +1,6 @@
 """`coatnet-zoo explain`: evidence of known sum and place, tables beside the model's own, one-line errors."""
 
 import os
-import struct
 import sys
 from pathlib import Path
 
@@ -48,10 +47,8 @@ def test_command_writes_a_picture(tmp_path: Path) -> None:
     assert len(classes) == 5 and classes[0].split()[1:] == ['3', '3'] and float(classes[0].split('%')[0]) > 80
     assert last == f'wrote {out}, with the evidence for class 3, 3'
     assert list(tmp_path.iterdir()) == [out]
-    header = out.read_bytes()[:24]
-    assert header[:8] == b'\x89PNG\r\n\x1a\n'
-    assert struct.unpack('>II', header[16:]) == (1200, 800)
     with Image.open(out) as written:
+        assert (written.format, written.size) == ('PNG', (1200, 800))
         assert np.asarray(written.convert('L')).std() > 10
 
 
@@ -159,7 +156,7 @@ def test_picture_shows_what_was_found() -> None:
     assert opacity == pytest.approx([0.8, 0.4, 0.08, 0.08, 0.4, 0.8], abs=0.01)  # little evidence shows a little
     assert evidence.get_extent() == grey.get_extent() == [-0.5, 95.5, 63.5, -0.5]
     bars = axes['Most probable classes']
-    assert [t.get_text() for t in bars.get_yticklabels()] == [g.label for g in explanation.top]
+    assert [t.get_text() for t in bars.get_yticklabels()] == [g.name for g in explanation.top]
     assert [b.get_width() for b in bars.patches] == pytest.approx([g.probability for g in explanation.top])
 
 
@@ -202,18 +199,18 @@ def explain_refusal(tmp_path: Path, image: Path = DIGIT, out: str = 'o.png', *ar
     return message
 
 
-@pytest.mark.parametrize(
-    'out, said',
-    [
-        ('picture.pdf', 'does not end in .png'),
-        ('file/o.png', 'There is no folder'),
-        ('folder.png', 'is a folder'),
-        ('broken.png', 'is a link, a pipe or a device'),
-        ('pipe.png', 'is a link, a pipe or a device'),
-        ('copy.png', 'is the image itself'),
-    ],
-)
-def test_bad_places_for_the_picture(out: str, said: str, tmp_path: Path, no_model: None) -> None:
+PLACES = {
+    'picture.pdf': 'does not end in .png',
+    'file/o.png': 'There is no folder',
+    'folder.png': 'is a folder',
+    'broken.png': 'is a link, a pipe or a device',
+    'pipe.png': 'is a link, a pipe or a device',
+    'copy.png': 'is the image itself',
+}
+
+
+@pytest.mark.parametrize('out', PLACES)
+def test_bad_places_for_the_picture(out: str, tmp_path: Path, no_model: None) -> None:
     image = tmp_path / 'copy.png'
     image.write_bytes(DIGIT.read_bytes())
     (tmp_path / 'file').write_text('x')
@@ -221,7 +218,7 @@ def test_bad_places_for_the_picture(out: str, said: str, tmp_path: Path, no_mode
     (tmp_path / 'link.png').symlink_to('file')
     (tmp_path / 'broken.png').symlink_to('nowhere')
     os.mkfifo(tmp_path / 'pipe.png')
-    assert said in explain_refusal(tmp_path, image, out)
+    assert PLACES[out] in explain_refusal(tmp_path, image, out)
 
 
 def test_what_is_said_before_a_model_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_model: None) -> None:

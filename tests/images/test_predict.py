@@ -104,9 +104,8 @@ def test_sources(sources: list[str], expected: list[str], photos: Path, monkeypa
 
 def test_a_bad_image_costs_only_its_own_answer(tmp_path: Path) -> None:
     (tmp_path / 'b\nad.png').write_text('text')
-    result = predict(
-        SEVEN, tmp_path / 'b\nad.png', DIGITS / NAMES[1], tmp_path / 'no.png', '--json', '--batch-size', '2'
-    )
+    files = (SEVEN, tmp_path / 'b\nad.png', DIGITS / NAMES[1], tmp_path / 'no.png')
+    result = predict(*files, '--json', '--batch-size', '2')
     assert result.exit_code == 1
     assert [row['predictions'][0]['label'] for row in json.loads(result.stdout)] == ['7', '1']
     bad, missing = result.stderr.splitlines()
@@ -132,11 +131,8 @@ def test_without_any_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     (tmp_path / 'empty').mkdir()
     result = predict('*.gif', 'empty', 'none.png', '--out', 'o.csv')
     assert result.exit_code == 1 and result.stdout == '' and os.listdir() == ['empty']
-    assert result.stderr.splitlines() == [
-        'Error: No file matches *.gif.',
-        'Error: The folder empty has no images.',
-        'Error: There is no image none.png.',
-    ]
+    said = ('No file matches *.gif.', 'The folder empty has no images.', 'There is no image none.png.')
+    assert result.stderr.splitlines() == [f'Error: {line}' for line in said]
 
 
 def saved(folder: Path, classes: int) -> Path:

@@ -2,11 +2,13 @@
 
 import os
 import struct
+import sys
 import time
 import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -17,8 +19,8 @@ from PIL import Image
 from timm.data import ImageNetInfo
 
 from coatnet_zoo import CoAtNet, ExplainError
-from coatnet_zoo.images import Guess, class_labels, data_config, known_labels
-from coatnet_zoo_runtime import ImageError, open_image
+from coatnet_zoo.images import Guess, data_config, find_images, known_labels
+from coatnet_zoo_runtime import ImageError, open_image, register_heic
 from coatnet_zoo_runtime import prepare as prepare_image
 
 DIGIT = DATA / 'digits' / '3_row0705.png'
@@ -66,8 +68,20 @@ def test_transparency_is_white_and_photos_are_upright(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 3  # upside down
     photo.save(tmp_path / 'photo.png', exif=exif)
-    seen = prepare(tmp_path / 'photo.png')
-    assert seen[:, :20].min() > 0.9 and seen[:, -20:].max() < 0.1
+    for image in (tmp_path / 'photo.png', Image.open(tmp_path / 'photo.png'), open_image(tmp_path / 'photo.png')):
+        seen = prepare(image)
+        assert seen[:, :20].min() > 0.9 and seen[:, -20:].max() < 0.1
+    with pytest.raises(ImageError, match=r'takes 4 channels, but images have 1 or 3; only other arrays fit it\.'):
+        prepare(photo, 4)
+
+
+@pytest.mark.parametrize('use', [open_image, lambda file: find_images([str(file)])])
+def test_pillow_heif_is_registered_once(use: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, 'pillow_heif', heif := Mock())
+    register_heic.cache_clear()
+    assert use(DIGIT) and use(DIGIT)
+    heif.register_heif_opener.assert_called_once_with()
+    register_heic.cache_clear()
 
 
 def bomb(file: Path) -> None:
@@ -111,9 +125,7 @@ def test_images_that_are_refused(kind: str, tmp_path: Path) -> None:
     + [('std', v) for v in ((0,), (float('inf'),), (0.5, 0.5))]
     + [('interpolation', v) for v in ('cubic', 'random')],
 )
-def test_configurations_that_are_refused(
-    field: str, value: Any, digits: CoAtNet, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_bad_configurations(field: str, value: Any, digits: CoAtNet, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(digits.pretrained_cfg, field, value)
     with pytest.raises(ExplainError, match=field) as caught:
         data_config(digits, (64, 64))
@@ -122,12 +134,12 @@ def test_configurations_that_are_refused(
 
 def test_labels(digits: CoAtNet, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of the model, in a list or by number; none, where they do not fit the classes or are no texts."""
-    names, numbers = [str(i) for i in range(10)], [f'class {i}' for i in range(10)]
+    names = [str(i) for i in range(10)]
     by_number = dict(enumerate(names))
     cases = [(names, names), (by_number, names), ({str(i): name for i, name in by_number.items()}, names)]
-    for labels, expected in [*cases, ([1] * 10, numbers), (['x'] * 7, numbers)]:
+    for labels, expected in [*cases, ([1] * 10, None), (['x'] * 7, None)]:
         monkeypatch.setitem(digits.pretrained_cfg, 'label_names', labels)
-        assert class_labels(digits) == expected
+        assert known_labels(digits) == expected
     assert Guess(7, None, 0.5).name == 'class 7' and Guess(7, 'seven', 0.5).name == 'seven'
 
 

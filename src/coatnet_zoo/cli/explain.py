@@ -27,8 +27,7 @@ def explain(image: Path, name: str, out: Path, target: int | None) -> None:
     from ..images import NO_TABLES, draw_explanation, explain_image, require_matplotlib
 
     require_matplotlib()
-    opened = open_image(image)
-    explanation = explain_image(opened, load_model(name), target)
+    explanation = explain_image(open_image(image), load_model(name), target)
     figure = draw_explanation(explanation, f'{image.name}, as seen by {name}')
     write_out(out, lambda partial: figure.savefig(partial, format='png', dpi=100))
     for guess in explanation.top:

@@ -14,11 +14,9 @@ import click
 @click.option('--dynamic-batch', is_flag=True, help='Take batches of any size instead of one image.')
 @click.option('--dynamic-size', is_flag=True, help='Take images of any height and width; not with pt2.')
 @click.option(
-    '--int8',
-    type=click.Path(path_type=Path),
-    metavar='FOLDER',
+    '--int8', type=click.Path(path_type=Path), metavar='FOLDER',
     help='Compute with 8-bit integers, calibrated with the images in FOLDER; a few dozen suffice.',
-)
+)  # fmt: skip
 def export(model: str, out: Path, format: str, **options) -> None:
     """Export MODEL for another runtime into the new folder OUT, and compare it there with the model itself.
 

@@ -23,9 +23,6 @@ def read_images(folder: str | os.PathLike, config: dict[str, Any]) -> list[np.nd
     Raises:
         ExportError: If there are no images, if an image cannot be read, or if the model takes neither 1 nor 3 channels.
     """
-    channels = config['input_size'][0]
-    if channels not in (1, 3):
-        raise ExportError(f'The model takes {channels} channels; calibration images have 1 or 3.')
     try:
         os.listdir(folder)
     except OSError as e:

@@ -5,6 +5,7 @@ import errno
 import json
 import os
 import shutil
+import tempfile
 import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from coatnet_zoo_runtime import RECORD_FILE, ExportedModel, load_exported, sha25
 
 from ..errors import ExportError, first_line, shown
 from ..files import write_folder
-from ..images import class_labels, data_config
+from ..images import data_config, known_labels
 from ..network import CoAtNet
 from .calibration import read_images
 from .formats import Format, Task
@@ -30,6 +31,7 @@ from .request import check_free, check_request
 
 # Largest difference of float32 logits that rounding can cause, relative to the largest logit.
 _TOLERANCE = 1e-3
+_LITTLE = 20_000_000  # bytes that may be free on a disk too full for the next part of a file
 
 
 @dataclass(frozen=True)
@@ -106,7 +108,7 @@ def export_model(
 
     def write(folder: Path) -> None:
         # Exporters abort the process on a full disk, or leave half a file.
-        copies = 3 if images else 1.2
+        copies = 3 if images else 1.5
         if shutil.disk_usage(folder).free < copies * sum(p.nbytes for p in network.parameters()):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         compared.append(_write_and_compare(chosen, task, eager, batches, folder, progress))
@@ -135,9 +137,7 @@ def _check_model(model: CoAtNet, dynamic_size: bool) -> None:
 def _record(model: CoAtNet, config: dict[str, Any], dynamic: dict[int, str], format: str, int8: bool) -> dict[str, Any]:
     """The facts that users of an exported model need."""
     name = '.'.join(filter(None, (model.pretrained_cfg.get('architecture'), model.pretrained_cfg.get('tag'))))
-    mode = {1: 'L', 3: 'RGB'}.get(model.in_chans)  # Pillow's
-    rest = dict(dynamic=list(dynamic.values()), labels=class_labels(model), int8=int8)
-    return {'model': name, 'format': format, 'mode': mode, **config, **rest}
+    return dict(model=name, format=format, **config, dynamic=[*dynamic.values()], labels=known_labels(model), int8=int8)
 
 
 def _write_record(record: str, folder: Path) -> None:
@@ -169,6 +169,10 @@ def _write_and_compare(
     except OSError:
         raise
     except Exception as e:  # exporters and runtimes raise most kinds of exceptions
+        places = (folder, tempfile.gettempdir())  # compilers write to the second
+        full = os.strerror(errno.ENOSPC)
+        if full in str(e) or min(shutil.disk_usage(place).free for place in places) < _LITTLE:
+            raise OSError(errno.ENOSPC, full) from e
         raise ExportError(f'{chosen.runtime} cannot run this model ({first_line(e)}).') from e
     if not task.images and not comparison.difference <= _TOLERANCE * comparison.largest:
         raise ExportError(

@@ -41,21 +41,17 @@ class Format:
     extra: str | None  # the extra of this package that installs the modules of the format; None if torch is enough
     modules: tuple[str, ...]  # of the extra
     write: Callable[[Task, Path], None]  # writes the file, and other files next to it if necessary
-    has_int8: bool = True  # whether `write` quantises
-    has_dynamic_size: bool = True  # whether the file can take images of any size
+    is_compiled: bool = False  # for one size, in float32
 
 
 def _write_onnx(task: Task, file: Path) -> None:
     program = torch.onnx.export(
-        task.network,
-        (task.example,),
-        dynamo=True,
-        verbose=False,
-        input_names=[IMAGES],
-        output_names=[LOGITS],
-        dynamic_shapes=(task.dynamic,),
-    )
+        task.network, (task.example,), dynamo=True, verbose=False, dynamic_shapes=(task.dynamic,),
+        input_names=[IMAGES], output_names=[LOGITS],
+    )  # fmt: skip
     program.model.metadata_props[RECORD] = task.record
+    for node in program.model.graph:
+        node.metadata_props.clear()  # 2 KB each: the stack in the source, with the folders of this machine
     if not task.images:
         program.save(file)
         return
@@ -122,5 +118,5 @@ FORMATS = {
     'onnx': Format('model.onnx', 'onnxruntime', 'onnx', _ONNX, _write_onnx),
     'openvino': Format('model.xml', 'OpenVINO', 'openvino', ('openvino', 'nncf'), _write_openvino),
     # With symbolic heights and widths, the compiler needs more than five minutes for the smallest network.
-    'pt2': Format('model.pt2', 'AOTInductor', None, (), _write_pt2, has_int8=False, has_dynamic_size=False),
+    'pt2': Format('model.pt2', 'AOTInductor', None, (), _write_pt2, is_compiled=True),
 }

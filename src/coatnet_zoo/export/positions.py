@@ -9,25 +9,35 @@ import torch
 from ..network import Attention, CoAtNet
 from ..registry import feature_sizes
 
-_MOST = 256  # positions whose biases are stored: a feature map of 256 pixels
-
 
 class AttentionByTable(Attention):
     """Attention that looks the biases up in every call."""
 
     def attend(self, qkv: torch.Tensor, height: int, width: int) -> torch.Tensor:
         """See `Attention.attend`."""
-        some = qkv[:1, 0, 0]
-        one = (some == some).to(qkv.dtype)  # always 1, but known only at run time
-        return self.core(qkv, self.rel_pos(*self.core.grid(height, width)) * one, height, width)
+        rows, cols = self.core.grid(height, width)
+        bias = self.rel_pos(rows, cols).T.unflatten(1, (2 * rows - 1, 2 * cols - 1))
+        # Always 0, but known only at run time, and so are the indices, which grow with the third power of the side.
+        zero = (qkv[:1, 0, 0].abs() < 0).to(torch.int64)
+        ys, xs = torch.arange(rows) + zero, torch.arange(cols) + zero
+        # The lookups of `expand_rel_pos_table`.
+        dx = xs[:, None] - xs + (cols - 1)
+        bias = bias.index_select(2, dx.flatten()).unflatten(2, (cols, cols)).transpose(1, 2).flatten(1, 2)
+        dy = xs[:, None] * (2 * rows - 1) + (ys[:, None, None] - ys + (rows - 1))
+        bias = bias.index_select(1, dy.flatten()).reshape(1, -1, rows * cols, rows * cols)
+        return self.core(qkv, bias, height, width)
 
 
 def keep_tables(network: CoAtNet) -> None:
-    """Make attention over large feature maps, at the `img_size` of a network, look its biases up in every call."""
+    """Make attention at the `img_size` of a network look biases up in every call, except for a fifth of its weights."""
+    budget = sum(p.nbytes for p in network.parameters()) // 5
     sizes = feature_sizes(network.img_size, len(network.stages), network.cfg.patch_size)
     for stage, size in zip(network.stages, sizes, strict=True):
         for attn in stage.modules():
             if type(attn) is Attention and network.cfg.rel_attn != 'none':
                 height, width = attn.core.grid(*size)
-                if height * width > _MOST:
+                stored = attn.num_heads * (height * width) ** 2 * 4
+                if stored > budget:
                     attn.__class__ = AttentionByTable
+                else:
+                    budget -= stored

@@ -25,11 +25,10 @@ def check_request(
     if format not in FORMATS:
         raise ExportError(f"There is no format '{shown(format)}'; choose one of {', '.join(FORMATS)}.")
     chosen = FORMATS[format]
-    if int8 is not None and not chosen.has_int8:
-        able = ' or '.join(name for name, f in FORMATS.items() if f.has_int8)
+    able = ' or '.join(name for name, f in FORMATS.items() if not f.is_compiled)
+    if int8 is not None and chosen.is_compiled:
         raise ExportError(f'{format} does not support 8-bit integers here; export to {able}.')
-    if dynamic_size and not chosen.has_dynamic_size:
-        able = ' or '.join(name for name, f in FORMATS.items() if f.has_dynamic_size)
+    if dynamic_size and chosen.is_compiled:
         raise ExportError(f'{format} supports one size here; export to {able}, or one folder for each img_size.')
     for side in () if img_size is None else to_2tuple(img_size):
         if not _SMALLEST <= side <= _LARGEST:

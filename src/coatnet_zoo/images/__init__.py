@@ -14,7 +14,7 @@ _NAMES = {
     'explain': ('BiasTable', 'Explanation', 'explain_image'),
     'picture': ('NO_TABLES', 'draw_explanation', 'require_matplotlib'),
     'predict': ('Guess', 'Prediction', 'classify'),
-    'reading': ('class_labels', 'classifier_problem', 'data_config', 'known_labels', 'logits_of'),
+    'reading': ('classifier_problem', 'data_config', 'known_labels', 'logits_of'),
     'sources': ('files_in', 'find_images'),
     'writing': ('csv_text', 'json_text', 'readable'),
 }

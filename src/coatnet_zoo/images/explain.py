@@ -11,7 +11,7 @@ from coatnet_zoo_runtime import prepare
 from ..errors import ExplainError
 from ..network import CoAtNet, RelPosBias, RelPosMlp
 from .predict import Guess
-from .reading import class_labels, classifier_problem, data_config
+from .reading import classifier_problem, data_config, known_labels
 
 _TOP = 5
 
@@ -69,9 +69,9 @@ def explain_image(image: Image.Image, model: CoAtNet, target: int | None = None)
     config = data_config(model, model.img_size)
     pixels = torch.from_numpy(prepare(image, config))
     logits, chosen, evidence, sizes = _grad_cam(model.eval(), pixels, target)
-    labels, probabilities = class_labels(model), logits.softmax(0).tolist()
+    labels, probabilities = known_labels(model), logits.softmax(0).tolist()
     order = logits.argsort(descending=True, stable=True).tolist()
-    guesses = {i: Guess(i, labels[i], probabilities[i]) for i in order}
+    guesses = {i: Guess(i, labels and labels[i], probabilities[i]) for i in order}
     std, mean = (torch.tensor(config[key]).view(-1, 1, 1) for key in ('std', 'mean'))
     seen = (pixels * std + mean).clamp(0, 1)
     return Explanation(

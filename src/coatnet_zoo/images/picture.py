@@ -6,7 +6,7 @@ Drawing needs the extra `explain` (matplotlib). No window opens, and the state o
 import importlib
 import textwrap
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -16,7 +16,6 @@ from .explain import BiasTable, Explanation
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-    from matplotlib.image import AxesImage
 
 NO_TABLES = 'The model has no relative position bias, so there are no tables.'
 _LONGEST_LABEL = 28
@@ -81,16 +80,8 @@ def _draw_evidence(axes: 'Axes', explanation: Explanation) -> None:
     see_through = colors.LinearSegmentedColormap.from_list(
         'evidence', [(0, (*blue, 0.8)), (0.5, (*blue, 0)), (0.5, (*red, 0)), (1, (*red, 0.8))]
     )
-    largest = np.abs(explanation.evidence).max()
-    overlay = axes.imshow(
-        explanation.evidence,
-        cmap=see_through,
-        vmin=-largest,
-        vmax=largest,
-        extent=(-0.5, width - 0.5, height - 0.5, -0.5),
-        interpolation='nearest',
-    )
-    _add_colour_bar(axes, overlay, 'against   <   evidence (logits)   >   for')
+    extent = (-0.5, width - 0.5, height - 0.5, -0.5)
+    _draw_values(axes, explanation.evidence, see_through, extent, 'against   <   evidence (logits)   >   for')
     rows, columns = explanation.evidence.shape
     target = explanation.target
     axes.set_title(
@@ -117,24 +108,18 @@ def _draw_classes(axes: 'Axes', explanation: Explanation) -> None:
 
 def _draw_table(axes: 'Axes', table: BiasTable) -> None:
     rows, columns = table.values.shape
-    largest = np.abs(table.values).max()
-    image = axes.imshow(
-        table.values,
-        cmap='RdBu_r',
-        vmin=-largest,
-        vmax=largest,
-        extent=(-columns / 2, columns / 2, rows / 2, -rows / 2),
-        interpolation='nearest',
-    )
-    _add_colour_bar(axes, image, 'added before softmax')
+    extent = (-columns / 2, columns / 2, rows / 2, -rows / 2)
+    _draw_values(axes, table.values, 'RdBu_r', extent, 'added before softmax')
     axes.locator_params(integer=True, nbins=5)
     axes.set_xlabel('dx = query - key')
     axes.set_ylabel('dy = query - key')
     axes.set_title(f'Stage {table.stage}, block {table.block}\nhead {table.head} of {table.num_heads}')
 
 
-def _add_colour_bar(axes: 'Axes', image: 'AxesImage', label: str) -> None:
-    """Add a colour bar next to the axes, as high as the axes."""
+def _draw_values(axes: 'Axes', values: np.ndarray, cmap: Any, extent: tuple[float, ...], label: str) -> None:
+    """Draw values in colours whose middle is zero, and a colour bar next to the axes, as high as the axes."""
+    largest = np.abs(values).max()
+    image = axes.imshow(values, cmap=cmap, vmin=-largest, vmax=largest, extent=extent, interpolation='nearest')
     axes.figure.colorbar(image, cax=axes.inset_axes((1.04, 0, 0.05, 1)), label=label)
 
 

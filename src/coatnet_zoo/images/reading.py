@@ -29,21 +29,10 @@ def data_config(model: CoAtNet, size: tuple[int, int]) -> dict[str, Any]:
     """The preprocessing to (height, width) in pixels, in the form that `timm.data.create_transform` takes.
 
     Raises:
-        ExplainError: If the configuration of the model has no mean and std for its channels, or a value with which
-            timm's transforms would fail or not end.
+        ExplainError: If the configuration of the model has no mean or no std, other numbers of them, or a value with
+            which timm's transforms would fail or not end.
     """
     config = resolve_model_data_config(model, args={'input_size': (model.in_chans, *size)})
-    if model.in_chans != 3 and len(config['mean']) == len(config['std']) == 3:
-        # Of a model with other channels than its weights; `convert` and timm take the average, too.
-        config |= {key: average(config[key], model.in_chans) for key in ('mean', 'std')}
-        found = f'mean {config["mean"][0]} and std {config["std"][0]}'
-        _log.warning('%d channels without mean and std: assuming the average, %s.', model.in_chans, found)
-    if not len(config['mean']) == len(config['std']) == model.in_chans:
-        channels = '1 channel' if model.in_chans == 1 else f'{model.in_chans} channels'
-        raise ExplainError(
-            f'The model takes {channels}, but its configuration has mean {short(config["mean"])} and std '
-            f'{short(config["std"])}; put the mean and std of the training there (pretrained_cfg in config.json).'
-        )
     try:
         check('mean', config['mean'], tuple[float, ...])
         check('std', config['std'], tuple[Positive, ...])
@@ -51,6 +40,16 @@ def data_config(model: CoAtNet, size: tuple[int, int]) -> dict[str, Any]:
         check('interpolation', config['interpolation'], Literal[tuple(INTERPOLATIONS)])
     except ValueError as e:
         raise ExplainError(f"In the model's configuration, {e}") from e
+    if not len(config['mean']) == len(config['std']) > 0:
+        raise ExplainError(
+            f"The model's configuration has mean {short(config['mean'])} and std {short(config['std'])}; put the mean "
+            'and std of the training there, a value for each channel (model.pretrained_cfg, or config.json).'
+        )
+    if len(config['mean']) != model.in_chans:
+        # Of a model with other channels than its weights; `convert` and timm take the average, too.
+        config |= {key: average(config[key], model.in_chans) for key in ('mean', 'std')}
+        found = f'mean {config["mean"][0]} and std {config["std"][0]}'
+        _log.warning('%d channels without mean and std: assuming the average, %s.', model.in_chans, found)
     return config
 
 
@@ -72,8 +71,3 @@ def known_labels(model: CoAtNet) -> list[str] | None:
     if subset := infer_imagenet_subset(model):
         return ImageNetInfo(subset).label_descriptions()
     return None
-
-
-def class_labels(model: CoAtNet) -> list[str]:
-    """The known labels of the classes, or 'class 0', 'class 1' and so on."""
-    return known_labels(model) or [f'class {i}' for i in range(model.num_classes)]

@@ -4,17 +4,13 @@ import glob
 import os
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from pathlib import Path
 
 from PIL import Image
 
+from coatnet_zoo_runtime import register_heic
+
 from ..errors import shown
-
-with suppress(ImportError):  # Pillow opens HEIC, the photos of iPhones, if this is installed
-    import pillow_heif
-
-    pillow_heif.register_heif_opener()
 
 
 def find_images(sources: Sequence[str]) -> tuple[list[Path], list[str]]:
@@ -29,6 +25,7 @@ def find_images(sources: Sequence[str]) -> tuple[list[Path], list[str]]:
         by name, numbers by value. A source that does not exist and is no pattern is a file.
     """
     Image.init()
+    register_heic()
     endings = tuple(ending for ending, kind in Image.EXTENSION.items() if kind in Image.OPEN)
     files: dict[Path, None] = {}
     problems: list[str] = []
@@ -60,7 +57,6 @@ def files_in(folder: str, problems: list[str], endings: tuple[str, ...] = ('',))
 
 
 def _walk(folder: str, problems: list[str], endings: tuple[str, ...]) -> Iterator[str]:
-
     def note(error: OSError) -> None:
         problems.append(f'The folder {shown(error.filename)} cannot be read: {error.strerror}.')
 
