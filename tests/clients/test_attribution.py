@@ -8,12 +8,9 @@ from clients import assert_same, client, images, small
 from torch import nn
 
 METHODS = {
-    'IntegratedGradients': dict(n_steps=8),
-    'Saliency': {},
-    'DeepLift': {},
-    'GuidedBackprop': {},
+    'IntegratedGradients': dict(n_steps=8), 'Saliency': {}, 'DeepLift': {}, 'GuidedBackprop': {},
     'Occlusion': dict(sliding_window_shapes=(3, 32, 32), strides=(3, 32, 32)),
-}
+}  # fmt: skip
 LAYERS = {'stage 4': lambda m: m.stages[-1], 'stage 2': lambda m: m.stages[1], 'norm': lambda m: m.norm}
 
 

@@ -82,14 +82,10 @@ def create(args: argparse.Namespace) -> nn.Module:
     """The model as train.py makes it, with random weights."""
     name = re.sub('^(hf_hub:)?timm/', '', args.model)
     model = timm.create_model(
-        name,
-        in_chans=args.in_chans or (args.input_size[0] if args.input_size else 3),
-        num_classes=args.num_classes,
-        drop_rate=args.drop,
-        drop_path_rate=args.drop_path,
-        global_pool=args.gp,
+        name, in_chans=args.in_chans or (args.input_size[0] if args.input_size else 3), num_classes=args.num_classes,
+        drop_rate=args.drop, drop_path_rate=args.drop_path, global_pool=args.gp,
         **{'img_size': resolve_model_input_args(name, vars(args)).get('img_size'), **args.model_kwargs},
-    )
+    )  # fmt: skip
     return randomize_(model)
 
 

@@ -1,12 +1,10 @@
 """The benchmarks alternate calls, refuse different outputs, and write the tables of the page."""
 
-import contextlib
 import sys
 import time
 from collections.abc import Callable
-from concurrent.futures import Future
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 import timm
@@ -58,20 +56,6 @@ def test_tables_have_a_line_for_every_candidate(tmp_path: Path) -> None:
         )
 
 
-def test_a_part_that_is_measured_again_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    out = tmp_path / 'out.csv'
-    old = [Row(part, 'a', name, 'timm', 1, 0, 1) for part in ('inference', 'training') for name in ('timm', 'gone')]
-    core.write(old, out)
-    new = Row('training', 'b', 'timm', 'timm', 2, 0, 1)
-    monkeypatch.setitem(benchmark.PARTS, 'training', lambda rounds: [new] * rounds)
-    monkeypatch.setattr(sys, 'argv', ['benchmarks', '--part', 'training'])
-    monkeypatch.setattr(benchmark, 'OUT', out)
-    out.with_suffix('.md').touch()
-    monkeypatch.setattr(torch, 'set_num_threads', lambda _: None)
-    benchmark.main()
-    assert core.read(out) == [*old[:2], *5 * [new]]
-
-
 def test_the_page_has_the_tables_of_the_rows() -> None:
     text = (ROOT / 'docs' / 'performance.md').read_text()
     rows = core.read(ROOT / 'docs' / 'performance.csv')
@@ -102,40 +86,6 @@ def test_candidates_compute_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = training.training(rounds=2)
     assert {row.setting for row in rows} == {'eager fp32', 'eager bf16 autocast'}
     assert all(row.difference < 1e-3 for row in rows)
-
-
-class Pool(contextlib.AbstractContextManager):
-    """A pool whose process answers at once."""
-
-    started: ClassVar[list[str]] = []
-
-    def __exit__(self, *_: object) -> None: ...
-
-    def submit(self, function: Callable, name: str, folder: str, batch: int) -> Future:
-        future = Future()
-        future.set_result([[1.0, 2.0]] * batch if function is engines.logits else 1.0)
-        self.started.append(name)
-        return future
-
-
-def test_engines_are_compared_by_processes_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    def export(_: Callable, folder: str, names: list[str]) -> None:
-        for name in ('as created', *names):
-            Path(folder, name).mkdir()
-
-    monkeypatch.setattr(engines, 'in_child', export)
-    monkeypatch.setattr(engines, 'ProcessPoolExecutor', lambda *_: pools.append(Pool()) or Pool())
-    monkeypatch.setattr(engines, 'answer', lambda name, folder: 2.0)
-    monkeypatch.setattr(engines, 'busy_cores', contextlib.nullcontext)
-    monkeypatch.setattr(engines, 'MODULES', {'openvino': ('no_such_module',)})
-    pools: list[Pool] = []
-    rows = engines.engines(rounds=3)
-    installed = [name for name in figures.ENGINES if name in Pool.started]
-    assert len(pools) == len(installed) and 'OpenVINO' not in installed
-    assert Pool.started == installed * (2 * (1 + 3) + 3)
-    assert [row.candidate for row in rows[: 3 * len(installed)]] == installed * 3
-    assert {row.setting for row in rows[3 * len(installed) :]} == {'first answer, size on disk'}
-    assert figures.table(rows).count('\n') == 2 + len(installed)
 
 
 @pytest.mark.usefixtures('small')

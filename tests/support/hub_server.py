@@ -9,6 +9,7 @@ import contextlib
 import functools
 import hashlib
 import json
+import os
 import socket
 import threading
 import time
@@ -77,6 +78,8 @@ class HubServer:
         self._reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         self._reserved.bind(('127.0.0.1', 0))
         self._port = self._reserved.getsockname()[1]
+        # Workers of data loaders would keep the port open after `stop`, and take connections that they never answer.
+        os.register_at_fork(after_in_child=lambda: self._httpd and self._httpd.socket.close())
 
     @property
     def url(self) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError
-from timm.data import Mixup, create_loader, resolve_model_data_config
+from timm.data import Mixup, create_loader
 from timm.optim import create_optimizer_v2
 from timm.scheduler import create_scheduler_v2
 from timm.utils import ModelEmaV3, random_seed
@@ -21,10 +21,10 @@ from tqdm import tqdm
 
 from coatnet_zoo_runtime import ImageError
 
-from ..convert import average
 from ..errors import ExplainError, FinetuneError, HubError, first_line, shown
 from ..factory import load_model
 from ..files import write_folder
+from ..images import data_config
 from ..network import CoAtNet
 from .photos import PhotoSet, find_photos
 from .report import draw_training, write_model, write_table
@@ -76,10 +76,7 @@ def finetune(
         raise FinetuneError(f'{shown(out)} is inside the folder of photos; choose another.')
     lr = (2e-3 if from_scratch else 5e-4) if lr is None else lr
     if epochs < 1 or batch_size < 1 + bool(mixup) or seed < 0 or lr <= 0 or mixup < 0:
-        raise FinetuneError(
-            'Epochs and batch size must be at least 1 (batch size 2 with mixup), seed and mixup at least 0, and the '
-            'learning rate above 0.'
-        )
+        raise FinetuneError('Epochs, batch size (2 with mixup) and lr must be above 0, seed and mixup not below 0.')
     loading = dict(device=_usable(device), num_workers=max(1, min(4, (os.cpu_count() or 1) // 2)))
     files = find_photos(root, val, seed, loading['num_workers'])
     parts = [[p for p in files if p.part == part] for part in ('train', 'val')]
@@ -107,8 +104,7 @@ def finetune(
         network = load_model(model, img_size, **arguments)
     except HubError as e:
         raise HubError(f'{e} Or use --model coatnet_atto, whose weights are bundled, or --from-scratch.') from e
-    config = resolve_model_data_config(network, args=dict(input_size=(3, *network.img_size)))
-    config |= {key: average(config[key], 3) for key in ('mean', 'std') if len(config[key]) != 3}
+    config = data_config(network, network.img_size)
     rows, best = state.get('rows', []), state.get('best', {'top1': -1.0})
     kept = f'{shown(out)} has the best complete epoch, if there is one; continue with --resume.'
 
