@@ -6,7 +6,7 @@ the fourth power of the side of the image: 1.9 GB in `coatnet_nano` at 896 pixel
 
 import torch
 
-from ..network import Attention, CoAtNet
+from ..network import Attention, CoAtNet, look_up_pairs
 from ..registry import feature_sizes
 
 
@@ -16,15 +16,10 @@ class AttentionByTable(Attention):
     def attend(self, qkv: torch.Tensor, height: int, width: int) -> torch.Tensor:
         """See `Attention.attend`."""
         rows, cols = self.core.grid(height, width)
-        bias = self.rel_pos(rows, cols).T.unflatten(1, (2 * rows - 1, 2 * cols - 1))
         # Always 0, but known only at run time, and so are the indices, which grow with the third power of the side.
         zero = (qkv[:1, 0, 0].abs() < 0).to(torch.int64)
         ys, xs = torch.arange(rows) + zero, torch.arange(cols) + zero
-        # The lookups of `expand_rel_pos_table`.
-        dx = xs[:, None] - xs + (cols - 1)
-        bias = bias.index_select(2, dx.flatten()).unflatten(2, (cols, cols)).transpose(1, 2).flatten(1, 2)
-        dy = xs[:, None] * (2 * rows - 1) + (ys[:, None, None] - ys + (rows - 1))
-        bias = bias.index_select(1, dy.flatten()).reshape(1, -1, rows * cols, rows * cols)
+        bias = look_up_pairs(self.rel_pos(rows, cols), rows, cols, ys, xs)
         return self.core(qkv, bias, height, width)
 
 

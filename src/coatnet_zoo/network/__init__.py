@@ -5,4 +5,4 @@ from .blocks import MBConv, Stem, TransformerBlock
 from .fold import BiasAct, is_unmodified
 from .init import initial_weights
 from .model import CoAtNet, Stage
-from .rel_pos import RelPosBias, RelPosMlp, expand_rel_pos_table
+from .rel_pos import RelPosBias, RelPosMlp, expand_rel_pos_table, look_up_pairs

@@ -87,9 +87,14 @@ def expand_rel_pos_table(table: torch.Tensor, height: int, width: int) -> torch.
     """
     if table.ndim == 4:
         return table
-    heads, rows = table.shape[1], 2 * height - 1
     ys = torch.arange(height, device=table.device)
     xs = torch.arange(width, device=table.device)
+    return look_up_pairs(table, height, width, ys, xs)
+
+
+def look_up_pairs(table: torch.Tensor, height: int, width: int, ys: torch.Tensor, xs: torch.Tensor) -> torch.Tensor:
+    """`expand_rel_pos_table` of a table, with the numbers of the grid's rows (height,) and columns (width,) given."""
+    heads, rows = table.shape[1], 2 * height - 1
     # First all pairs of columns: the biases of a query and a row of keys then lie side by side, (heads, query's column,
     # dy, key's column). The second lookup copies such rows to where they belong, once for each query and row of keys.
     dx = xs[:, None] - xs + (width - 1)
