@@ -105,10 +105,10 @@ def test_model_is_left_as_it_was(digits: CoAtNet) -> None:
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in digits.modules())
 
 
-@pytest.mark.parametrize('rel_pos_type', ['bias', 'mlp'])
-def test_tables_are_those_of_the_model(rel_pos_type: str) -> None:
+@pytest.mark.parametrize('rel_pos_type, output_stride', [('bias', None), ('mlp', None), ('bias', 16)])
+def test_tables_are_those_of_the_model(rel_pos_type: str, output_stride: int | None) -> None:
     """Pair by pair what attention adds to its logits, and of the head that was made to stand out."""
-    model = small(impl='timm', rel_pos_type=rel_pos_type, dim_head=16)
+    model = small(impl='timm', rel_pos_type=rel_pos_type, dim_head=16, output_stride=output_stride)
     wanted = {3: (2, 1), 4: (1, 4)}
     for stage, (block, head) in wanted.items():
         rel_pos = model.stages[stage - 1].blocks[block - 1].attn.rel_pos
@@ -188,7 +188,7 @@ def test_odd_names_and_labels_are_drawn(digits: CoAtNet, tmp_path: Path, monkeyp
 
 @pytest.fixture
 def no_model(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What can be said without a model is said before one is loaded."""
+    """Problems that need no model are named before one is loaded."""
     monkeypatch.setattr(timm, 'create_model', lambda *args, **kwargs: pytest.fail('a model was made'))
 
 
@@ -232,13 +232,13 @@ def test_models_that_cannot_be_explained(tmp_path: Path) -> None:
         message = explain_refusal(tmp_path, DIGIT, 'o.png', '--target', target)
         assert f'There is no class {target}; the model has 10, 0 to 9' in message
     image = open_image(DIGIT)
-    for model, said in (
+    for model, message in (
         (small(num_classes=0), 'no classifier'),
         (small(global_pool=''), 'no classifier'),
         (small(in_chans=4), '4 channels'),
         (timm.create_model('resnet18'), 'complete CoAtNet'),
     ):
-        with pytest.raises(ExplainError, match=said):
+        with pytest.raises(ExplainError, match=message):
             explain_image(image, model)
 
 

@@ -106,8 +106,8 @@ def test_special_changes(change: Callable[[nn.Module], object], monkeypatch: pyt
     [
         (lambda m: setattr(m.stages[1], 'forward', m.stages[1].forward), "module 'stages.1', whose forward was repl"),
         (lambda m: prune.l1_unstructured(m.stem.conv1, 'weight', 0.5), "module 'stem.conv1', whose weight is computed"),
-        (lambda m: m.stages[1].bfloat16(), r'one precision, not in torch.bfloat16, torch.float32; call model.to'),
-        (lambda m: m.stages[1].to('meta'), 'one real device, not on cpu, meta'),
+        (lambda m: m.stages[1].bfloat16(), 'not torch.bfloat16 on cpu, torch.float32 on cpu; load the weights'),
+        (lambda m: m.stages[1].to('meta'), 'one real device, not torch.float32 on cpu, torch.float32 on meta'),
         (lambda m: setattr(m, 'stages', Wrapper(m.stages)), "the module 'stages' is a Wrapper"),
     ],
 )

@@ -6,8 +6,7 @@ the fourth power of the side of the image: 1.9 GB in `coatnet_nano` at 896 pixel
 
 import torch
 
-from ..network import Attention, CoAtNet, look_up_pairs
-from ..registry import feature_sizes
+from ..network import Attention, CoAtNet, attention_sizes, look_up_pairs
 
 
 class AttentionByTable(Attention):
@@ -26,13 +25,11 @@ class AttentionByTable(Attention):
 def keep_tables(network: CoAtNet) -> None:
     """Make attention at the `img_size` of a network look biases up in every call, except for a fifth of its weights."""
     budget = sum(p.nbytes for p in network.parameters()) // 5
-    sizes = feature_sizes(network.img_size, len(network.stages), network.cfg.patch_size)
-    for stage, size in zip(network.stages, sizes, strict=True):
-        for attn in stage.modules():
-            if type(attn) is Attention and network.cfg.rel_attn != 'none':
-                height, width = attn.core.grid(*size)
-                stored = attn.num_heads * (height * width) ** 2 * 4
-                if stored > budget:
-                    attn.__class__ = AttentionByTable
-                else:
-                    budget -= stored
+    for attn, size in attention_sizes(network):
+        if type(attn) is Attention and network.cfg.rel_attn != 'none':
+            height, width = attn.core.grid(*size)
+            stored = attn.num_heads * (height * width) ** 2 * 4
+            if stored > budget:
+                attn.__class__ = AttentionByTable
+            else:
+                budget -= stored

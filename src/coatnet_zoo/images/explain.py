@@ -10,6 +10,7 @@ from coatnet_zoo_runtime import prepare
 
 from ..errors import ExplainError
 from ..network import CoAtNet, RelPosBias, RelPosMlp
+from ..registry import feature_sizes
 from .predict import Guess
 from .reading import classifier_problem, data_config, known_labels
 
@@ -68,7 +69,7 @@ def explain_image(image: Image.Image, model: CoAtNet, target: int | None = None)
     _check(model, target)
     config = data_config(model, model.img_size)
     pixels = torch.from_numpy(prepare(image, config))
-    logits, chosen, evidence, sizes = _grad_cam(model.eval(), pixels, target)
+    logits, chosen, evidence = _grad_cam(model.eval(), pixels, target)
     labels, probabilities = known_labels(model), logits.softmax(0).tolist()
     order = logits.argsort(descending=True, stable=True).tolist()
     guesses = {i: Guess(i, labels and labels[i], probabilities[i]) for i in order}
@@ -79,28 +80,22 @@ def explain_image(image: Image.Image, model: CoAtNet, target: int | None = None)
         top=tuple(guesses.values())[:_TOP],
         target=guesses[chosen],
         evidence=evidence.numpy(),
-        tables=_tables(model, sizes),
+        tables=_tables(model),
     )
 
 
-def _grad_cam(
-    model: CoAtNet, pixels: torch.Tensor, target: int | None
-) -> tuple[torch.Tensor, int, torch.Tensor, list[tuple[int, int]]]:
-    """Compute the logits, the class, the evidence (h, w) for the class, and (height, width) of each stage's output."""
-    sizes = []
+def _grad_cam(model: CoAtNet, pixels: torch.Tensor, target: int | None) -> tuple[torch.Tensor, int, torch.Tensor]:
+    """Compute the logits, the class, and the evidence (h, w) for the class."""
     with torch.inference_mode(False):
         with torch.no_grad():
-            features = model.stem(pixels[None].to(next(model.parameters())))
-            for stage in model.stages:
-                features = stage(features)
-                sizes.append((features.shape[2], features.shape[3]))
+            features = model.stages(model.stem(pixels[None].to(next(model.parameters()))))
         features.requires_grad_()
         with torch.enable_grad():
             logits = model.forward_head(model.norm(features))[0]
             chosen = int(logits.argmax()) if target is None else target
             (gradient,) = torch.autograd.grad(logits[chosen], features)
     evidence = torch.einsum('c,chw->hw', gradient[0].mean((1, 2)).float(), features[0].detach().float())
-    return logits.detach().float().cpu(), chosen, evidence.cpu(), sizes
+    return logits.detach().float().cpu(), chosen, evidence.cpu()
 
 
 def _check(model: CoAtNet, target: int | None) -> None:
@@ -114,18 +109,16 @@ def _check(model: CoAtNet, target: int | None) -> None:
 
 
 @torch.no_grad()
-def _tables(model: CoAtNet, sizes: list[tuple[int, int]]) -> tuple[BiasTable, ...]:
+def _tables(model: CoAtNet) -> tuple[BiasTable, ...]:
     """The table of each stage whose values differ most."""
-    found = []
+    found, sizes = [], feature_sizes(model.img_size, len(model.stages), model.cfg.patch_size)
     for s, (stage, size) in enumerate(zip(model.stages, sizes, strict=True), start=1):
         height, width = (min(side, model.cfg.attn_window or side) for side in size)
         tables = []
         for b, block in enumerate(stage.blocks, start=1):
             for module in block.modules():
-                kind = next((kind for kind in (RelPosBias, RelPosMlp) if isinstance(module, kind)), None)
-                if kind is not None:
-                    # The table, also where a model from `optimize_for_inference` keeps biases.
-                    table = kind.forward(module, height, width).float().cpu()
+                if isinstance(module, (RelPosBias, RelPosMlp)):
+                    table = module(height, width).float().cpu()
                     heads = table.T.reshape(-1, 2 * height - 1, 2 * width - 1).numpy()
                     tables += [BiasTable(s, b, h, len(heads), values) for h, values in enumerate(heads, start=1)]
         if tables:

@@ -1,6 +1,6 @@
 """Modules that replace those of the network in models for inference: the same results in less time.
 
-A module is replaced by changing its class, so names and weights stay.
+Most are replaced by changing their class, so names and weights stay.
 """
 
 import torch
@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from timm.layers import SqueezeExcite
 from torch import nn
 
-from ..network import BiasAct, MBConv, RelPosBias, RelPosMlp, Stage, Stem, TransformerBlock, expand_rel_pos_table
+from ..network import BiasAct, MBConv, Stage, Stem, TransformerBlock, expand_rel_pos_table
 from .microbatch import microbatch, widest_layer
 
 
@@ -76,38 +76,28 @@ class MicrobatchedStage(Stage):
         return microbatch(super().forward, x, widest_layer(self))
 
 
-class _Kept:
-    """The table of one feature map size, or the bias of all pairs of its positions, computed once."""
+_FASTER = (MicrobatchedStem, MicrobatchedStage, InPlaceMBConv, InPlaceTransformerBlock)
+FASTER_PARTS = {kind.__base__: kind for kind in _FASTER}  # by the class that each replaces
 
-    kept_size: tuple[int, int]
-    bias: torch.Tensor
 
-    @torch.no_grad()
-    def keep(self, height: int, width: int, budget: int) -> int:
-        """Keep the bias of all pairs if it has at most `budget` bytes, else the table; return the bytes of the bias."""
-        self.kept_size = (height, width)
-        bias = super().forward(height, width)
-        size = bias.shape[1] * (height * width) ** 2 * bias.itemsize
-        fits = size <= budget
-        self.register_buffer('bias', expand_rel_pos_table(bias, height, width)[0] if fits else bias.clone())
-        return size if fits else 0
+class KeptRelPos(nn.Module):
+    """Positions that are computed once for one size of the feature map, (height, width).
+
+    The bias of all pairs of positions is kept if it has at most `budget` bytes, else the table.
+    """
+
+    def __init__(self, rel_pos: nn.Module, height: int, width: int, budget: int) -> None:
+        super().__init__()
+        self.rel_pos, self.size = rel_pos, (height, width)
+        self.eval()
+        with torch.inference_mode(False), torch.no_grad():
+            table = rel_pos(height, width)
+            fits = table.shape[1] * (height * width) ** 2 * table.itemsize <= budget
+            # Of three dimensions, because `channels_last` changes the layout of four.
+            self.register_buffer('bias', expand_rel_pos_table(table, height, width)[0] if fits else table.clone())
 
     def forward(self, height: int, width: int) -> torch.Tensor:
         """The bias, (1, heads, N, N) with N = height * width, if it is kept; else a table."""
-        if (height, width) != self.kept_size:
-            return super().forward(height, width)
+        if (height, width) != self.size:
+            return self.rel_pos(height, width)
         return self.bias[None] if self.bias.ndim == 3 else self.bias
-
-
-class KeptRelPosBias(_Kept, RelPosBias):
-    """A learned table of positions, see `_Kept`."""
-
-    def set_window_size(self, window_size: tuple[int, int]) -> None:
-        """See `RelPosBias.set_window_size`. The bias of the new size is not kept."""
-        super().set_window_size(window_size)
-        del self.bias
-        self.__class__ = RelPosBias
-
-
-class KeptRelPosMlp(_Kept, RelPosMlp):
-    """A network that computes positions, see `_Kept`."""

@@ -8,27 +8,11 @@ import torch
 from timm.models import reparameterize_model
 from torch import nn
 
-from ..network import Attention, CoAtNet, MBConv, RelPosBias, RelPosMlp, Stage, Stem, TransformerBlock, is_unmodified
-from ..registry import feature_sizes
+from ..network import Attention, CoAtNet, RelPosBias, RelPosMlp, attention_sizes, is_pointwise, is_unmodified
 from .microbatch import is_batch_independent
-from .modules import (
-    InPlaceMBConv,
-    InPlaceTransformerBlock,
-    KeptRelPosBias,
-    KeptRelPosMlp,
-    MicrobatchedStage,
-    MicrobatchedStem,
-    PointwiseConv2d,
-)
+from .modules import FASTER_PARTS, InPlaceMBConv, KeptRelPos, PointwiseConv2d
 
 _logger = logging.getLogger(__name__)
-_FASTER_PARTS = {
-    Stem: MicrobatchedStem,
-    Stage: MicrobatchedStage,
-    MBConv: InPlaceMBConv,
-    TransformerBlock: InPlaceTransformerBlock,
-}
-_KEPT_REL_POS = {RelPosBias: KeptRelPosBias, RelPosMlp: KeptRelPosMlp}
 
 
 class OptimizedCoAtNet(CoAtNet):
@@ -41,6 +25,16 @@ class OptimizedCoAtNet(CoAtNet):
         if x.ndim != 4 or x.shape[1] != self.in_chans:
             raise ValueError(f'This model takes images of shape (B, {self.in_chans}, H, W), got {tuple(x.shape)}.')
         return x.to(dtype=next(self.parameters()).dtype, memory_format=torch.channels_last)
+
+    def set_input_size(self, img_size: int | tuple[int, int]) -> None:
+        """See `CoAtNet.set_input_size`."""
+        for attn, _ in attention_sizes(self):
+            if isinstance(attn.rel_pos, KeptRelPos):
+                attn.rel_pos = attn.rel_pos.rel_pos
+        try:
+            super().set_input_size(img_size)
+        finally:
+            _keep_positions(self)
 
     def forward_features(self, x: torch.Tensor) -> torch.Tensor:
         """See `CoAtNet.forward_features`."""
@@ -107,31 +101,23 @@ def _separate(model: nn.Module) -> None:
 def _keep_positions(model: CoAtNet) -> None:
     """Compute the positions of the native size once."""
     budget = sum(p.nbytes for p in model.parameters()) // 10
-    sizes = feature_sizes(model.img_size, len(model.stages), model.cfg.patch_size)
-    for stage, size in zip(model.stages, sizes, strict=True):
-        for attn in stage.modules():
-            if not is_unmodified(attn, Attention) or not is_unmodified(attn.rel_pos, *_KEPT_REL_POS):
-                continue
-            height, width = attn.core.grid(*size)
-            if is_batch_independent(attn.rel_pos):
-                attn.rel_pos.__class__ = _KEPT_REL_POS[type(attn.rel_pos)]
-                budget -= attn.rel_pos.keep(height, width, budget)
+    for attn, size in attention_sizes(model):
+        is_plain = is_unmodified(attn, Attention) and is_unmodified(attn.rel_pos, RelPosBias, RelPosMlp)
+        if is_plain and is_batch_independent(attn.rel_pos):
+            attn.rel_pos = KeptRelPos(attn.rel_pos, *attn.core.grid(*size), budget)
+            budget -= attn.rel_pos.bias.nbytes if attn.rel_pos.bias.ndim == 3 else 0
 
 
 def _replace_modules(model: CoAtNet) -> None:
     """Give modules faster classes, if nothing else changes or sees what they compute."""
-    parts = [module for module in model.modules() if type(module) in _FASTER_PARTS]
+    parts = [module for module in model.modules() if type(module) in FASTER_PARTS]
     for part in [part for part in parts if is_batch_independent(part)]:
-        part.__class__ = _FASTER_PARTS[type(part)]
+        part.__class__ = FASTER_PARTS[type(part)]
         if isinstance(part, InPlaceMBConv):
             part.prepare()
     for layer in model.modules():
-        if is_unmodified(layer, nn.Conv2d) and _is_product(layer):
+        if type(layer) is nn.Conv2d and is_pointwise(layer) and layer.stride == (1, 1):
             layer.__class__ = PointwiseConv2d
-
-
-def _is_product(conv: nn.Conv2d) -> bool:
-    return conv.kernel_size == conv.stride == (1, 1) and conv.padding == (0, 0) and conv.groups == 1
 
 
 def _check(model: nn.Module) -> None:
@@ -157,13 +143,9 @@ def _check(model: nn.Module) -> None:
                     f'optimize_for_inference cannot copy the module {name!r}, whose {attribute} is computed from other '
                     'tensors; make that permanent first, e.g. with torch.nn.utils.remove_weight_norm or prune.remove.'
                 )
-    devices = {str(p.device) for p in model.parameters()}
-    if len(devices) > 1 or 'meta' in devices:
-        found = ', '.join(sorted(devices))
-        raise ValueError(f'optimize_for_inference needs all weights on one real device, not on {found}.')
-    dtypes = {str(p.dtype) for p in model.parameters() if p.is_floating_point()}
-    if len(dtypes) > 1:
+    found = sorted({f'{p.dtype} on {p.device}' for p in model.parameters() if p.is_floating_point()})
+    if len(found) > 1 or found[0].endswith('meta'):
         raise ValueError(
-            f'optimize_for_inference needs all weights in one precision, not in {", ".join(sorted(dtypes))}; call '
-            'model.to(...) first.'
+            'optimize_for_inference needs all weights in one precision and on one real device, not '
+            f'{", ".join(found)}; load the weights, or call model.to(...) first.'
         )

@@ -52,11 +52,6 @@ class Attention(nn.Module):
         self.proj = nn.Linear(dim_attn, dim_out, bias=cfg.proj_bias, **dd)
         self.proj_drop = nn.Dropout(proj_drop)
 
-    def set_feat_size(self, feat_size: tuple[int, int]) -> None:
-        """Resize a learned position table for another feature map, (height, width). The table is a new parameter."""
-        if isinstance(self.rel_pos, RelPosBias):
-            self.rel_pos.set_window_size(self.core.grid(*feat_size))
-
     def attend(self, qkv: Tensor, height: int, width: int) -> Tensor:
         """Compute everything between the projections. See `GlobalCore.forward`."""
         rows, cols = self.core.grid(height, width)

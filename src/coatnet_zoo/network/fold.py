@@ -75,7 +75,7 @@ def fold_before(norm: nn.Module, layer: nn.Module, between: nn.Module | None = N
 
     The module between the two, if any, must commute with `x * scale + shift`, as average pooling does.
     """
-    if not is_foldable(norm) or not is_unmodified(activation_of(norm), nn.Identity) or not _is_pointwise(layer):
+    if not is_foldable(norm) or not is_unmodified(activation_of(norm), nn.Identity) or not is_pointwise(layer):
         return norm
     if between is not None and not _commutes_with_affine(between):
         return norm
@@ -109,7 +109,7 @@ def fold_across_se(conv: nn.Module, se: nn.Module, norm: nn.Module) -> nn.Module
     if not is_foldable(norm) or not is_unmodified(conv, nn.Conv2d) or not is_unmodified(se, SqueezeExcite):
         return norm
     scale, shift = scale_and_shift(norm)
-    if se.add_maxpool or not _is_pointwise(se.fc1) or scale.abs().min() < 1e-3 * scale.abs().max():
+    if se.add_maxpool or not is_pointwise(se.fc1) or scale.abs().min() < 1e-3 * scale.abs().max():
         return norm
     _scale_outputs(conv, scale)
     weight, bias = _matrix_and_bias(se.fc1)
@@ -130,7 +130,7 @@ class BiasAct(nn.Module):
         return self.act(x + self.bias)
 
 
-def _is_pointwise(layer: nn.Module) -> bool:
+def is_pointwise(layer: nn.Module) -> bool:
     """Whether a module is an unmodified linear layer that computes each position separately."""
     if is_unmodified(layer, nn.Conv2d):
         return layer.kernel_size == (1, 1) and layer.padding == (0, 0) and layer.groups == 1

@@ -3,7 +3,7 @@
 Read `CoAtNet.forward` and `Stage.forward` here, then blocks.py, attention.py and rel_pos.py.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any
 
@@ -19,6 +19,7 @@ from .attention import Attention
 from .blocks import MBConv, PatchStem, Stem, TransformerBlock, get_norm_2d
 from .init import initial_weights
 from .layers import join_phases, split_phases
+from .rel_pos import RelPosBias
 
 
 class Stage(nn.Module):
@@ -186,12 +187,11 @@ class CoAtNet(nn.Module):
             ValueError: If the size is below 32 or above 8192 pixels, or if `cfg.attn_window` is too large to have an
                 effect at this size.
         """
-        sizes = self._feature_sizes(to_2tuple(img_size))
+        self._feature_sizes(to_2tuple(img_size))
         self.img_size = to_2tuple(img_size)
-        for stage, size in zip(self.stages, sizes, strict=False):  # stages may have been pruned
-            for module in stage.modules():
-                if isinstance(module, Attention):
-                    module.set_feat_size(size)
+        for attn, size in attention_sizes(self):
+            if isinstance(attn.rel_pos, RelPosBias):
+                attn.rel_pos.set_window_size(attn.core.grid(*size))
         update_model_input_size(self, self.img_size)
 
     @torch.jit.ignore
@@ -291,3 +291,12 @@ class CoAtNet(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, in_chans, H, W) -> (B, num_classes)."""
         return self.forward_head(self.forward_features(x))
+
+
+def attention_sizes(model: CoAtNet) -> Iterator[tuple[Attention, tuple[int, int]]]:
+    """Every attention of a model, with (height, width) of its feature map at the `img_size` of the model."""
+    sizes = feature_sizes(model.img_size, len(model.stages), model.cfg.patch_size)  # stages may have been pruned
+    for stage, size in zip(model.stages, sizes, strict=True):
+        for module in stage.modules():
+            if isinstance(module, Attention):
+                yield module, size
