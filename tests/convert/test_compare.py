@@ -97,8 +97,8 @@ def test_the_command_compares(files: Path) -> None:
     for number, options in enumerate(
         (('--compare', f'{code}:build'), ('--compare', f'{code}:wrapped'), ('--check', files / 'pair.pt'))
     ):
-        said = output_of('convert', best, files / str(number), *options)
-        assert 'compared: the logits match those' in said and 'GELU' not in said
+        output = output_of('convert', best, files / str(number), *options)
+        assert 'compared: the logits match those' in output and 'GELU' not in output
     for options, words in (
         (('--compare', f'{code}:mish'), 's0.0.2 is Mish, not GELU'),
         (('--compare', f'{code}:other'), 'does not load the checkpoint'),

@@ -54,11 +54,11 @@ ACCEPTED: list[dict[str, Any]] = [
 ]
 
 
-@pytest.mark.parametrize('said', ACCEPTED, ids=lambda said: ' '.join(said))
-def test_arguments_that_are_read_right(said: dict[str, Any], tmp_path: Path) -> None:
-    convert_checkpoint(FIXTURE, tmp_path / 'out', **said)
+@pytest.mark.parametrize('arguments', ACCEPTED, ids=lambda arguments: ' '.join(arguments))
+def test_arguments_that_are_read_right(arguments: dict[str, Any], tmp_path: Path) -> None:
+    convert_checkpoint(FIXTURE, tmp_path / 'out', **arguments)
     cfg = timm.create_model(f'local-dir:{tmp_path / "out"}', pretrained=True).pretrained_cfg
-    expected = {{'name': 'tag', 'labels': 'label_names'}.get(k, k): v for k, v in said.items() if k != 'img_size'}
+    expected = {{'name': 'tag', 'labels': 'label_names'}.get(k, k): v for k, v in arguments.items() if k != 'img_size'}
     assert {k: cfg[k] for k in expected} == {k: list(v) if isinstance(v, tuple) else v for k, v in expected.items()}
 
 
@@ -91,9 +91,9 @@ BAD_LABELS: dict[str, tuple[Callable[[Path], object], str]] = {
 
 @pytest.mark.parametrize('kind', BAD_LABELS)
 def test_labels_that_are_refused(kind: str, tmp_path: Path) -> None:
-    make, said = BAD_LABELS[kind]
+    make, message = BAD_LABELS[kind]
     make(tmp_path / 'labels.txt')
-    assert said in refusal('convert', FIXTURE, tmp_path / 'out', '--labels', tmp_path / 'labels.txt')
+    assert message in refusal('convert', FIXTURE, tmp_path / 'out', '--labels', tmp_path / 'labels.txt')
     assert not (tmp_path / 'out').exists()
 
 
@@ -157,11 +157,12 @@ def test_overwrite_replaces_the_three_files(kind: str, converted: Path, tmp_path
     assert [p.name for p in tmp_path.iterdir()] == ['out']
 
 
-@pytest.mark.parametrize('src', [f'out/{SAFE}', f'out/../out/{SAFE}', 'link'])
-def test_the_folder_of_the_source_is_not_replaced(src: str, converted: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize('src', [f'out/{SAFE}', f'out/../out/{SAFE}', 'link', 'local-dir:out'])
+def test_the_folder_of_the_source_is_not_replaced(src: str, converted: Path, tmp_path: Path, monkeypatch) -> None:
     shutil.copytree(converted, tmp_path / 'out')
     (tmp_path / 'link').symlink_to(tmp_path / 'out' / SAFE)
-    assert 'is inside' in refusal('convert', tmp_path / src, tmp_path / 'out', '--overwrite')
+    monkeypatch.chdir(tmp_path)
+    assert 'is inside' in refusal('convert', src, 'out', '--overwrite')
     assert snapshot(tmp_path / 'out') == snapshot(converted)
 
 

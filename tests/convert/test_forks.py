@@ -24,8 +24,8 @@ X = random_images(2, 3, 64)
 
 def converted(folder: Path, content: bytes, *options: str) -> tuple[nn.Module, str]:
     """The model of a file, and what the command says."""
-    said = output_of('convert', write(folder, content), folder / 'out', *options)
-    return timm.create_model(f'local-dir:{folder / "out"}', pretrained=True).eval(), said
+    output = output_of('convert', write(folder, content), folder / 'out', *options)
+    return timm.create_model(f'local-dir:{folder / "out"}', pretrained=True).eval(), output
 
 
 # Networks that compute the same in other words.
@@ -127,8 +127,8 @@ def test_other_heads_are_refused_or_dropped(case: str, tmp_path: Path) -> None:
     message = refusal('convert', write(tmp_path, saved(content)), tmp_path / 'out')
     first = next(k for k in content if k.removeprefix('net.') not in WITH_FC)
     assert 'After the network' in message and first in message and message.endswith('(--no-head).\n'), message
-    model, said = converted(tmp_path, saved(content), '--no-head')
-    assert 'no classes' in said and f'left out, not part of the network: {first}' in said
+    model, output = converted(tmp_path, saved(content), '--no-head')
+    assert 'no classes' in output and f'left out, not part of the network: {first}' in output
     features = NETWORK.s4(NETWORK.s3(NETWORK.s2(NETWORK.s1(NETWORK.s0(X))))).mean((2, 3))
     assert_close(model(X), features, rel=1e-5)
 
@@ -136,8 +136,8 @@ def test_other_heads_are_refused_or_dropped(case: str, tmp_path: Path) -> None:
 @torch.no_grad()
 def test_a_layer_beside_the_network_is_the_classifier_with_a_line(tmp_path: Path) -> None:
     tensors = {**WRAPPED, 'projector.weight': WITH_FC['fc.weight']}
-    model, said = converted(tmp_path, saved(tensors))
-    assert 'logits from fc, projector.weight is the classifier; check with' in said
+    model, output = converted(tmp_path, saved(tensors))
+    assert 'logits from fc, projector.weight is the classifier; check with' in output
     assert_close(model(X), NETWORK(X), rel=1e-5)
 
 
@@ -145,8 +145,8 @@ def test_a_layer_beside_the_network_is_the_classifier_with_a_line(tmp_path: Path
 def test_metrics_are_left_out_with_a_line(prefix: str, tmp_path: Path) -> None:
     metrics = {'val_acc.confmat': torch.ones(5, 5), 'class_weights': torch.ones(5), 'criterion.weight': torch.ones(5)}
     tensors = {**{prefix + k: v for k, v in WITH_FC.items()}, **metrics}
-    model, said = converted(tmp_path, saved(tensors))
-    assert model.num_classes == 5 and f'left out, not part of the network: {", ".join(metrics)}' in said
+    model, output = converted(tmp_path, saved(tensors))
+    assert model.num_classes == 5 and f'left out, not part of the network: {", ".join(metrics)}' in output
 
 
 # What this package cannot compute.

@@ -88,7 +88,7 @@ def test_a_file_without_classifier(fixture: Path, tmp_path: Path) -> None:
 def test_without_h5py_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, 'h5py', None)
     shutil.copy(FIXTURES[0], tmp_path / 'a.h5')
-    assert 'pip install coatnet-zoo[keras]' in refusal(tmp_path / 'a.h5')
+    assert "pip install 'coatnet-zoo[keras]'" in refusal(tmp_path / 'a.h5')
 
 
 def replace(file, name: str, **kwargs) -> None:

@@ -66,8 +66,8 @@ def by_the_printed_call(content: dict, file: Path, size: tuple[int, int]) -> nn.
 @torch.inference_mode()
 def test_state_dicts_convert_with_their_classifier(form: str, tuned: nn.Module, tmp_path: Path) -> None:
     torch.save(FORMS[form](tuned.state_dict()), tmp_path / 'best.pth')
-    said = output_of('convert', tmp_path / 'best.pth', tmp_path / 'out')
-    assert '7 classes' in said and 'left out' not in said
+    output = output_of('convert', tmp_path / 'best.pth', tmp_path / 'out')
+    assert '7 classes' in output and 'left out' not in output
     loaded = timm.create_model(f'local-dir:{tmp_path / "out"}', pretrained=True).eval()
     x = random_images(2, 3, 160)
     assert_close(loaded(x), tuned(x), rel=1e-2 if form == 'half' else 1e-4)
@@ -76,7 +76,7 @@ def test_state_dicts_convert_with_their_classifier(form: str, tuned: nn.Module, 
 SIZES: dict[str, tuple[str, dict[str, Any], tuple[str, ...], str]] = {
     'the tables show it': ('test_coatnet', dict(img_size=96, in_chans=1), (), '96x96; 7'),
     'the tables fit no square': ('test_coatnet', dict(img_size=(96, 128)), ('--img-size', '96x128'), '96x128; 7'),
-    'no table, as said': ('coatnet_rmlp_nano_rw_224', dict(img_size=96), ('--img-size', '96'), '96x96; 7'),
+    'no table, as given': ('coatnet_rmlp_nano_rw_224', dict(img_size=96), ('--img-size', '96'), '96x96; 7'),
     'no table, as usual': ('coatnet_rmlp_nano_rw_224', {}, (), 'img_size=(224, 224)'),
     'no bias': ('test_coatnet', dict(img_size=64), (), '64x64; 7'),
 }
@@ -148,8 +148,8 @@ def test_other_layers_are_named_with_the_way(case: str, tuned: nn.Module, tmp_pa
 def test_folders_keep_labels_and_preprocessing(tuned: nn.Module, folder: Path, tmp_path: Path) -> None:
     x = random_images(2, 3, 160)
     assert_close(load_model(str(folder))(x), tuned(x), rel=1e-5)
-    said = output_of('convert', folder, tmp_path / 'out')
-    assert 'assumed' not in said
+    output = output_of('convert', folder, tmp_path / 'out')
+    assert 'assumed' not in output
     cfg = json.loads((tmp_path / 'out' / 'config.json').read_text())
     assert cfg['label_names'] == LABELS and cfg['pretrained_cfg']['mean'] == [0.4, 0.4, 0.4]
     assert cfg['pretrained_cfg']['license'] == 'mit'

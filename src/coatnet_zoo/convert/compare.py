@@ -74,7 +74,7 @@ def check_same(theirs: nn.Module, ours: nn.Module, images: torch.Tensor | None, 
 def _difference(found: Any, expected: Any) -> float:
     if not isinstance(expected, torch.Tensor) or found.shape != expected.shape:
         return float('inf')
-    error = (found - expected).abs().max() / expected.abs().max()
+    error = (found - expected).abs().max() / expected.abs().max().clamp(min=1e-30)
     return float(error) if error == error else float('inf')
 
 

@@ -207,7 +207,8 @@ def _check_destination(src: str | os.PathLike | Checkpoint, dst: Path, overwrite
         dst.lstat()
         if not overwrite:
             raise CheckpointError(f'{shown(dst)} already exists; choose another folder or use overwrite (--overwrite).')
-        if not isinstance(src, Checkpoint) and Path(src).resolve().is_relative_to(dst.resolve()):
+        place = None if isinstance(src, Checkpoint) else Path(str(src).removeprefix('local-dir:')).resolve()
+        if place and place.is_relative_to(dst.resolve()):
             raise CheckpointError(f'{shown(src)} is inside {shown(dst)}, which would be replaced; choose another DST.')
         is_folder = dst.is_dir() and not dst.is_symlink()
         problem = None if is_folder else 'is not a folder'

@@ -1,5 +1,6 @@
 """Folders and repositories with a config.json of timm, the form in which fine-tuned networks are published."""
 
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ _HUB = ('hf-hub:', 'hf_hub:')
 
 def is_folder(src: str) -> bool:
     """Whether a source of a conversion is a folder or a repository, and not a file."""
-    return src.startswith((*_HUB, 'local-dir:')) or Path(src).is_dir()
+    return src.startswith((*_HUB, 'local-dir:')) or os.path.isdir(src)
 
 
 def describe(src: str) -> tuple[str, dict[str, Any], dict[str, Any]]:

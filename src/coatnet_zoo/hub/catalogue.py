@@ -9,7 +9,6 @@ from ..errors import UnknownNameError
 from ..registry import (
     COSTS,
     IMPLS,
-    RELEASE_HOST,
     SIZES,
     WEIGHTS,
     bundled_file,
@@ -78,7 +77,7 @@ def _entry(size: str, tag: str | None, impl: str) -> Entry:
     if tag is None:
         return Entry(**network)
     weights = WEIGHTS[name]
-    source = f'{RELEASE_HOST}/{weights.release}' if weights.release else weights.hf_hub_id
+    source = cfg.get('url') or weights.hf_hub_id
     return Entry(
         **network,
         top1=weights.top1,

@@ -230,7 +230,7 @@ def read(path: Path) -> Checkpoint:
     try:
         import h5py
     except ImportError as e:
-        raise CheckpointError(f'{path} is an HDF5 file, which needs h5py: pip install coatnet-zoo[keras].') from e
+        raise CheckpointError(f"{path} is an HDF5 file, which needs h5py: pip install 'coatnet-zoo[keras]'.") from e
     tensors: dict[str, torch.Tensor] = {}
     try:
         with h5py.File(path, 'r') as file:
