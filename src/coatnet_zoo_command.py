@@ -38,9 +38,3 @@ def main() -> None:
 def import_models() -> None:
     """Register the models, which the command has not done yet."""
     importlib.import_module('coatnet_zoo.factory')
-
-
-if __name__ == '__main__':
-    # The package must see the flag of this very module.
-    sys.modules['coatnet_zoo_command'] = sys.modules['__main__']
-    main()

@@ -31,7 +31,7 @@ def test_wheel_works_outside_the_checkout(tmp_path: Path) -> None:
     assert len(links) >= 3 and all(link.startswith('https://') for link in links) and '![' not in page, links
 
     env = {**os.environ, 'PYTHONPATH': str(tmp_path / 'site')}
-    for args in (['-c', CODE], ['-m', 'coatnet_zoo_command', 'info', 'coatnet_atto']):
+    for args in (['-c', CODE], ['-m', 'coatnet_zoo', 'info', 'coatnet_atto']):
         done = subprocess.run(
             [sys.executable, *args], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=120
         )

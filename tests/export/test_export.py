@@ -137,16 +137,16 @@ BAD = [
     (dict(img_size='100000'), 'Images must have 32 to 4096 pixels on each side, not 100000.'),
     (dict(format='pt2', int8='good'), 'pt2 does not support 8-bit integers here; export to onnx or openvino'),
     (dict(format='pt2', dynamic_size=''), 'pt2 supports one size here; export to onnx'),
-    (dict(int8='nowhere'), 'nowhere cannot be read: No such file or directory.'),
-    (dict(int8='empty'), 'empty has no images'),
+    (dict(int8='nowhere'), 'There is no folder nowhere; calibration needs'),
+    (dict(int8='empty'), 'The folder empty has no images. Calibration needs'),
     (dict(int8='bad'), 'broken.png is not an image that can be read'),
     (dict(model='coatnet_99'), "The model 'coatnet_99' cannot be loaded"),
     (dict(model='resnet18'), 'not a model of this package'),
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize('given, said', BAD)
-def test_bad_input(given: dict, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fake: Callable) -> None:
+@pytest.mark.parametrize('given, message', BAD)
+def test_bad_input(given: dict, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fake: Callable) -> None:
     monkeypatch.chdir(tmp_path)
     for folder in ('there', 'empty', 'good', 'bad'):
         Path(folder).mkdir()
@@ -160,7 +160,7 @@ def test_bad_input(given: dict, said: str, tmp_path: Path, monkeypatch: pytest.M
         words += [f'--{name.replace("_", "-")}', value]
     result = command('export', *filter(None, words))
     error = [line for line in result.output.splitlines() if not re.match(r' +\d+ s  ', line)]
-    assert result.exit_code == 1 and len(error) == 1 and said in error[0], result.output
+    assert result.exit_code == 1 and len(error) == 1 and message in error[0], result.output
     assert set(tmp_path.rglob('*')) == before
 
 
@@ -179,7 +179,7 @@ def test_windows_have_one_size(tmp_path: Path, fake: Callable) -> None:
 
 
 @pytest.mark.parametrize(
-    'make, said',
+    'make, message',
     [
         (lambda: optimize_for_inference(small()), 'nor one from optimize_for_inference; export the model that'),
         (lambda: timm.create_model('coatnet_0', depths=(1,) * 4, features_only=True), 'Only a complete CoAtNet'),
@@ -188,8 +188,8 @@ def test_windows_have_one_size(tmp_path: Path, fake: Callable) -> None:
         (lambda: small('coatnet_0', impl='paper', attn_window=9), 'attn_window=9 has no effect at img_size=(64, 64)'),
     ],
 )  # fmt: skip
-def test_models_that_are_not_exported(make: Callable, said: str, tmp_path: Path, fake: Callable) -> None:
-    with pytest.raises(ExportError, match=re.escape(said)):
+def test_models_that_are_not_exported(make: Callable, message: str, tmp_path: Path, fake: Callable) -> None:
+    with pytest.raises(ExportError, match=re.escape(message)):
         export_model(make(), tmp_path / 'out', 'fake', img_size=64)
     assert list(tmp_path.iterdir()) == []
 
@@ -203,7 +203,7 @@ def half(error: BaseException) -> Callable[[Task, Path], None]:
 
 
 @pytest.mark.parametrize(
-    'changes, error, said',
+    'changes, error, message',
     [
         (dict(write=half(OSError(28, 'No space left on device'))), ExportError, 'cannot be written: No space left'),
         (dict(write=half(RuntimeError('g++: No space left on device'))), ExportError, 'written: No space left'),
@@ -214,10 +214,10 @@ def half(error: BaseException) -> Callable[[Task, Path], None]:
     ],
 )
 def test_nothing_half_written_stays(
-    changes: dict, error: type[BaseException], said: str | None, tmp_path: Path, fake: Callable
+    changes: dict, error: type[BaseException], message: str | None, tmp_path: Path, fake: Callable
 ) -> None:
     fake(**changes)
-    with pytest.raises(error, match=said):
+    with pytest.raises(error, match=message):
         export_model(small(), tmp_path / 'out', 'fake')
     assert list(tmp_path.iterdir()) == []
 

@@ -170,9 +170,9 @@ def test_eight_bits_lose_at_most_one_point(format: str, node: bytes, tmp_path: P
         Image.fromarray(((pixels / 2 + 0.5) * 255).round().byte().numpy()).save(photos / f'{number}.png')
     out = tmp_path / 'new' / 'out'
     words = ['coatnet_atto.digits', out, '--format', format, '--int8', photos, '--dynamic-batch']
-    said = output_of('export', *words)
-    assert int(re.search(r'\n  the same class for (\d+) of 64 calibration images\n', said)[1]) >= 63
-    assert float(re.search(r'from torch is (\S+),', said)[1]) < 0.5
+    output = output_of('export', *words)
+    assert int(re.search(r'\n  the same class for (\d+) of 64 calibration images\n', output)[1]) >= 63
+    assert float(re.search(r'from torch is (\S+),', output)[1]) < 0.5
     file = out / FORMATS[format].file
     assert file.read_bytes().count(node) > 30
     beside = {'model.bin'} if format == 'openvino' else set()

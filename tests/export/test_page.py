@@ -32,7 +32,7 @@ def test_the_blocks_of_a_runtime(block: int, module: str, tmp_path: Path) -> Non
     """tests/clients has the blocks of AOTInductor, whose compiler takes longer than all tests of this folder."""
     pytest.importorskip(module, reason='needs the extra of this format')
     command, program = BLOCKS[block : block + 2]
-    said = pages.run(command, tmp_path)
-    assert float(re.search(r'difference of a logit from torch is (\S+),', said)[1]) < 1e-4
+    output = pages.run(command, tmp_path)
+    assert float(re.search(r'difference of a logit from torch is (\S+),', output)[1]) < 1e-4
     shutil.copy(DATA / 'digits' / '7_row1496.png', tmp_path / 'image.png')
     assert run(tmp_path, '-c', program.code + STRANGERS).splitlines() == ['7', '[]']

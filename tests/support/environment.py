@@ -25,7 +25,7 @@ class Environment:
 
     def autoload(self, action: str) -> str:
         """What `coatnet-zoo autoload` prints."""
-        code, out, err = self.run('-m', 'coatnet_zoo_command', 'autoload', action)
+        code, out, err = self.run('-m', 'coatnet_zoo', 'autoload', action)
         assert (code, err) == (0, '')
         return out
 

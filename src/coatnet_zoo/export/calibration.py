@@ -23,13 +23,11 @@ def read_images(folder: str | os.PathLike, config: dict[str, Any]) -> list[np.nd
     Raises:
         ExportError: If there are no images, if an image cannot be read, or if the model takes neither 1 nor 3 channels.
     """
-    try:
-        os.listdir(folder)
-    except OSError as e:
-        raise ExportError(f'The images in {folder} cannot be read: {e.strerror}.') from e
-    files, _ = find_images([os.fspath(folder)])
+    if not os.path.isdir(folder):
+        raise ExportError(f'There is no folder {folder}; calibration needs a few dozen typical images.')
+    files, problems = find_images([os.fspath(folder)])
     if not files:
-        raise ExportError(f'{folder} has no images; calibration needs a few dozen typical images.')
+        raise ExportError(f'{problems[0]} Calibration needs a few dozen typical images.')
     try:
         chosen = files[:: math.ceil(len(files) / _MOST)]
         return [prepare(open_image(file), config)[None] for file in chosen]

@@ -1,6 +1,7 @@
 """The photos of a folder: finding, reading and splitting them, and the data set for timm's loader."""
 
 import hashlib
+import os
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -55,8 +56,9 @@ def find_photos(root: Path, val: Any, seed: int, workers: int) -> list[Photo]:
         FinetuneError: If a folder is missing, the validation has a class of its own, or there are not two classes.
     """
     folders, share, photos, problems = {'train': root}, 0.0, [], []
-    inside = [path for name in ('val', 'valid', 'validation', 'test') if (path := root / name).is_dir()]
-    if (root / 'train').is_dir() and (inside or [path.name for path in root.iterdir() if path.is_dir()] == ['train']):
+    names = [name for name in next(os.walk(root), ('', []))[1] if not name.startswith('.')]
+    inside = [root / name for name in ('val', 'valid', 'validation', 'test') if name in names]
+    if 'train' in names and (inside or names == ['train']):
         folders, val = {'train': root / 'train'}, inside[0] if inside and val is None else val
     try:
         share = 0.2 if val is None else float(val)
@@ -65,7 +67,7 @@ def find_photos(root: Path, val: Any, seed: int, workers: int) -> list[Photo]:
     if 'val' not in folders and not 0 < share < 1:
         raise FinetuneError(f'A share of {share:g} cannot be held out; give one such as 0.2, or a folder.')
     for part, folder in folders.items():
-        if not folder.is_dir():
+        if not os.path.isdir(folder):
             raise FinetuneError(f'There is no folder {shown(folder)}; give one with a folder of photos for each class.')
         for file in sorted(map(Path, files_in(str(folder), problems))):
             photos.append(Photo(file, file.relative_to(folder).parts[0], part))

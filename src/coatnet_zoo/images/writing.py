@@ -8,7 +8,6 @@ from collections.abc import Iterator, Sequence
 from ..errors import shown
 from .predict import Guess, Prediction
 
-_CSV_HEADER = ('file', 'rank', 'index', 'label', 'probability')
 # Characters of the columns of a terminal.
 _PERCENT = 7
 _LONGEST_LABEL = 28
@@ -67,7 +66,7 @@ def csv_text(predictions: Sequence[Prediction]) -> str:
     """A header, and a row for each guess; rank 1 is the most probable class of a file."""
     text = io.StringIO(newline='')
     rows = csv.writer(text)
-    rows.writerow(_CSV_HEADER)
+    rows.writerow(('file', 'rank', 'index', 'label', 'probability'))
     for prediction in predictions:
         for rank, guess in enumerate(prediction.guesses, start=1):
             rows.writerow([prediction.file, rank, guess.index, guess.label, guess.probability])
