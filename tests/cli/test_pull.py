@@ -55,11 +55,11 @@ def test_all_weights(served: HubServer) -> None:
     local_file('coatnet_2.sw_in12k').unlink()
     result = command('verify', 'coatnet_0', 'coatnet_1', RELEASED[0], 'coatnet_2.sw_in12k')
     assert result.exit_code == 1
-    said = result.output.splitlines()
-    assert 'matches the declared hash' in said[0]
-    assert 'is damaged' in said[1] and said[1].endswith('repair it with `coatnet-zoo pull coatnet_1.sw_in1k`')
-    assert 'is damaged' in said[2] and said[2].endswith(f'repair it with `coatnet-zoo pull {RELEASED[0]}`')
-    assert 'not in the cache' in said[3] and '`coatnet-zoo pull coatnet_2.sw_in12k`' in said[3]
+    lines = result.output.splitlines()
+    assert 'matches the declared hash' in lines[0]
+    assert 'is damaged' in lines[1] and lines[1].endswith('repair it with `coatnet-zoo pull coatnet_1.sw_in1k`')
+    assert 'is damaged' in lines[2] and lines[2].endswith(f'repair it with `coatnet-zoo pull {RELEASED[0]}`')
+    assert 'not in the cache' in lines[3] and '`coatnet-zoo pull coatnet_2.sw_in12k`' in lines[3]
     served.start()
     output_of('pull', 'coatnet_1', RELEASED[0], 'coatnet_2.sw_in12k')  # the advice
     assert output_of('verify', 'coatnet_1', RELEASED[0], 'coatnet_2.sw_in12k').count('matches the declared hash') == 3

@@ -28,7 +28,7 @@ def cache(fresh_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_all_sources_are_the_same_model(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Also what is assumed where a file records no preprocessing is said."""
+    """Also what is assumed where a file records no preprocessing is printed."""
     monkeypatch.chdir(tmp_path)
     digits = timm.create_model('coatnet_atto.digits', pretrained=True).eval()
     save_for_hf(digits, 'folder', safe_serialization=True)

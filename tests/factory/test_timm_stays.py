@@ -28,16 +28,15 @@ def functions():
 before = functions()
 import coatnet_zoo
 after = functions()
-said = dict(
+facts = dict(
     count=len(before), changed=[key for key in before if after.get(key) is not before[key]],
     added=list(after.keys() - before.keys()), imported=list(set(sys.modules) - loaded),
     registered=timm.is_model('coatnet_1'),
 )
 from coatnet_zoo import *
-said['public'] = explain_image.__name__ == 'explain_image' and {*coatnet_zoo.__all__} <= {*dir(coatnet_zoo)}
-said['name of a command'] = hasattr(coatnet_zoo, 'explain')
-said['extras'] = list({'matplotlib', 'sklearn', 'cv2', 'onnx'} & set(sys.modules))
-print(json.dumps(said))
+facts['public'] = explain_image.__name__ == 'explain_image' and {*coatnet_zoo.__all__} <= {*dir(coatnet_zoo)}
+facts['name of a command'] = hasattr(coatnet_zoo, 'explain')
+print(json.dumps({**facts, 'extras': list({'matplotlib', 'sklearn', 'cv2', 'onnx'} & set(sys.modules))}))
 """
 
 
@@ -52,24 +51,24 @@ def fresh() -> tuple[dict[str, Any], dict[str, int]]:
 
 def test_the_import_changes_one_function_of_timm(fresh: tuple) -> None:
     """`get_model_args`, which gives other models what it gave before: see `test_saved_classes`."""
-    said, _ = fresh
-    assert (said['changed'], said['added']) == ([['timm.models._hub', 'get_model_args']], [])
-    assert said['count'] > 1000
+    facts, _ = fresh
+    assert (facts['changed'], facts['added']) == ([['timm.models._hub', 'get_model_args']], [])
+    assert facts['count'] > 1000
 
 
 def test_the_import_is_quick(fresh: tuple) -> None:
     """No library that timm does not load, apart from small ones; a twentieth of the time that torch and timm take."""
-    said, took = fresh
-    roots = {name.partition('.')[0] for name in said['imported']}
+    facts, took = fresh
+    roots = {name.partition('.')[0] for name in facts['imported']}
     assert roots <= {'coatnet_zoo', 'coatnet_zoo_command', 'einops', 'torch'}
     assert took['coatnet_zoo'] < took['timm'] / 8
 
 
 def test_the_import_registers_the_models_alone(fresh: tuple) -> None:
     """The public names are imported at first use; none of them needs an extra."""
-    said, _ = fresh
-    assert said['registered'] and 'coatnet_zoo.images' not in said['imported']
-    assert said['public'] and not said['name of a command'] and said['extras'] == []
+    facts, _ = fresh
+    assert facts['registered'] and 'coatnet_zoo.images' not in facts['imported']
+    assert facts['public'] and not facts['name of a command'] and facts['extras'] == []
 
 
 def test_the_models_of_timm_are_saved_as_before(tmp_path: Path) -> None:

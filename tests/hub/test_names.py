@@ -22,8 +22,8 @@ ODD = [
 def test_odd_names(args: list[str], name: str, hub: HubServer) -> None:
     result = command(*args, name)
     assert result.exit_code in (1, 2) and 'Traceback' not in result.output
-    *usage, said = result.output.strip().splitlines()
-    assert said.startswith('Error: ') and said.isprintable() and len(said) < 3000
+    *usage, message = result.output.strip().splitlines()
+    assert message.startswith('Error: ') and message.isprintable() and len(message) < 3000
     assert bool(usage) == (result.exit_code == 2)  # click says how the command is used
     assert hub.requests == []
 

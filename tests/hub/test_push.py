@@ -141,8 +141,8 @@ def test_folders_that_are_not_published(case: str, folder: Path, hub: HubServer)
     change, words = REFUSED[case]
     change(folder)
     facts = FACTS if case != 'no licence' else ()
-    said = refusal('push', folder, 'me/flowers', *facts, '--dry-run')
-    assert words in said and refusal('push', folder, 'me/flowers', *facts) == said
+    message = refusal('push', folder, 'me/flowers', *facts, '--dry-run')
+    assert words in message and refusal('push', folder, 'me/flowers', *facts) == message
     assert hub.requests == []
 
 
@@ -154,8 +154,8 @@ REPOSITORIES = [
 
 @pytest.mark.parametrize('repo', REPOSITORIES, ids=lambda name: repr(name)[:20])
 def test_odd_repositories(repo: str, folder: Path, hub: HubServer) -> None:
-    said = refusal('push', folder, repo, *FACTS, '--dry-run')
-    assert len(said) < 1000 and said.strip().isprintable()
+    message = refusal('push', folder, repo, *FACTS, '--dry-run')
+    assert len(message) < 1000 and message.strip().isprintable()
 
 
 @pytest.mark.parametrize('args', [('--license', ' '), ('--accuracy', '915'), ('--data', '\udcff')])
@@ -167,7 +167,7 @@ def test_odd_facts(args: tuple[str, ...], folder: Path, hub: HubServer) -> None:
 
 @pytest.mark.parametrize('text', ['a\nb: c', '---', '"', '{{', '$x', ': [', '\x1b[2J'])
 def test_texts_of_the_card(text: str, folder: Path, hub: HubServer) -> None:
-    """What is said on the command line cannot break the metadata."""
+    """What the command line gives cannot break the metadata."""
     output_of('push', folder, 'me/flowers', '--license', text, '--data', text, '--source', text, '--dry-run')
 
 

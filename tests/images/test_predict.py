@@ -131,8 +131,8 @@ def test_without_any_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     (tmp_path / 'empty').mkdir()
     result = predict('*.gif', 'empty', 'none.png', '--out', 'o.csv')
     assert result.exit_code == 1 and result.stdout == '' and os.listdir() == ['empty']
-    said = ('No file matches *.gif.', 'The folder empty has no images.', 'There is no image none.png.')
-    assert result.stderr.splitlines() == [f'Error: {line}' for line in said]
+    messages = ('No file matches *.gif.', 'The folder empty has no images.', 'There is no image none.png.')
+    assert result.stderr.splitlines() == [f'Error: {line}' for line in messages]
 
 
 def saved(folder: Path, classes: int) -> Path:

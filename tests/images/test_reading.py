@@ -109,10 +109,10 @@ BAD: dict[str, tuple[Callable[[Path], object], str]] = {
 
 @pytest.mark.parametrize('kind', BAD)
 def test_images_that_are_refused(kind: str, tmp_path: Path) -> None:
-    make, said = BAD[kind]
+    make, message = BAD[kind]
     make(tmp_path / 'b\nad.png')
     start = time.monotonic()
-    with pytest.raises(ImageError, match=said) as caught:
+    with pytest.raises(ImageError, match=message) as caught:
         open_image(tmp_path / 'b\nad.png')
     assert time.monotonic() - start < 5
     assert r'b\nad.png' in str(caught.value) and '\n' not in str(caught.value) and len(str(caught.value)) < 500
