@@ -1,4 +1,4 @@
-"""`coatnet-zoo finetune` beside timm's train.py: a folder with `train` and `val`, or 2,200 images of Fashion-MNIST.
+"""`coatnet-zoo finetune` beside timm's train.py: all of Fashion-MNIST, or a folder with `train` and `val`.
 
     python -m scripts.benchmarks.finetuning pytorch-image-models/train.py [FOLDER]
 
@@ -19,53 +19,53 @@ from PIL import Image
 
 from ..studies.layouts_data import load
 
-OURS = 'finetune data ours --model coatnet_atto --epochs 9 --seed '
 TIMMS = (
-    'run train.py --model coatnet_atto --data-dir data --val-split val --in-chans 3 --device cpu -j 1 '
-    '--mean 0.5 0.5 0.5 --std 0.5 0.5 0.5 --channels-last -b 32 --opt adamw --weight-decay 0.05 --sched-on-updates '
-    '--scale 0.5 1 --color-jitter 0.2 --output . --experiment timms --seed '
+    'run train.py --data-dir data --val-split val --in-chans 3 --device cpu -j 1 -b 32 --mean .5 .5 .5 --std .5 .5 .5 '
+    '--channels-last --opt adamw --weight-decay 0.05 --sched-on-updates --scale 0.5 1 --color-jitter 0.2 --output .'
 )
-HEAD = ' --pretrained --layer-decay 0.1 --layer-decay-no-opt-scale 0.5 --lr 1e-2 --warmup-epochs 0 --epochs 3'
-REST = ' --initial-checkpoint head/last.pth.tar --layer-decay 0.75 --lr 5e-4 --warmup-epochs 1 --epochs 6'
+HEAD = '--pretrained --layer-decay 0.1 --layer-decay-no-opt-scale 0.5 --lr 1e-2 --warmup-epochs 0'
+REST = '--layer-decay 0.75 --lr 5e-4 --warmup-epochs 1'
 
 
-def measure(folder: Path, arguments: str, out: str) -> tuple[float, float]:
-    """Run a command; return the best accuracy, and the time of the fastest of the last five epochs."""
+def measure(folder: Path, out: str, arguments: str, epochs: int) -> tuple[float, float]:
+    """Run a command; return the best accuracy, and the time of the fastest of the last epochs, without the first."""
     command, env = [sys.executable, '-um', 'coatnet_zoo', *arguments.split()], {**os.environ, 'OMP_NUM_THREADS': '1'}
     with subprocess.Popen(command, cwd=folder, env=env, text=True, stdout=-1, stderr=-2) as process:
         times = [time.perf_counter() for line in process.stdout if 'top1 ' in line or 'Current checkpoints' in line]
     rows = csv.DictReader((folder / out / 'summary.csv').open())
-    return max(float(row.get('eval_top1') or row['top1']) for row in rows), min(np.diff(times[-6:]))
+    return max(float(row.get('eval_top1') or row['top1']) for row in rows), min(np.diff(times[-epochs:]), default=0)
 
 
 def write_fashion_mnist(folder: Path) -> None:
-    for part, count, (images, classes) in zip(('train', 'val'), (1200, 1000), load('fashion-mnist'), strict=True):
-        for i, label in enumerate(classes[:count].tolist()):
+    for part, (images, classes) in zip(('train', 'val'), load('fashion-mnist'), strict=True):
+        for i, (image, label) in enumerate(zip(images[:, 0], classes.tolist(), strict=True)):
             place = folder / part / str(label)
             place.mkdir(parents=True, exist_ok=True)
-            pixels = ((images[i, 0] + 1) * 127.5).round().byte().numpy()
-            Image.fromarray(pixels).resize((64, 64)).save(place / f'{i}.png')
+            Image.fromarray(((image + 1) * 127.5).round().byte().numpy()).save(place / f'{i}.png')
 
 
 def main() -> None:
     script, *photos = sys.argv[1:]
+    size, head, rest = (64, 3, 6) if photos else (32, 1, 3)  # pixels; epochs of the classifier, and of everything
     results = []
-    for seed in range(3):
-        with tempfile.TemporaryDirectory() as name:
-            folder = Path(name)
-            shutil.copy(script, folder / 'train.py')  # beside it, Python would find the timm of a checkout
-            if photos:
-                (folder / 'data').symlink_to(Path(photos[0]).resolve())
-            else:
-                write_fashion_mnist(folder / 'data')
-            arguments = f'{TIMMS}{seed} --num-classes {len(os.listdir(folder / "data" / "train"))}'
-            ours = measure(folder, f'{OURS}{seed}', 'ours')
-            measure(folder, arguments + HEAD, 'timms')
-            (folder / 'timms').rename(folder / 'head')
-            timms = measure(folder, arguments + REST, 'timms')
-        results.append((*ours, *timms, ours[1] / timms[1]))
-        print(f'seed {seed}: finetune %.1f %%, %.2f s; train.py %.1f %%, %.2f s; ratio %.3f' % results[-1], flush=True)
-    print('mean', np.mean(results, 0).round(3), 'std', np.std(results, 0, ddof=1).round(3))
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        shutil.copy(script, folder / 'train.py')  # beside it, Python would find the timm of a checkout
+        if photos:
+            (folder / 'data').symlink_to(Path(photos[0]).resolve())
+        else:
+            write_fashion_mnist(folder / 'data')
+        for seed in range(3):
+            both = f'--model coatnet_atto --img-size {size} --seed {seed}'
+            ours = f'finetune data ours{seed} {both} --epochs {head + rest}'
+            timms = f'{TIMMS} {both} --num-classes {len(os.listdir(folder / "data" / "train"))}'
+            first = f'{timms} {HEAD} --experiment head{seed} --epochs {head}'
+            then = f'{timms} {REST} --initial-checkpoint head{seed}/last.pth.tar --experiment all{seed} --epochs {rest}'
+            runs = {f'ours{seed}': ours, f'head{seed}': first, f'all{seed}': then}
+            (accuracy, epoch), _, (timms_accuracy, timms_epoch) = (measure(folder, *run, rest) for run in runs.items())
+            results.append((accuracy, epoch, timms_accuracy, timms_epoch, epoch / timms_epoch))
+            print('accuracy and seconds of finetune, and of train.py; ratio:', *np.round(results[-1], 3), flush=True)
+    print('mean:', *np.mean(results, 0).round(3), 'std:', *np.std(results, 0, ddof=1).round(3))
 
 
 if __name__ == '__main__':

@@ -62,7 +62,7 @@ def inference(rounds: int) -> list[Row]:
     rows = []
     for batch in BATCHES:
         models = candidates() | (candidates(compiled=True) if batch == COMPILED else {})
-        runs = rounds if batch == BATCHES[-1] else 3 * rounds  # small batches vary more
+        runs = 3 * rounds if batch == BATCHES[-1] else 9 * rounds  # single calls vary more than candidates differ
         rows += compare('inference', f'batch {batch}', calls(models, random_images(batch)), runs)
     return rows
 
