@@ -2,9 +2,9 @@
 
     python -m scripts.benchmarks --part inference sizes
 
-Rows of a part replace the rows of an earlier run. All parts together take half an hour on two idle cores:
+Rows of a part replace the rows of an earlier run. All parts together take forty minutes on two idle cores:
 
-    inference    batches at 224 pixels, in one process
+    inference    batches at 224 pixels, each in a process of its own
     sizes        one image of 224 to 672 pixels, with the peak memory of a process
     engines      exported models beside timm's model and ours, each in a process of its own
     same engine  timm's network and ours in OpenVINO

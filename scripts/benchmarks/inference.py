@@ -8,7 +8,7 @@ from torch import nn
 
 from coatnet_zoo import optimize_for_inference
 
-from .core import Row, compare, forward_memory, in_child
+from .core import THREADS, Row, compare, forward_memory, in_child
 
 BATCHES = (1, 8, 32)
 SIZES = (224, 384, 448, 672)
@@ -57,14 +57,17 @@ def calls(models: dict[str, nn.Module], images: torch.Tensor) -> dict[str, Calla
 
 
 @torch.inference_mode()
+def batch_rows(batch: int, rounds: int) -> list[dict]:
+    """All candidates at 224 pixels; for a child process, as timm's model is faster in what freed models leave."""
+    torch.set_num_threads(THREADS)
+    models = candidates() | (candidates(compiled=True) if batch == COMPILED else {})
+    return [vars(row) for row in compare('inference', f'batch {batch}', calls(models, random_images(batch)), rounds)]
+
+
 def inference(rounds: int) -> list[Row]:
-    """Time all candidates at 224 pixels."""
-    rows = []
-    for batch in BATCHES:
-        models = candidates() | (candidates(compiled=True) if batch == COMPILED else {})
-        runs = 3 * rounds if batch == BATCHES[-1] else 9 * rounds  # single calls vary more than candidates differ
-        rows += compare('inference', f'batch {batch}', calls(models, random_images(batch)), runs)
-    return rows
+    """Time all candidates at 224 pixels, each batch in a process of its own."""
+    runs = {batch: (3 if batch == BATCHES[-1] else 9) * rounds for batch in BATCHES}  # short calls vary more
+    return [Row(**row) for batch in BATCHES for row in in_child(batch_rows, batch=batch, rounds=runs[batch])]
 
 
 def size_memory(candidate: str, size: int) -> float:

@@ -9,11 +9,8 @@ import torch.nn.functional as F
 from torch import nn
 from torch.optim import SGD, Optimizer
 
-import coatnet_zoo
-
 from .core import Row, compare
 
-assert coatnet_zoo  # the import registers the models
 _SGD = partial(SGD, lr=1e-4)
 PRECISIONS = {'fp32': torch.float32, 'bf16 autocast': torch.bfloat16}
 
