@@ -187,7 +187,7 @@ class CoAtNet(nn.Module):
             ValueError: If the size is below 32 or above 8192 pixels, or if `cfg.attn_window` is too large to have an
                 effect at this size.
         """
-        self._feature_sizes(to_2tuple(img_size))
+        self._feature_sizes(to_2tuple(img_size))  # raises before anything changes
         self.img_size = to_2tuple(img_size)
         for attn, size in attention_sizes(self):
             if isinstance(attn.rel_pos, RelPosBias):
