@@ -5,6 +5,7 @@ import resource
 import shutil
 from collections import Counter
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 import timm
@@ -16,7 +17,7 @@ from sklearn.datasets import load_digits
 
 import coatnet_zoo
 from coatnet_zoo import CoAtNet, FinetuneError, HubError
-from coatnet_zoo.finetuning.photos import find_photos
+from coatnet_zoo.finetuning import find_photos
 
 NAMES = ('one', 'two', 'zero')
 SMALL = dict(model='coatnet_atto', img_size=32, epochs=3, batch_size=8)
@@ -44,12 +45,13 @@ def finetune(photos: Path, out: Path, stop_after: int = 99, **options) -> list[s
     """Train, or a part of it; return the lines that are printed."""
     lines = []
 
-    def progress(line: str) -> None:
+    def write(line: str) -> None:
         lines.append(line)
         if line.startswith(f'epoch {stop_after},'):
             raise KeyboardInterrupt
 
-    coatnet_zoo.finetune(photos, out, **{**SMALL, **options}, progress=progress)
+    with patch('coatnet_zoo.finetuning.tqdm.write', write):
+        coatnet_zoo.finetune(photos, out, **{**SMALL, **options})
     return lines
 
 
@@ -80,7 +82,7 @@ def test_the_folder_is_a_model_for_the_other_commands(tuned: Path, tmp_path: Pat
     best = max(float(row['top1']) for row in rows(tuned / 'summary.csv'))
     assert best == pytest.approx(100 * sum(row['guess'] == row['label'] for row in held_out) / 6)
     card = output_of('push', tuned, 'me/digits', '--dry-run')
-    facts = ('hf-hub:me/digits', 'photos: 24 photos for training', f'**Accuracy**: {best:.4g} % top-1', '--lr 0.0005')
+    facts = ('hf-hub:me/digits', 'photos: 24 photos for training', f'**Accuracy**: {best:.4g} % top-1', '--lr=0.0005')
     assert [fact for fact in facts if fact not in card] == []
     with Image.open(tuned / 'training.png') as picture:
         assert picture.size == (1300, 600)
@@ -114,8 +116,8 @@ def test_a_resumed_training_has_the_same_weights(options: dict, photos: Path, tm
     torch.testing.assert_close(one['optimizer']['state'], other['optimizer']['state'], rtol=0, atol=0)
     if options:
         card = (whole / 'README.md').read_text()
-        assert f'--seed {2**40} --ema --batch-size 8 --mixup 0.2 --from-scratch --grad-checkpointing`' in card
-    with pytest.raises(FinetuneError, match='was made with different lr; use the same, or'):
+        assert f'--batch-size=8 --seed={2**40} --from-scratch --ema --mixup=0.2 --grad-checkpointing`' in card
+    with pytest.raises(FinetuneError, match=r'was made with different command \(`coatnet-zoo .*`\); use the same, or'):
         finetune(photos, parts, **options, resume=True, lr=1.0)
 
 
@@ -258,12 +260,13 @@ def test_a_full_disk_keeps_the_best_epoch(photos: Path, tmp_path: Path) -> None:
 def test_a_photo_that_vanishes_and_the_checkpoint_of_another_program(photos: Path, tmp_path: Path) -> None:
     shutil.copytree(photos, tmp_path / 'photos')
 
-    def progress(line: str) -> None:
+    def write(line: str) -> None:
         if line.startswith('epoch 1,'):
             shutil.rmtree(tmp_path / 'photos' / 'one')
 
-    with pytest.raises(FinetuneError, match=r'There is no image .*one/\d\.png\. .*; continue with --resume') as caught:
-        coatnet_zoo.finetune(tmp_path / 'photos', tmp_path / 'out', **SMALL, progress=progress)
+    message = r'There is no image .*one/\d\.png\. .*; continue with --resume'
+    with patch('coatnet_zoo.finetuning.tqdm.write', write), pytest.raises(FinetuneError, match=message) as caught:
+        coatnet_zoo.finetune(tmp_path / 'photos', tmp_path / 'out', **SMALL)
     assert '\n' not in str(caught.value)
     torch.save({'epoch': 1}, tmp_path / 'out' / 'checkpoint.pt')
     with pytest.raises(FinetuneError, match=r'checkpoint\.pt cannot be read'):

@@ -32,5 +32,5 @@ def finetune(**arguments: Any) -> None:
     coatnet_zoo_command.import_models()
     from ..finetuning import finetune
 
-    accuracy = finetune(**arguments, progress=click.echo)
+    accuracy = finetune(**arguments)
     click.echo(f'wrote {arguments["out"]}, with {accuracy:.1f} % on the validation photos')
