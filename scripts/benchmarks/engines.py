@@ -63,6 +63,9 @@ def busy_cores() -> Iterator[None]:
             other.kill()
 
 
+_models = cache(candidates)  # all are kept: timm's is faster in what freed models leave
+
+
 @cache
 def _call(name: str, folder: str, batch: int) -> Callable[[], torch.Tensor]:
     """A call of an engine, in its own process."""
@@ -73,7 +76,7 @@ def _call(name: str, folder: str, batch: int) -> Callable[[], torch.Tensor]:
         return lambda: a @ b
     images = random_images(batch)
     if not ENGINES[name][0]:
-        model = candidates()[name.split(',')[0]]
+        model = _models()[name.split(',')[0]]
         return lambda: model(images)
     exported = load_exported(Path(folder) / name, 'latency' if batch == 1 else 'throughput', THREADS)
     return lambda: exported(images.contiguous())

@@ -1,10 +1,11 @@
-"""`coatnet-zoo finetune` beside timm's train.py: all of Fashion-MNIST, or a folder with `train` and `val`.
+"""`coatnet-zoo finetune` beside timm's train.py: all of Fashion-MNIST, or photos of eight folders of openclipart.
 
-    python -m scripts.benchmarks.finetuning pytorch-image-models/train.py [FOLDER]
+    python -m scripts.benchmarks.finetuning pytorch-image-models/train.py [/usr/share/openclipart/png]
 
 Runs alternate, with one thread and one process for loading; the time is that of the fastest epoch that trains all.
 """
 
+import contextlib
 import csv
 import os
 import shutil
@@ -17,7 +18,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from coatnet_zoo_runtime import ImageError, opaque, open_image
+
 from ..studies.layouts_data import load
+
+OPENCLIPART = ('animals', 'food', 'geography', 'office', 'people', 'recreation', 'tools', 'transportation')
 
 TIMMS = (
     'run train.py --data-dir data --val-split val --in-chans 3 --device cpu -j 1 -b 32 --mean .5 .5 .5 --std .5 .5 .5 '
@@ -44,6 +49,22 @@ def write_fashion_mnist(folder: Path) -> None:
             Image.fromarray(((image + 1) * 127.5).round().byte().numpy()).save(place / f'{i}.png')
 
 
+def write_openclipart(folder: Path, source: Path) -> None:
+    """80 different drawings of each class for training and 45 for validation, on white, with up to 128 pixels."""
+    for label in OPENCLIPART:
+        files, seen = sorted((source / label).rglob('*.png')), set()
+        np.random.default_rng(0).shuffle(files)
+        for file in files:
+            with contextlib.suppress(ImageError):
+                image = opaque(open_image(file), 3)
+                image.thumbnail((128, 128))
+                if len(seen) < 125 and image.tobytes() not in seen:
+                    seen.add(image.tobytes())
+                    place = folder / ('train' if len(seen) <= 80 else 'val') / label
+                    place.mkdir(parents=True, exist_ok=True)
+                    image.save(place / f'{len(seen)}.png')
+
+
 def main() -> None:
     script, *photos = sys.argv[1:]
     size, head, rest = (64, 3, 6) if photos else (32, 1, 3)  # pixels; epochs of the classifier, and of everything
@@ -52,7 +73,7 @@ def main() -> None:
         folder = Path(name)
         shutil.copy(script, folder / 'train.py')  # beside it, Python would find the timm of a checkout
         if photos:
-            (folder / 'data').symlink_to(Path(photos[0]).resolve())
+            write_openclipart(folder / 'data', Path(photos[0]))
         else:
             write_fashion_mnist(folder / 'data')
         for seed in range(3):

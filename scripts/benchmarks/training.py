@@ -10,6 +10,7 @@ from torch import nn
 from torch.optim import SGD, Optimizer
 
 from .core import Row, compare
+from .inference import random_images
 
 _SGD = partial(SGD, lr=1e-4)
 PRECISIONS = {'fp32': torch.float32, 'bf16 autocast': torch.bfloat16}
@@ -36,7 +37,7 @@ def training(
     batch: int = 8, size: int = 128, device: str = 'cpu', create_optimizer: Callable[..., Optimizer] = _SGD, **options,
 ) -> list[Row]:  # fmt: skip
     """Time steps in each precision: eager, compiled, or with `set_grad_checkpointing`. Options are of both models."""
-    images = torch.randn(batch, 3, size, size).to(device, memory_format=torch.channels_last)
+    images = random_images(batch, size).to(device)
     weights = timm.create_model(f'{name}_rw_224', img_size=size, **options).state_dict()
     rows = []
     for precision in precisions:
