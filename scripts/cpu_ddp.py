@@ -8,9 +8,8 @@ from torch.nn.parallel import DistributedDataParallel
 _init = DistributedDataParallel.__init__
 
 
-def _init_without_cpu_ids(self, module, device_ids=None, *args, **kwargs) -> None:
-    on_cpu = all(p.device.type == 'cpu' for p in module.parameters())
-    _init(self, module, None if on_cpu else device_ids, *args, **kwargs)
+def _init_without_device_ids(self, module, device_ids, **kwargs) -> None:
+    _init(self, module, **kwargs)
 
 
-DistributedDataParallel.__init__ = _init_without_cpu_ids
+DistributedDataParallel.__init__ = _init_without_device_ids

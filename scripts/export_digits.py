@@ -3,8 +3,7 @@
 import sys
 from pathlib import Path
 
-from PIL import Image
-from train_digits import digits
+from train_digits import digits, write_images
 
 
 def main() -> None:
@@ -13,12 +12,8 @@ def main() -> None:
     out = Path(sys.argv[1])
     for part in ('train', 'validation'):
         images, classes = digits(train=part == 'train')
-        grey = ((images[:, 0] / 2 + 0.5) * 255).round().byte().numpy()
-        for i, (pixels, c) in enumerate(zip(grey, classes.tolist(), strict=True)):
-            folder = out / part / str(c)
-            folder.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(pixels).save(folder / f'{i:04}.png')
-        print(f'wrote {len(grey)} images to {out / part}')
+        write_images(images, classes, out / part)
+        print(f'wrote {len(images)} images to {out / part}')
 
 
 if __name__ == '__main__':

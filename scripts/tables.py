@@ -150,11 +150,10 @@ def documents(costs: Costs) -> dict[Path, str]:
     }
     texts = {file: (ROOT / file).read_text(encoding='utf-8') for file, _ in tables}
     for (file, name), table in tables.items():
-        before, found, rest = texts[file].partition(f'<!-- table: {name} -->\n')
-        _, end, after = rest.partition('\n<!-- end of table -->')
-        if not (found and end):
+        marks = rf'(?<=<!-- table: {name} -->\n).*?(?=\n<!-- end of table -->)'
+        texts[file], count = re.subn(marks, lambda _, table=table: table, texts[file], count=1, flags=re.DOTALL)
+        if not count:
             raise ValueError(f'{file} has no region <!-- table: {name} --> ... <!-- end of table -->.')
-        texts[file] = before + found + table + end + after
     return {ROOT / file: text for file, text in texts.items()}
 
 

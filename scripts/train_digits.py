@@ -12,6 +12,7 @@ from pathlib import Path
 import timm
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from safetensors.torch import save_file
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
@@ -40,6 +41,14 @@ def digits(train: bool) -> tuple[torch.Tensor, torch.Tensor]:
     x, y = scaled_digits()
     part = train_test_split(range(len(y)), test_size=0.2, random_state=0, stratify=y)[0 if train else 1]
     return x[part], y[part]
+
+
+def write_images(images: torch.Tensor, classes: torch.Tensor, folder: Path) -> None:
+    """Write images (N, 1, H, W) in [-1, 1] as PNG files, in a folder for each class."""
+    for i, (image, label) in enumerate(zip(images[:, 0], classes.tolist(), strict=True)):
+        place = folder / str(label)
+        place.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(((image + 1) * 127.5).round().byte().numpy()).save(place / f'{i}.png')
 
 
 def augment(x: torch.Tensor) -> torch.Tensor:

@@ -1,7 +1,6 @@
 """coatnet_1 in the engines that it is exported to, beside timm's and ours in torch, each in a process of its own."""
 
 import contextlib
-import dataclasses
 import importlib.util
 import os
 import statistics
@@ -30,21 +29,20 @@ MODULES = {'openvino': ('openvino', 'nncf'), 'onnx': ('onnxscript', 'onnxruntime
 _BATCHES = (1, 8)
 _SECONDS, _PAUSE = 0.6, 0.3  # of an engine's calls in a round, and before them: threads of others may still wait
 _SIZES = ((224, 1), (224, 8), (448, 1))  # pixels and images, of both networks in OpenVINO
+_models = cache(candidates)  # all are kept: timm's is faster in what freed models leave
 
 
 def export(folder: str, names: list[str]) -> None:
     """Write our model as a folder of timm's, and for the engines; in a child process, as the exporters change torch."""
-    import numpy as np
-    from PIL import Image
     from timm.models import save_for_hf
+    from torchvision.utils import save_image
 
     from coatnet_zoo import export_model
 
     photos = Path(folder) / 'photos'
     photos.mkdir()
     for number in range(32):
-        noise = np.random.default_rng(number).integers(0, 256, (256, 256, 3), np.uint8)
-        Image.fromarray(noise).save(photos / f'{number}.png')
+        save_image(torch.rand(3, 256, 256), photos / f'{number}.png')
     plain = pair()[1].to(memory_format=torch.contiguous_format)
     save_for_hf(plain, Path(folder) / 'as created', safe_serialization=True)
     for name in names:
@@ -61,9 +59,6 @@ def busy_cores() -> Iterator[None]:
     finally:
         for other in others:
             other.kill()
-
-
-_models = cache(candidates)  # all are kept: timm's is faster in what freed models leave
 
 
 @cache
@@ -149,7 +144,7 @@ def in_openvino(size: int, batch: int, rounds: int) -> list[dict]:
         network = openvino.convert_model(torch.export.export(model, (images,)))
         compiled = openvino.compile_model(network, 'CPU', settings)
         calls[name] = lambda compiled=compiled: torch.from_numpy(compiled(images.numpy(), share_inputs=True)[0])
-    return [dataclasses.asdict(row) for row in compare('same engine', f'{size} px, batch {batch}', calls, rounds)]
+    return [vars(row) for row in compare('same engine', f'{size} px, batch {batch}', calls, rounds)]
 
 
 def same_engine(rounds: int) -> list[Row]:

@@ -16,11 +16,11 @@ import time
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from coatnet_zoo_runtime import ImageError, opaque, open_image
 
 from ..studies.layouts_data import load
+from ..train_digits import write_images
 
 OPENCLIPART = ('animals', 'food', 'geography', 'office', 'people', 'recreation', 'tools', 'transportation')
 
@@ -41,28 +41,20 @@ def measure(folder: Path, out: str, arguments: str, epochs: int) -> tuple[float,
     return max(float(row.get('eval_top1') or row['top1']) for row in rows), min(np.diff(times[-epochs:]), default=0)
 
 
-def write_fashion_mnist(folder: Path) -> None:
-    for part, (images, classes) in zip(('train', 'val'), load('fashion-mnist'), strict=True):
-        for i, (image, label) in enumerate(zip(images[:, 0], classes.tolist(), strict=True)):
-            place = folder / part / str(label)
-            place.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(((image + 1) * 127.5).round().byte().numpy()).save(place / f'{i}.png')
-
-
 def write_openclipart(folder: Path, source: Path) -> None:
     """80 different drawings of each class for training and 45 for validation, on white, with up to 128 pixels."""
     for label in OPENCLIPART:
         files, seen = sorted((source / label).rglob('*.png')), set()
         np.random.default_rng(0).shuffle(files)
-        for file in files:
+        for part in ('train', 'val'):
+            (folder / part / label).mkdir(parents=True)
+        while len(seen) < 125:
             with contextlib.suppress(ImageError):
-                image = opaque(open_image(file), 3)
+                image = opaque(open_image(files.pop(0)), 3)
                 image.thumbnail((128, 128))
-                if len(seen) < 125 and image.tobytes() not in seen:
+                if image.tobytes() not in seen:
                     seen.add(image.tobytes())
-                    place = folder / ('train' if len(seen) <= 80 else 'val') / label
-                    place.mkdir(parents=True, exist_ok=True)
-                    image.save(place / f'{len(seen)}.png')
+                    image.save(folder / ('train' if len(seen) <= 80 else 'val') / label / f'{len(seen)}.png')
 
 
 def main() -> None:
@@ -75,7 +67,8 @@ def main() -> None:
         if photos:
             write_openclipart(folder / 'data', Path(photos[0]))
         else:
-            write_fashion_mnist(folder / 'data')
+            for part, images in zip(('train', 'val'), load('fashion-mnist'), strict=True):
+                write_images(*images, folder / 'data' / part)
         for seed in range(3):
             both = f'--model coatnet_atto --img-size {size} --seed {seed}'
             ours = f'finetune data ours{seed} {both} --epochs {head + rest}'

@@ -1,23 +1,18 @@
 """A hook of the site: the README as first page, links as on GitHub, and fences with words for the tests."""
 
-from __future__ import annotations
-
 import logging
 import posixpath
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 from xml.etree.ElementTree import Element
 
 from markdown import Markdown
 from markdown.extensions import Extension
 from markdown.treeprocessors import Treeprocessor
+from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
-
-if TYPE_CHECKING:
-    from mkdocs.config.defaults import MkDocsConfig
-    from mkdocs.structure.pages import Page
+from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).parents[2]
 FIRST = 'index.md'  # the page of README.md; all other pages are in docs/
@@ -72,12 +67,6 @@ def on_config(config: MkDocsConfig) -> None:
 def on_files(files: Files, config: MkDocsConfig) -> None:
     """Add the README, which is not in docs/."""
     files.append(File.generated(config, FIRST, abs_src_path=str(ROOT / 'README.md')))
-
-
-def on_post_build(config: MkDocsConfig) -> None:
-    """Remove the source maps of the theme, a quarter of the site, which only debuggers read."""
-    for file in Path(config.site_dir).rglob('*.map'):
-        file.unlink()
 
 
 def on_page_markdown(markdown: str, page: Page, **_) -> str:

@@ -9,11 +9,10 @@ on scikit-learn's digits. docs/layouts.csv has a row for each epoch. The same co
 
 import argparse
 import itertools
-import os
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from multiprocessing import get_context, parent_process
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 import timm
@@ -24,6 +23,8 @@ from timm.scheduler import create_scheduler_v2
 from timm.utils import random_seed
 from torch import nn
 from tqdm import tqdm
+
+from coatnet_zoo.files import write_file
 
 from ..counting import multiply_adds, num_params
 from ..train_digits import augment, measure
@@ -129,15 +130,9 @@ def train(run: Run, folder: Path) -> list[Epoch]:
         last = epoch + 1 == epochs
         measures = (*measure(model, x[:10_000], y[:10_000]), measure(model, *held_out)[1]) if last else ()
         rows.append((epoch, *(round(value, 4) for value in (sum(losses) / len(losses), *measures))))
-    new = file.with_suffix('.new')
-    torch.save(dict(rows=rows, model=model.state_dict(), optimizer=optimizer.state_dict()), new)
-    new.replace(file)
+    state = dict(rows=rows, model=model.state_dict(), optimizer=optimizer.state_dict())
+    write_file(file, partial(torch.save, state))
     return [Epoch(run, *row) for row in rows]
-
-
-def end_with_parent() -> None:
-    """End this worker when the main process ends, also by a signal."""
-    Thread(target=lambda: (parent_process().join(), os._exit(1)), daemon=True).start()
 
 
 def train_all(runs: list[Run], file: Path, folder: Path) -> list[Epoch]:
@@ -152,7 +147,7 @@ def train_all(runs: list[Run], file: Path, folder: Path) -> list[Epoch]:
     images = sum(run.images * (EPOCHS[run.images] - len(rows.get(run, []))) for run in todo)
     progress = tqdm(total=images, unit=' images', unit_scale=True)
     jobs: dict[Future, Run] = {}
-    with ProcessPoolExecutor(WORKERS, get_context('spawn'), initializer=end_with_parent) as pool:
+    with ProcessPoolExecutor(WORKERS, get_context('spawn')) as pool:
         while todo:
             ready = [r for r in todo if r not in jobs.values() and (r.part != 'transfer' or pretrained(r) not in todo)]
             jobs |= {pool.submit(train, run, folder): run for run in ready[: WORKERS - len(jobs)]}
