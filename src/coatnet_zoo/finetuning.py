@@ -20,8 +20,8 @@ from safetensors import SafetensorError
 from timm.data import Mixup, create_loader
 from timm.optim import create_optimizer_v2
 from timm.scheduler import create_scheduler_v2
-from timm.utils import ModelEmaV3, random_seed
-from torch.utils.data import DataLoader
+from timm.utils import AverageMeter, ModelEmaV3, random_seed
+from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from coatnet_zoo_runtime import ImageError, opaque, open_image
@@ -33,35 +33,41 @@ from .hub import CARD_FACTS, save_folder
 from .images import data_config, files_in, require_matplotlib
 from .network import CoAtNet
 
-_CHECKPOINT, _PHOTOS = 'checkpoint.pt', 'photos.csv'
+_CHECKPOINT, _PHOTOS, _SUMMARY = 'checkpoint.pt', 'photos.csv', 'summary.csv'
+_OUT_OF_MEMORY = '(out of|not enough|allocate).*memory|ALLOC_FAILED'  # in errors of GPUs and CPUs
 _AUGMENTATION = dict(scale=(0.5, 1), color_jitter=0.2, interpolation='random')
 
 
 @dataclass
 class Photo:
-    """A row of photos.csv. The part is 'train' or 'val', or 'skipped' because of a problem."""
+    """A row of photos.csv. The split is 'train' or 'val', or 'skipped' because of a problem."""
 
     file: Path
     label: str
-    part: str
+    split: str
     problem: str = ''
     digest: str = ''  # of the pixels
     guess: str = ''
     probability: float | None = None
 
 
-class PhotoSet(list[tuple[Path, int]]):
-    """Files and class numbers, read as upright RGB images; `timm.data.create_loader` sets the transform."""
+@dataclass
+class PhotoSet(Dataset):
+    """Upright RGB images with class numbers."""
 
-    transform: Callable[[Any], Any]
+    samples: list[tuple[Path, int]]
+    transform: Any = None  # `timm.data.create_loader` sets it
+
+    def __len__(self) -> int:
+        return len(self.samples)
 
     def __getitem__(self, index: int) -> tuple[Any, int]:
-        file, target = super().__getitem__(index)
+        file, target = self.samples[index]
         return self.transform(opaque(open_image(file), 3)), target
 
 
 def finetune(
-    photos: str | os.PathLike, out: str | os.PathLike, model: str = 'coatnet_nano', *, epochs: int = 15,
+    photos: str | os.PathLike, out: str | os.PathLike, model: str | os.PathLike = 'coatnet_nano', *, epochs: int = 15,
     lr: float | None = None, img_size: int | None = None, batch_size: int = 32,
     val: float | str | os.PathLike | None = None, device: str | None = None, seed: int = 0, resume: bool = False,
     from_scratch: bool = False, ema: bool = False, mixup: float = 0.0, grad_checkpointing: bool = False,
@@ -73,13 +79,14 @@ def finetune(
         out: New folder, for `local-dir:`. From the first epoch on it has the best model so far.
         model: The start: a name, a folder, `hf-hub:ORG/NAME` or a checkpoint file.
         epochs: Number of epochs. Except from scratch, the first third trains the classifier alone.
-        lr: Largest learning rate of the training of everything. Default: 5e-4; from scratch 2e-3.
+        lr: Peak learning rate once the whole network trains. Default: 5e-4; from scratch 2e-3.
         img_size: Height and width in pixels. Default: the model's.
         batch_size: Photos per step.
         val: The share of each class, or the folder, for validation. Default: the folder in `photos`, else 0.2.
         device: Default: the accelerator, else the CPU.
         seed: Of the split, the new classifier, the order of the photos and the augmentation.
         resume: Continue after the last complete epoch in `out`; on a CPU, the result is that of an uninterrupted run.
+            The batch size and `grad_checkpointing` may change.
         from_scratch: Start from random weights.
         ema: Keep a moving average of the weights.
         mixup: Alpha of mixup.
@@ -103,117 +110,118 @@ def finetune(
     if epochs < 1 or batch_size < unit or seed < 0 or lr <= 0 or mixup < 0:
         raise FinetuneError('Epochs, batch size (2 with mixup) and lr must be above 0, seed and mixup not below 0.')
     try:
-        place = torch.empty(0, device=device or torch.accelerator.current_accelerator(True) or 'cpu').device
+        device = torch.empty(0, device=device or torch.accelerator.current_accelerator(True) or 'cpu').device
     except (RuntimeError, AssertionError) as e:
         raise FinetuneError(f'The device {shown(device)} cannot be used: {first_line(e)}') from e
-    loading = dict(device=place, num_workers=max(1, min(4, (os.cpu_count() or 1) // 2)))
-    found = find_photos(root, val, seed, loading['num_workers'])
-    train, held_out = ([photo for photo in found if photo.part == part] for part in ('train', 'val'))
+    loading = dict(device=device, num_workers=max(1, min(4, (os.cpu_count() or 1) // 2)))
+    found = _find_photos(root, val, seed, loading['num_workers'])
+    train, held_out = ([photo for photo in found if photo.split == split] for split in ('train', 'val'))
     labels = list(dict.fromkeys(photo.label for photo in train))
-    sets = [PhotoSet((photo.file, labels.index(photo.label)) for photo in part) for part in (train, held_out)]
-    table, problems = [vars(photo) for photo in found], [photo.problem for photo in found if photo.problem]
+    targets = {label: target for target, label in enumerate(labels)}
+    sets = [PhotoSet([(photo.file, targets[photo.label]) for photo in part]) for part in (train, held_out)]
+    problems = [photo.problem for photo in found if photo.problem]
     data = f'{len(train)} photos for training and {len(held_out)} for validation, of {len(labels)} classes'
     for line in (f'{data}; {len(problems)} skipped', *problems[:10], *['...'] * (len(problems) > 10)):
-        tqdm.write(line)
-    batch_size = min(batch_size, len(train)) // unit * unit
+        _say(line)
     recipe = dict(
-        model=model, epochs=epochs, lr=lr, img_size=img_size, batch_size=batch_size, val=val, seed=seed,
-        from_scratch=from_scratch, ema=ema, mixup=mixup, grad_checkpointing=grad_checkpointing,
+        model=os.fspath(model), epochs=epochs, lr=lr, img_size=img_size, seed=seed, from_scratch=from_scratch, ema=ema,
+        mixup=mixup, batch_size=min(batch_size, len(train)) // unit * unit, grad_checkpointing=grad_checkpointing,
     )  # fmt: skip
-    flags = [f'--{key.replace("_", "-")}' + f'={value}' * (value is not True) for key, value in recipe.items() if value]
-    command = shlex.join(['coatnet-zoo', 'finetune', root.resolve().name, out.name, *flags])
-    facts = {'data': f'{root.resolve().name}: {data}', 'source': f'`{command}`'}
-    digests = hashlib.sha256(repr([(p.digest, p.label, p.part) for p in found]).encode()).hexdigest()
-    state = _state(out / _CHECKPOINT, {'command': command, 'photos': digests})
+    command = ['coatnet-zoo', 'finetune', root.resolve().name, out.name]
+    for name, value in (recipe | {'val': val}).items():
+        command += [f'--{name.replace("_", "-")}', *([] if value is True else [str(value)])] if value else []
+    facts = {'data': f'{root.resolve().name}: {data}', 'source': f'`{shlex.join(command)}`'}
+    digests = repr([(photo.digest, photo.label, photo.split) for photo in found])
+    state = _state(out, recipe | {'photos': hashlib.sha256(digests.encode()).hexdigest()})
     random_seed(seed % 2**32)
     arguments = dict(num_classes=len(labels), in_chans=3, pretrained=not (from_scratch or state['rows']))
     try:
-        network = load_model(model, img_size, **arguments)
+        network = load_model(recipe['model'], img_size, **arguments)
     except HubError as e:
         raise HubError(f'{e} Or use --model coatnet_atto, whose weights are bundled, or --from-scratch.') from e
     config = data_config(network, network.img_size)
-    kept = f'{shown(out)} has the best complete epoch, if there is one; continue with --resume.'
+    kept = f'{shown(out)} keeps the best epoch so far; continue with --resume.'
 
-    def put(write: Callable[..., object], name: str, *arguments: Any) -> None:
+    def save(write: Callable[..., object], name: str, *content: Any) -> None:
         try:
-            write_folder(out, lambda folder: write(folder / name, *arguments), lambda _: None)
-        except (OSError, RuntimeError, SafetensorError) as e:  # torch.save raises a RuntimeError on a full disk
+            write_folder(out, lambda folder: write(folder / name, *content), lambda _: None)
+        except (OSError, RuntimeError, UnicodeError, SafetensorError) as e:  # RuntimeError: torch.save, on full disks
             raise FinetuneError(f'{shown(out)} cannot be written: {first_line(e)}. {kept}') from e
 
+    steps = len(train) // recipe['batch_size']
     try:
         if not state['rows']:
-            put(_write_table, _PHOTOS, table)
-        for result, row, logits in _epochs(network, sets, loading | config, recipe, state):
-            state['rows'].append(row)
-            if is_best := row['top1'] > state['best']:
-                state |= {'best': row['top1'], 'counts': torch.zeros(2 * [len(labels)], dtype=torch.int64)}
-                for photo, probs in zip(held_out, logits.softmax(1), strict=True):
-                    photo.guess, photo.probability = labels[probs.argmax()], round(probs.max().item(), 4)
-                    state['counts'][labels.index(photo.label), probs.argmax()] += 1
-                facts['accuracy'] = round(row['top1'], 2)
-                content = {'label_names': labels, 'pretrained_cfg': {'tag': 'finetuned'}, CARD_FACTS: facts}
-                best = deepcopy(result).to('cpu', memory_format=torch.contiguous_format)  # as safetensors needs it
-                put(partial(save_folder, best), '.', out.name, content, config)
-                put(_write_table, _PHOTOS, table)
-            put(partial(torch.save, state), _CHECKPOINT)
-            put(_write_table, 'summary.csv', state['rows'])
-            values = ', '.join(f'{name} {value:.4g}' for name, value in row.items())
-            tqdm.write(f'{values}{" (best so far)" if is_best else ""}')
+            save(_write_table, _PHOTOS, [vars(photo) for photo in found])
+        with tqdm(total=epochs * steps, initial=len(state['rows']) * steps, disable=None) as bar:
+            for result, row, logits in _epochs(network, sets, loading | config, recipe, state, bar):
+                state['rows'].append(row)
+                if is_best := row['top1'] > state['best']:
+                    state |= {'best': row['top1'], 'guesses': logits.argmax(1)}
+                    for photo, probs in zip(held_out, logits.softmax(1), strict=True):
+                        photo.guess, photo.probability = labels[probs.argmax()], round(probs.max().item(), 4)
+                    facts['accuracy'] = round(row['top1'], 2)
+                    content = {'label_names': labels, 'pretrained_cfg': {'tag': 'finetuned'}, CARD_FACTS: facts}
+                    best = deepcopy(result).to('cpu', memory_format=torch.contiguous_format)  # as safetensors needs it
+                    save(partial(save_folder, best), '.', out.name, content, config)
+                    save(_write_table, _PHOTOS, [vars(photo) for photo in found])
+                save(partial(torch.save, state), _CHECKPOINT)
+                save(_write_table, _SUMMARY, state['rows'])
+                values = ', '.join(f'{name} {value:.4g}' for name, value in row.items())
+                _say(f'{values}{" (best so far)" if is_best else ""}')
+        save(_write_table, _SUMMARY, state['rows'])  # again, if a full disk stopped the last epoch here
         try:
-            put(_draw, 'training.png', state['rows'], labels, state['counts'])
+            truth = torch.tensor([target for _, target in sets[1].samples])
+            save(_draw, 'training.png', state['rows'], labels, truth, state['guesses'])
         except ExplainError as e:
-            tqdm.write(str(e))
+            _say(str(e))
     except KeyboardInterrupt:
-        tqdm.write(kept)
+        _say(kept)
         raise
     except ImageError as e:  # a photo that changed since; an error of a worker process has a traceback before it
         raise FinetuneError(f'{str(e).rpartition("ImageError: ")[2].strip()} {kept}') from e
     except (OSError, RuntimeError, MemoryError) as e:
-        if not isinstance(e, MemoryError) and not re.search('(out of|allocate) memory|ALLOC_FAILED', str(e)):
+        if not isinstance(e, MemoryError) and not re.search(_OUT_OF_MEMORY, str(e)):
             raise
-        smaller = f'--batch-size {batch_size // 2}' if batch_size // 2 >= unit else 'a smaller --img-size'
-        raise FinetuneError(f'Out of memory ({first_line(e)}); try {smaller}, or --grad-checkpointing.') from e
+        half = recipe['batch_size'] // 2
+        smaller = f'--batch-size {half}' if half >= unit else 'a smaller --img-size'
+        raise FinetuneError(f'Out of memory ({first_line(e)}); --resume with {smaller} or --grad-checkpointing.') from e
     return state['best']
 
 
-def find_photos(root: Path, val: Any, seed: int, workers: int) -> list[Photo]:
-    """Find, read and split the photos of a folder; see `finetune`. Equal photos are on the same side.
-
-    Raises:
-        FinetuneError: If a folder is missing, the validation has a class of its own, or there are not two classes.
-    """
+def _find_photos(root: Path, val: Any, seed: int, workers: int) -> list[Photo]:
+    """Find, read and split the photos of a folder; see `finetune`. Equal photos are on the same side."""
     folders, share, photos, problems = {'train': root}, 0.0, [], []
     names = [name for name in next(os.walk(root), ('', []))[1] if not name.startswith('.')]
-    inside = [root / name for name in ('val', 'valid', 'validation', 'test') if name in names]
-    if 'train' in names and (inside or names == ['train']):
-        folders, val = {'train': root / 'train'}, inside[0] if inside and val is None else val
+    inside = [root / name for name in ('val', 'valid', 'validation', 'test') if name in names and 'train' in names]
+    if val is None:
+        val = inside[0] if inside else 0.2
     try:
-        share = 0.2 if val is None else float(val)
+        share = float(val)
     except (TypeError, ValueError):
         folders['val'] = Path(val)
     if 'val' not in folders and not 0 < share < 1:
         raise FinetuneError(f'A share of {share:g} cannot be held out; give one such as 0.2, or a folder.')
-    for part, folder in folders.items():
+    if 'train' in names and (inside or 'val' in folders or names == ['train']):
+        folders['train'] = root / 'train'
+    for split, folder in folders.items():
         if not os.path.isdir(folder):
             raise FinetuneError(f'There is no folder {shown(folder)}; give one with a folder of photos for each class.')
         for file in sorted(map(Path, files_in(str(folder), problems))):
             problem = f'{shown(file)} is in no class folder.' if file.parent == folder else ''
-            photos.append(Photo(file, file.relative_to(folder).parts[0], part, problem))
+            photos.append(Photo(file, file.relative_to(folder).parts[0], split, problem))
     reader = DataLoader(photos, batch_size=None, collate_fn=_read, num_workers=workers)
     photos = list(tqdm(reader, 'reading', leave=False, disable=None))
     _split([photo for photo in photos if not photo.problem], share, seed)
     photos += [Photo(root, '', '', problem) for problem in problems]
     for photo in photos:
-        photo.part = 'skipped' if photo.problem else photo.part
-    train, held_out = ({p.label for p in photos if p.part == part} for part in ('train', 'val'))
+        photo.split = 'skipped' if photo.problem else photo.split
+    train, held_out = ({photo.label for photo in photos if photo.split == split} for split in ('train', 'val'))
     if held_out - train:
         raise FinetuneError(f'The validation set has {shown(min(held_out - train))}, a class without training photos.')
     if len(train) < 2 or not held_out:
         example = next((f' {photo.problem}' for photo in photos if photo.problem), '')
-        raise FinetuneError(
-            f'{shown(root)} needs two folders or more, one for each class, with two different photos or more in each; '
-            f'it has {len(train)}.{example}'
-        )
+        needs = 'needs two class folders or more, with two different photos or more in each'
+        raise FinetuneError(f'{shown(root)} {needs}; it has {len(train)}.{example}')
     return photos
 
 
@@ -232,47 +240,53 @@ def _split(photos: Sequence[Photo], share: float, seed: int) -> None:
     equal, classes = defaultdict(list), defaultdict(set)
     for photo in photos:
         equal[photo.digest].append(photo)
-    for photo in photos:
-        copies = equal[photo.digest]
-        if others := sorted({copy.label for copy in copies} - {photo.label}):
-            photo.problem = f'{shown(photo.file)} is also in the class {shown(others[0])}.'
-        elif photo.part == 'train' and any(copy.part == 'val' for copy in copies):
-            photo.problem = f'{shown(photo.file)} is also in the validation set.'
-        else:
-            classes[photo.label].add(photo.digest)
+    for digest, copies in equal.items():
+        labels, splits = ({getattr(photo, name) for photo in copies} for name in ('label', 'split'))
+        for photo in copies:
+            if others := labels - {photo.label}:
+                photo.problem = f'{shown(photo.file)} is also in the class {shown(min(others))}.'
+            elif photo.split == 'train' and 'val' in splits:
+                photo.problem = f'{shown(photo.file)} is also in the validation set.'
+            else:
+                classes[photo.label].add(digest)
     for digests in classes.values() if share else ():
         # The order depends on the pixels and the seed, and not on names.
         order = sorted(digests, key=lambda digest: hashlib.sha256(f'{seed} {digest}'.encode()).digest())
         count = max(1, min(round(share * len(order)), len(order) - 1))
         for photo in (photo for digest in order[:count] for photo in equal[digest]):
-            photo.part = 'val'
+            photo.split = 'val'
             if len(order) == 1:
                 photo.problem = f'{shown(photo.file)} is the only photo of its class.'
 
 
-def _state(file: Path, run: dict[str, str]) -> dict[str, Any]:
+def _state(out: Path, run: dict[str, Any]) -> dict[str, Any]:
     """The state after the last complete epoch of the same run, or before the first epoch."""
+    file = out / _CHECKPOINT
+    if not file.is_file():
+        if (out / _SUMMARY).is_file():
+            raise FinetuneError(f'{shown(out)} lacks {_CHECKPOINT}, so it cannot continue; train into another folder.')
+        return {'run': run, 'rows': [], 'best': -1.0}
     try:
-        state = torch.load(file, 'cpu', weights_only=True) if file.is_file() else {**run, 'rows': [], 'best': -1.0}
-        changed = [name for name, value in run.items() if state[name] != value]
+        state = torch.load(file, 'cpu', weights_only=True)
+        changed = {name for name, value in run.items() if state['run'][name] != value}
     except Exception as e:  # a damaged file may raise anything
         raise FinetuneError(f'{shown(file)} cannot be read ({first_line(e)}); train into another folder.') from e
-    if changed:
-        reason = f'{shown(file)} was made with different {" and ".join(changed)} (`{state["command"]}`)'
+    if changed := sorted(changed - {'batch_size', 'grad_checkpointing'}):
+        reason = f'{shown(file)} was made with different {", ".join(changed)}'
         raise FinetuneError(f'{reason}; use the same, or train into another folder.')
     return state
 
 
 def _epochs(
-    network: CoAtNet, sets: list[PhotoSet], loading: dict[str, Any], recipe: dict[str, Any], state: dict[str, Any]
-) -> Iterator[tuple[CoAtNet, dict[str, float], torch.Tensor]]:
-    """Train and validate. An epoch depends on its number and the state after the epoch before, and on nothing else.
+    network: CoAtNet, sets: list[PhotoSet], loading: dict[str, Any], recipe: dict[str, Any], state: dict[str, Any],
+    bar: tqdm,
+) -> Iterator[tuple[CoAtNet, dict[str, float], torch.Tensor]]:  # fmt: skip
+    """Train and validate; yield the model to keep, a row of summary.csv and the validation logits (N, num_classes).
 
-    After each epoch, `state` is that for the next one, and there are the model to keep, the losses and the accuracy
-    (percent), and the logits of the validation photos (N, num_classes).
+    An epoch depends on its number and on `state`, which has what the epoch before left, and on nothing else.
     """
     device, epochs, scratch = loading['device'], recipe['epochs'], recipe['from_scratch']
-    start, head = len(state['rows']), 0 if scratch else epochs // 3
+    start, head_epochs = len(state['rows']), 0 if scratch else epochs // 3
     network.set_grad_checkpointing(recipe['grad_checkpointing'])
     network.to(device, memory_format=torch.channels_last)
     ema = ModelEmaV3(network, use_warmup=True) if recipe['ema'] else None
@@ -288,20 +302,21 @@ def _epochs(
     if start:
         network.load_state_dict(state['network'])
         model.load_state_dict(state['model'])
-    bar = tqdm(total=epochs * len(loader), initial=start * len(loader), disable=None)
     for epoch in range(start, epochs):
-        if epoch in (start, head):
-            first, last, lr, decay = (0, head, 1e-2, 0.1) if epoch < head else (head, epochs, recipe['lr'], 0.75)
-            only_last = 0.5 if epoch < head else None  # the smallest share of the rate with which a layer is trained
-            rates = dict(lr=lr, layer_decay=None if scratch else decay, layer_decay_no_opt_scale=only_last)
-            optimizer = create_optimizer_v2(network.requires_grad_(), 'adamw', weight_decay=0.05, **rates)
-            phase = dict(num_epochs=last - first, warmup_epochs=int(epoch >= head and last - first > 1))
+        if epoch in (start, head_epochs):
+            is_head = epoch < head_epochs
+            first, last, lr = (0, head_epochs, 1e-2) if is_head else (head_epochs, epochs, recipe['lr'])
+            network.requires_grad_(not is_head)
+            network.head.requires_grad_()
+            decay = None if is_head or scratch else 0.75
+            optimizer = create_optimizer_v2(network, 'adamw', lr, weight_decay=0.05, layer_decay=decay)
+            phase = dict(num_epochs=last - first, warmup_epochs=int(not is_head and last - first > 1))
             scheduler, _ = create_scheduler_v2(optimizer, **phase, step_on_epochs=False, updates_per_epoch=len(loader))
-            if epoch and epoch == start != head:
+            if epoch and epoch == start != head_epochs:
                 optimizer.load_state_dict(state['optimizer'])
         random_seed((10_000 * recipe['seed'] + epoch) % 2**32)
         network.train()
-        losses: list[float] = []
+        losses = AverageMeter()
         for step, (images, targets) in enumerate(loader, (epoch - first) * len(loader) + 1):
             images, targets = mixup(images, targets) if mixup else (images, targets)
             with autocast():
@@ -313,10 +328,10 @@ def _epochs(
             scheduler.step_update(step)
             if ema:
                 ema.update(network, step)
-            losses.append(loss.item())
-            if not math.isfinite(losses[-1]):
+            losses.update(loss.item())
+            if not math.isfinite(losses.val):
                 raise FinetuneError(f'The loss is not finite in epoch {epoch + 1}; try --lr below {recipe["lr"]:g}.')
-            bar.set_postfix_str(f'epoch {epoch + 1}, loss {sum(losses) / len(losses):.3f}', refresh=False)
+            bar.set_postfix_str(f'epoch {epoch + 1}, loss {losses.avg:.3f}', refresh=False)
             bar.update()
         model.eval()
         with torch.inference_mode(), autocast():
@@ -325,9 +340,13 @@ def _epochs(
         top1 = 100 * (logits.argmax(1) == targets).double().mean().item()
         bar.set_description(f'top1 {top1:.1f} %')
         val_loss = F.cross_entropy(logits, targets).item()
-        row = dict(epoch=epoch + 1, train_loss=sum(losses) / len(losses), val_loss=val_loss, top1=top1)
         state |= {'network': network.state_dict(), 'model': model.state_dict(), 'optimizer': optimizer.state_dict()}
-        yield model, row, logits
+        yield model, dict(epoch=epoch + 1, train_loss=losses.avg, val_loss=val_loss, top1=top1), logits
+
+
+def _say(line: str) -> None:
+    with tqdm.external_write_mode():
+        print(line, flush=True)
 
 
 def _write_table(file: Path, rows: Sequence[dict[str, Any]]) -> None:
@@ -337,8 +356,10 @@ def _write_table(file: Path, rows: Sequence[dict[str, Any]]) -> None:
         writer.writerows(rows)
 
 
-def _draw(file: Path, rows: Sequence[dict[str, Any]], labels: Sequence[str], counts: torch.Tensor) -> None:
-    """Draw losses and accuracy by epoch, and the photos by true and guessed class (num_classes, num_classes)."""
+def _draw(
+    file: Path, rows: Sequence[dict[str, Any]], labels: Sequence[str], targets: torch.Tensor, guesses: torch.Tensor
+) -> None:
+    """Draw losses and accuracy by epoch, and the number of photos by true and guessed class."""
     figure = require_matplotlib().Figure(figsize=(13, 6), layout='constrained')
     losses, matrix = figure.subplots(1, 2)
     accuracy = losses.twinx()
@@ -348,6 +369,7 @@ def _draw(file: Path, rows: Sequence[dict[str, Any]], labels: Sequence[str], cou
     losses.xaxis.get_major_locator().set_params(integer=True)
     accuracy.set_ylabel('top1 (%)')
     figure.legend(loc='outside lower left', ncols=3)
+    counts = (len(labels) * targets + guesses).bincount(minlength=len(labels) ** 2).view(len(labels), -1)
     shares = counts / counts.sum(1, keepdim=True).clamp(1)
     matrix.imshow(shares.numpy(), cmap='Blues', vmin=0, vmax=1)
     matrix.set(xlabel='guessed', ylabel='true', title='Validation photos in the best epoch')

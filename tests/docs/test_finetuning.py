@@ -72,14 +72,14 @@ def table(file: Path) -> list[dict[str, str]]:
 
 def test_the_command_uses_all_photos_and_knows_its_errors(folder: Path) -> None:
     files = table(folder / 'my_model' / 'photos.csv')
-    held_out = [row for row in files if row['part'] == 'val']
+    held_out = [row for row in files if row['split'] == 'val']
     assert (len(files), len(held_out)) == (len(CLASSES) * PER_CLASS, len(CLASSES) * PER_CLASS // 5)
     answers = {row['file']: row['label'] for row in table(folder / 'guesses.csv') if row['rank'] == '1'}
     assert {row['file']: row['guess'] for row in held_out} == answers
     wrong = {row['file'] for row in held_out if row['guess'] != row['label']}
     assert wrong and {*(folder / 'wrong.txt').read_text().split()} == wrong
     others = table(folder / 'my_other_model' / 'photos.csv')
-    assert sum(row['part'] == 'val' for row in others) == sum(row['part'] == 'train' for row in files) // 5
+    assert sum(row['split'] == 'val' for row in others) == sum(row['split'] == 'train' for row in files) // 5
 
 
 def test_timms_first_training_changes_only_the_head(folder: Path, runs: Path) -> None:

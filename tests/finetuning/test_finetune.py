@@ -17,7 +17,7 @@ from sklearn.datasets import load_digits
 
 import coatnet_zoo
 from coatnet_zoo import CoAtNet, FinetuneError, HubError
-from coatnet_zoo.finetuning import find_photos
+from coatnet_zoo.finetuning import _find_photos as find_photos
 
 NAMES = ('one', 'two', 'zero')
 SMALL = dict(model='coatnet_atto', img_size=32, epochs=3, batch_size=8)
@@ -45,12 +45,12 @@ def finetune(photos: Path, out: Path, stop_after: int = 99, **options) -> list[s
     """Train, or a part of it; return the lines that are printed."""
     lines = []
 
-    def write(line: str) -> None:
+    def say(line: str) -> None:
         lines.append(line)
         if line.startswith(f'epoch {stop_after},'):
             raise KeyboardInterrupt
 
-    with patch('coatnet_zoo.finetuning.tqdm.write', write):
+    with patch('coatnet_zoo.finetuning._say', say):
         coatnet_zoo.finetune(photos, out, **{**SMALL, **options})
     return lines
 
@@ -72,7 +72,7 @@ def rows(file: Path) -> list[dict[str, str]]:
 def test_the_folder_is_a_model_for_the_other_commands(tuned: Path, tmp_path: Path) -> None:
     model = timm.create_model(f'local-dir:{tuned}', pretrained=True).eval()
     assert (model.num_classes, model.in_chans, model.img_size) == (3, 3, (32, 32))
-    held_out = [row for row in rows(tuned / 'photos.csv') if row['part'] == 'val']
+    held_out = [row for row in rows(tuned / 'photos.csv') if row['split'] == 'val']
     guesses = {row['file']: (row['guess'], float(row['probability'])) for row in held_out}
     table = tmp_path / 'guesses.csv'
     output_of('predict', *guesses, '--model', tuned, '--topk', '1', '--out', table)
@@ -82,7 +82,7 @@ def test_the_folder_is_a_model_for_the_other_commands(tuned: Path, tmp_path: Pat
     best = max(float(row['top1']) for row in rows(tuned / 'summary.csv'))
     assert best == pytest.approx(100 * sum(row['guess'] == row['label'] for row in held_out) / 6)
     card = output_of('push', tuned, 'me/digits', '--dry-run')
-    facts = ('hf-hub:me/digits', 'photos: 24 photos for training', f'**Accuracy**: {best:.4g} % top-1', '--lr=0.0005')
+    facts = ('hf-hub:me/digits', 'photos: 24 photos for training', f'**Accuracy**: {best:.4g} % top-1', '--lr 0.0005')
     assert [fact for fact in facts if fact not in card] == []
     with Image.open(tuned / 'training.png') as picture:
         assert picture.size == (1300, 600)
@@ -116,9 +116,14 @@ def test_a_resumed_training_has_the_same_weights(options: dict, photos: Path, tm
     torch.testing.assert_close(one['optimizer']['state'], other['optimizer']['state'], rtol=0, atol=0)
     if options:
         card = (whole / 'README.md').read_text()
-        assert f'--batch-size=8 --seed={2**40} --from-scratch --ema --mixup=0.2 --grad-checkpointing`' in card
-    with pytest.raises(FinetuneError, match=r'was made with different command \(`coatnet-zoo .*`\); use the same, or'):
+        assert f'--seed {2**40} --from-scratch --ema --mixup 0.2 --batch-size 8 --grad-checkpointing`' in card
+    with pytest.raises(FinetuneError, match='was made with different lr; use the same, or'):
         finetune(photos, parts, **options, resume=True, lr=1.0)
+    parts = parts.rename(tmp_path / 'renamed')
+    finetune(photos, parts, **{**options, 'grad_checkpointing': True, 'batch_size': 4}, resume=True)
+    (parts / 'checkpoint.pt').unlink()
+    with pytest.raises(FinetuneError, match=r'renamed lacks checkpoint\.pt, so it cannot continue; train into another'):
+        finetune(photos, parts, **options, resume=True)
 
 
 def test_equal_photos_are_on_one_side_and_names_do_not_matter(tmp_path: Path) -> None:
@@ -128,14 +133,14 @@ def test_equal_photos_are_on_one_side_and_names_do_not_matter(tmp_path: Path) ->
             image.save(tmp_path / name / f'deep{i}' / f'{9 - i}.png')
             image.save(tmp_path / name / f'{9 - i}.webp', lossless=True)  # the same stem, and the same pixels
     found = find_photos(tmp_path, None, 0, 0)
-    before = {photo.digest: photo.part for photo in found}
-    assert len(found) == 40 and len(before) == 20 and all(photo.part == before[photo.digest] for photo in found)
-    assert Counter(photo.label for photo in found if photo.part == 'val') == {'a': 4, 'b': 4}
-    assert Counter(photo.part for photo in find_photos(tmp_path, 0.99, 0, 0)) == {'train': 4, 'val': 36}
+    before = {photo.digest: photo.split for photo in found}
+    assert len(found) == 40 and len(before) == 20 and all(photo.split == before[photo.digest] for photo in found)
+    assert Counter(photo.label for photo in found if photo.split == 'val') == {'a': 4, 'b': 4}
+    assert Counter(photo.split for photo in find_photos(tmp_path, 0.99, 0, 0)) == {'train': 4, 'val': 36}
     for i, file in enumerate(sorted(tmp_path.rglob('*.webp'))):
         file.rename(file.with_name(f'renamed{7 * i % 20}.webp'))
-    assert {photo.digest: photo.part for photo in find_photos(tmp_path, None, 0, 0)} == before
-    assert {photo.digest: photo.part for photo in find_photos(tmp_path, None, 1, 0)} != before
+    assert {photo.digest: photo.split for photo in find_photos(tmp_path, None, 0, 0)} == before
+    assert {photo.digest: photo.split for photo in find_photos(tmp_path, None, 1, 0)} != before
 
 
 def test_what_is_skipped_is_said(tmp_path: Path) -> None:
@@ -152,7 +157,7 @@ def test_what_is_skipped_is_said(tmp_path: Path) -> None:
         digits(9, 1)[0].save(root / name / 'both.bmp')
     lines = finetune(root, tmp_path / 'out', epochs=1)
     assert lines[0] == '6 photos for training and 2 for validation, of 2 classes; 8 skipped'
-    assert lines[1:9] == [row['problem'] for row in rows(tmp_path / 'out' / 'photos.csv') if row['part'] == 'skipped']
+    assert lines[1:9] == [row['problem'] for row in rows(tmp_path / 'out' / 'photos.csv') if row['split'] == 'skipped']
     for name in unreadable:
         assert any(line.startswith(f'{root / name} is not an image that can be read') for line in lines), name
     assert {line.removeprefix(f'{root}/') for line in lines[1:9] if 'read' not in line} == {
@@ -170,13 +175,13 @@ def test_folders_for_the_validation(name: str, photos: Path, tmp_path: Path) -> 
             (tmp_path / part / file.parent.name / file.name).symlink_to(file)
     root, val = (tmp_path / 'train', tmp_path / name) if name == 'elsewhere' else (tmp_path, None)
     found = find_photos(root, val, 0, 0)
-    assert Counter(photo.part for photo in found) == {'train': 8, 'val': 6, 'skipped': 2}
-    assert {photo.file.name for photo in found if photo.part == 'skipped'} == {'4.png'}  # in both
+    assert Counter(photo.split for photo in found) == {'train': 8, 'val': 6, 'skipped': 2}
+    assert {photo.file.name for photo in found if photo.split == 'skipped'} == {'4.png'}  # in both
     if name == 'elsewhere':
         (tmp_path / name).rename(tmp_path / 'train' / 'three')  # `train` alone
         assert Counter(photo.label for photo in find_photos(tmp_path, None, 0, 0)) == {'one': 5, 'two': 5, 'three': 6}
     else:  # a share splits the training anew
-        assert Counter(photo.part for photo in find_photos(root, '0.4', 0, 0)) == {'train': 6, 'val': 4}
+        assert Counter(photo.split for photo in find_photos(root, '0.4', 0, 0)) == {'train': 6, 'val': 4}
 
 
 def test_photos_are_upright_and_of_any_mode(photos: Path, tmp_path: Path) -> None:
@@ -197,8 +202,8 @@ def test_photos_are_upright_and_of_any_mode(photos: Path, tmp_path: Path) -> Non
     'options, message',
     [
         (dict(photos='nowhere'), 'There is no folder'),
-        (dict(photos='empty'), 'empty needs two folders or more, one for each class.*; it has 0'),
-        (dict(photos='single'), 'single needs two folders .*; it has 1'),
+        (dict(photos='empty'), 'empty needs two class folders or more, .*; it has 0'),
+        (dict(photos='single'), 'single needs two class folders .*; it has 1'),
         (dict(val='single'), 'The validation set has stray, a class without training photos'),
         (dict(val='nowhere'), 'There is no folder nowhere'),
         (dict(val=1.0), 'A share of 1 cannot be held out'),
@@ -216,10 +221,9 @@ def test_one_line_errors(
     options: dict, message: str, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    for name in ('empty', 'flat', 'single/stray'):
+    for name in ('empty', 'single/stray'):
         Path(name).mkdir(parents=True)
     for i, image in enumerate(digits(8, 2)):
-        image.save(f'flat/{i}.png')
         image.save(f'single/stray/{i}.png')
     with pytest.raises((FinetuneError, coatnet_zoo.CheckpointError), match=message) as caught:
         finetune(**{'photos': photos, 'out': 'out', **options})
@@ -240,7 +244,7 @@ def test_short_memory_names_the_batch_size(photos: Path, tmp_path: Path, monkeyp
         return torch.empty(1 << 60)
 
     monkeypatch.setattr(CoAtNet, 'forward', forward)
-    with pytest.raises(FinetuneError, match=r'Out of memory .*; try --batch-size 4, or --grad-checkpointing'):
+    with pytest.raises(FinetuneError, match=r'Out of memory .*; --resume with --batch-size 4 or --grad-checkpointing'):
         finetune(photos, tmp_path / 'out')
 
 
@@ -248,7 +252,7 @@ def test_a_full_disk_keeps_the_best_epoch(photos: Path, tmp_path: Path) -> None:
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (2_000_000, limits[1]))  # enough for the model, not for the checkpoint
     try:
-        with pytest.raises(FinetuneError, match=r'out cannot be written: .*has the best complete epoch'):
+        with pytest.raises(FinetuneError, match=r'out cannot be written: .*keeps the best epoch so far'):
             finetune(photos, tmp_path / 'out')
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
@@ -258,14 +262,10 @@ def test_a_full_disk_keeps_the_best_epoch(photos: Path, tmp_path: Path) -> None:
 
 
 def test_a_photo_that_vanishes_and_the_checkpoint_of_another_program(photos: Path, tmp_path: Path) -> None:
-    shutil.copytree(photos, tmp_path / 'photos')
-
-    def write(line: str) -> None:
-        if line.startswith('epoch 1,'):
-            shutil.rmtree(tmp_path / 'photos' / 'one')
-
+    ones = Path(shutil.copytree(photos, tmp_path / 'photos'), 'one')
     message = r'There is no image .*one/\d\.png\. .*; continue with --resume'
-    with patch('coatnet_zoo.finetuning.tqdm.write', write), pytest.raises(FinetuneError, match=message) as caught:
+    vanish = patch('coatnet_zoo.finetuning._say', lambda line: 'epoch 1,' in line and shutil.rmtree(ones))
+    with vanish, pytest.raises(FinetuneError, match=message) as caught:
         coatnet_zoo.finetune(tmp_path / 'photos', tmp_path / 'out', **SMALL)
     assert '\n' not in str(caught.value)
     torch.save({'epoch': 1}, tmp_path / 'out' / 'checkpoint.pt')

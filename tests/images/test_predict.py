@@ -159,6 +159,7 @@ def test_a_model_without_labels_says_so(tmp_path: Path) -> None:
 def test_models_that_cannot_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert 'no classifier' in refusal('predict', SEVEN, '--model', saved(tmp_path / 'none', 0))
     assert 'nothing' in refusal('predict', SEVEN, '--model', 'nothing')
+    assert refusal('predict', SEVEN, '--model', 'coatnet_atto', '--img-size', '16').endswith('from 32 to 8192).\n')
     broken = timm.create_model('coatnet_atto.digits', pretrained=True).eval()
     nn.init.constant_(broken.head.fc.bias, torch.nan)
     monkeypatch.setattr('coatnet_zoo.factory.load_model', lambda *_: broken)

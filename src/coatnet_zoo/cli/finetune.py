@@ -12,7 +12,7 @@ import coatnet_zoo_command
 @click.argument('out', type=click.Path())
 @click.option('--model', default='coatnet_nano', show_default=True, help='Name, folder, checkpoint or hf-hub:ORG/NAME.')
 @click.option('--epochs', default=15, show_default=True, help='The first third trains the classifier alone.')
-@click.option('--lr', type=float, help='Largest learning rate. Default: 5e-4; from scratch 2e-3.')
+@click.option('--lr', type=float, help='Peak learning rate. Default: 5e-4; from scratch 2e-3.')
 @click.option('--img-size', type=int, help="Height and width in pixels. Default: the model's.")
 @click.option('--batch-size', default=32, show_default=True, help='Photos per step.')
 @click.option('--val', metavar='SHARE|DIR', help='Photos for validation. Default: the folder in PHOTOS, else 0.2.')

@@ -44,10 +44,11 @@ def load_model(source: str, img_size: tuple[int, int] | None = None, **arguments
     except (HubError, CheckpointError):
         raise
     except Exception as e:  # timm raises many kinds for a bad name or configuration
-        raise CheckpointError(
-            f"The model '{shown(source)}' cannot be loaded ({shown(one_line(e))}); give a name from `coatnet-zoo list`"
-            f', a folder, a checkpoint file or hf-hub:ORG/NAME. {did_you_mean(source)}'.rstrip()
-        ) from e
+        problem = f"The model '{shown(source)}' cannot be loaded ({shown(one_line(e)).rstrip('.')})"
+        if type(e) is ValueError:  # of an argument, not of the name
+            raise CheckpointError(f'{problem}.') from e
+        names = '`coatnet-zoo list`, a folder, a checkpoint file or hf-hub:ORG/NAME'
+        raise CheckpointError(f'{problem}; give a name from {names}. {did_you_mean(source)}'.rstrip()) from e
 
 
 def _converted(source: Path | Checkpoint, img_size: tuple[int, int] | None, arguments: dict[str, Any]) -> CoAtNet:

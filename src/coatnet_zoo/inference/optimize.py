@@ -102,7 +102,7 @@ def _keep_positions(model: CoAtNet) -> None:
     """Compute the positions of the native size once."""
     budget = sum(p.nbytes for p in model.parameters()) // 10
     for attn, size in attention_sizes(model):
-        is_plain = is_unmodified(attn, Attention) and is_unmodified(attn.rel_pos, RelPosBias, RelPosMlp)
+        is_plain = is_unmodified(attn, Attention) and type(attn.rel_pos) in (RelPosBias, RelPosMlp)
         if is_plain and is_batch_independent(attn.rel_pos):
             attn.rel_pos = KeptRelPos(attn.rel_pos, *attn.core.grid(*size), budget)
             budget -= attn.rel_pos.bias.nbytes if attn.rel_pos.bias.ndim == 3 else 0
