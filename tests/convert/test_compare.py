@@ -7,6 +7,7 @@ import timm
 import torch
 from command_line import command, output_of, refusal
 from fork import Fork
+from paths import DATA
 from peers import assert_close, random_images, randomize_, timm_peer
 from torch import nn
 
@@ -46,7 +47,8 @@ def test_a_folder_is_written(fork: Fork, tmp_path: Path) -> None:
 def test_timms_networks_convert(name: str) -> None:
     theirs = timm_peer(name, num_classes=7, img_size=64)
     x = random_images(2, 3, 64)
-    assert_close(convert_module(theirs, images=x)(x), theirs(x), rel=1e-4)
+    for options in (dict(images=x), dict(img_size=64)):
+        assert_close(convert_module(theirs, **options)(x), theirs(x), rel=1e-4)
 
 
 @pytest.mark.parametrize('case', DIFFERENT)
@@ -104,9 +106,14 @@ def test_the_command_compares(files: Path) -> None:
         (('--compare', f'{code}:other'), 'does not load the checkpoint'),
         (('--compare', f'{code}:missing'), 'missing cannot be imported from'),
         (('--check', files / 'wrong.pt'), '--compare FILE:FUNCTION'),
+        (('--check', files / 'pair.pt', '--no-head'), 'no logits to compare; leave out head=False'),
         (('--check', best), 'is not a file with images and logits'),
         (('--check', files / 'nowhere.pt'), 'is not a file with images and logits'),
     ):
         assert words in refusal('convert', best, files / 'out', *options)
         assert not (files / 'out').exists()
     assert command('convert', best, files / 'out', '--compare', 'nowhere.py:build').exit_code == 2
+    grey = torch.load(DATA / 'chinhsuanwu_digits_64_expected.pt', weights_only=True)
+    torch.save(dict(images=grey['x'], logits=grey['logits']), files / 'grey.pt')
+    options = '--in-chans', '3', '--check', files / 'grey.pt'
+    assert 'images 3 channels' in output_of('convert', DATA / 'chinhsuanwu_digits_64.pth', files / 'out', *options)

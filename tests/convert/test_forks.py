@@ -112,6 +112,7 @@ REFUSED_HEADS: dict[str, Tensors] = {
     'layers in place of fc': {**HEADLESS, **MLP, **layer('fc3', 2, 2)},
     'head.0': {**HEADLESS, **layer('head.0', 16, 32), **layer('head.2', 5, 16)},
     'another pooling': {**HEADLESS, 'pool.p': torch.ones(1), 'fc.weight': WITH_FC['fc.weight']},
+    'another pooling beside it': {**WRAPPED, 'pool.p': torch.ones(1), 'fc.weight': WITH_FC['fc.weight']},
     'two poolings side by side': {**HEADLESS, **layer('fc.1', 5, 64)},
     'a convolution': {**WRAPPED, 'head.weight': torch.ones(5, 32, 1, 1)},
     'a spectral norm': {**HEADLESS, 'fc.weight_orig': torch.ones(5, 32), 'fc.weight_u': torch.ones(5)},

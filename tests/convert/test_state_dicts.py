@@ -211,7 +211,6 @@ TENSORS: dict[str, tuple[str, Any, str]] = {
     'a negative variance': (VAR, -STATE_DICT[VAR], 'below zero'),
     'an index of another grid': (INDEX, torch.cat([INDICES[:-1], INDICES[-1:] + 1]), 'grid'),
     'a shuffled index': (INDEX, INDICES.roll(1, 0), INDEX),
-    'a counter of half a batch': ('s0.0.1.num_batches_tracked', torch.tensor(0.5), 'num_batches_tracked'),
     'no statistics': (VAR, None, VAR),
     'a stage of 4,000,000': ('s1.4000000.x', ONE, 's1.4000000.'),
     'a number of 5,000 digits': (f's1.{"9" * 5000}.x', ONE, 's1.'),

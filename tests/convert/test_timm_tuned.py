@@ -43,6 +43,9 @@ def folder(tuned: nn.Module, tmp_path: Path) -> Path:
 
 FORMS: dict[str, Callable[[Tensors], dict]] = {
     'bare': lambda sd: sd,
+    'a whole model': lambda sd: None,
+    'an average of checkpoints': lambda sd: {k: v + 0.3 if k.endswith('tracked') else v for k, v in sd.items()},
+    'a Sequential for the head': lambda sd: {k.replace('head.fc.', 'head.2.'): v for k, v in sd.items()},
     'module.': lambda sd: under('module.', sd),
     'half': lambda sd: {k: v.half() for k, v in sd.items()},
     'a dropout and a linear layer': lambda sd: {k.replace('head.fc.', 'head.fc.1.'): v for k, v in sd.items()},
@@ -65,7 +68,7 @@ def by_the_printed_call(content: dict, file: Path, size: tuple[int, int]) -> nn.
 @pytest.mark.parametrize('form', FORMS)
 @torch.inference_mode()
 def test_state_dicts_convert_with_their_classifier(form: str, tuned: nn.Module, tmp_path: Path) -> None:
-    torch.save(FORMS[form](tuned.state_dict()), tmp_path / 'best.pth')
+    torch.save(FORMS[form](tuned.state_dict()) or tuned, tmp_path / 'best.pth')
     output = output_of('convert', tmp_path / 'best.pth', tmp_path / 'out')
     assert '7 classes' in output and 'left out' not in output
     loaded = timm.create_model(f'local-dir:{tmp_path / "out"}', pretrained=True).eval()
@@ -109,6 +112,8 @@ def test_sizes_that_no_file_shows_are_said(tmp_path: Path, caplog: pytest.LogCap
     assert 'assuming 224x224; see `convert --img-size`' in caplog.text
     torch.save(timm_peer('test_coatnet', num_classes=3).state_dict(), file)
     assert 'was trained at (160, 160)' in refusal('convert', file, tmp_path / 'out', '--img-size', '96')
+    assert '150x150; 3' in output_of('convert', file, tmp_path / 'out', '--img-size', '150')  # with the same tables
+    assert load_model(str(file), (96, 128)).img_size == (96, 128)
 
 
 def test_pruning_is_made_permanent_as_the_refusal_says(tmp_path: Path) -> None:

@@ -32,14 +32,16 @@ def test_all_sources_are_the_same_model(
     monkeypatch.chdir(tmp_path)
     digits = timm.create_model('coatnet_atto.digits', pretrained=True).eval()
     save_for_hf(digits, 'folder', safe_serialization=True)
-    torch.save(digits.state_dict(), 'state.pth')
+    for name in ('state.pth', 'coatnet_atto.pth'):
+        torch.save(digits.state_dict(), name)
     torch.save({'epoch': 3, 'arch': 'coatnet_atto', 'state_dict': digits.state_dict()}, 'training.pth.tar')
     Path('coatnet_atto').mkdir()  # a name is a name, whatever lies in the current folder
     x = torch.randn(2, 1, 64, 64)
-    for name in ('coatnet_atto', 'coatnet_atto.digits', 'folder', 'local-dir:folder', 'state.pth', 'training.pth.tar'):
+    files = 'state.pth', 'coatnet_atto.pth', 'training.pth.tar'
+    for name in ('coatnet_atto', 'coatnet_atto.digits', 'folder', 'local-dir:folder', *files):
         model = load_model(name)
         assert not model.training, name
-        assert ('assuming mean (0.5,) and std (0.5,)' in caplog.text) == (name in ('state.pth', 'training.pth.tar'))
+        assert ('assuming mean (0.5,) and std (0.5,)' in caplog.text) == (name in files)
         caplog.clear()
         torch.testing.assert_close(model(x), digits(x), rtol=0, atol=1e-6)
 

@@ -84,7 +84,7 @@ def convert(src: Path, dst: Path, labels: Path | None, no_head: bool, **options)
     click.echo(f'{shown(src)}: CoAtNet of {result.num_params:,} parameters')
     heads = f'{s.num_heads} heads, ' if s.num_heads else ''
     click.echo(f'  stem {"-".join(map(str, s.stem_width))}, stages {stages}, {heads}head dimension {s.dim_head}')
-    size = 'x'.join(map(str, s.img_size)) if s.img_size else 'any size'
+    size = 'x'.join(map(str, s.img_size))
     channels = f'{s.in_chans} channel' + ('s' if s.in_chans > 1 else '')
     click.echo(f'  images {channels}, {size}; {s.num_classes or "no"} classes')
     is_compared = options['compare'] or options['check']

@@ -1,4 +1,4 @@
-"""Third-party code: the interface of the modules in `adapters/`, and translating checkpoints into our tensors.
+"""Third-party code: the interface of the modules in `adapters/`, and what they read a checkpoint into.
 
 `registry.IMPLS` lists the codebases. The module of each codebase has the functions of `Adapter`.
 """
@@ -6,13 +6,13 @@
 import importlib
 import re
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 import torch
 
-from ..errors import CheckpointError, shown
+from ..errors import CheckpointError
 from ..registry import IMPLS, SIZES, CoAtNetCfg, PerBlock, ThirdPartyCode, list_impls, resolve_cfg
 
 
@@ -100,18 +100,6 @@ class Adapter(Protocol):
         """Give a replaced classifier the names of that code, or leave it out."""
 
 
-@dataclass(frozen=True)
-class Translation:
-    """A third-party checkpoint in the names and layouts of this package."""
-
-    impl: str
-    structure: Structure
-    tensors: dict[str, torch.Tensor]  # contiguous, and not copied if the layout stays
-    third_party_names: dict[str, str]  # by the names in this package
-    left_out: tuple[str, ...]  # the names of the tensors beside the network
-    assumed: str  # of the network, as text
-
-
 def count_numbered(names: Collection[str], before: str, after: str) -> int:
     """Count the parts of a network that have numbers in the names of tensors, between two texts."""
     pattern = re.compile(rf'{re.escape(before)}([0-9]+){re.escape(after)}')
@@ -141,7 +129,7 @@ def find_reader(start: bytes) -> Adapter | None:
     return next((importlib.import_module(code.mapping) for code in codes), None)
 
 
-def _find_adapter(names: Collection[str]) -> tuple[str, Adapter] | None:
+def find_adapter(names: Collection[str]) -> tuple[str, Adapter] | None:
     """The implementation and the module of the code that has tensors of these names, or None."""
     adapters = ((impl, importlib.import_module(code.mapping)) for impl, code in third_party_codes().items())
     return next(((impl, adapter) for impl, adapter in adapters if adapter.recognises(names)), None)
@@ -150,60 +138,4 @@ def _find_adapter(names: Collection[str]) -> tuple[str, Adapter] | None:
 def recognised(names: Collection[str]) -> bool:
     """Whether names of tensors are those of a network of this package, of timm or of third-party code."""
     own = 'stem.conv1.weight' in names and any(name.startswith('stages.0.blocks.0.') for name in names)
-    return own or _find_adapter(names) is not None
-
-
-def translate(checkpoint: Checkpoint, head: bool = True) -> Translation | None:
-    """Translate a checkpoint of third-party code, without classifier if not `head`; None for other checkpoints.
-
-    Raises:
-        CheckpointError: If a tensor is missing, does not belong to such a network or has an impossible shape.
-    """
-    found = _find_adapter(checkpoint.tensors)
-    if found is None:
-        return None
-    impl, adapter = found
-    if hasattr(adapter, 'prepare'):
-        checkpoint = adapter.prepare(checkpoint, head)
-    structure = adapter.infer_structure(checkpoint)
-    targets = adapter.tensor_map(structure)
-    tensors = {name: target.default for name, target in targets.items() if target.default is not None}
-    tensors |= checkpoint.tensors
-    _check_names(tensors, targets, impl)
-    names = {target.name: name for name, target in targets.items() if target.name is not None and name in tensors}
-    mapped = {
-        ours: _rearrange(theirs, tensors[theirs], targets[theirs].layout, impl, structure.dim_head)
-        for ours, theirs in names.items()
-    }
-    for name in names:
-        if name.endswith('running_var'):
-            mapped.setdefault(name.replace('running_var', 'num_batches_tracked'), torch.tensor(0))
-    if not head:
-        mapped = {name: tensor for name, tensor in mapped.items() if not name.startswith('head.fc.')}
-        structure = replace(structure, num_classes=0, head_bias=None)
-    return Translation(impl, structure, mapped, names, tuple(checkpoint.beside), checkpoint.assumed)
-
-
-def _rearrange(name: str, tensor: torch.Tensor, layout: str | None, impl: str, dim_head: int) -> torch.Tensor:
-    from einops import EinopsError, rearrange  # slow to import, and only these checkpoints need it
-
-    if layout is None:
-        return tensor
-    axes = dict(three=3, d=dim_head) if 'three' in layout else {}
-    try:
-        return rearrange(tensor, layout, **axes).contiguous()
-    except EinopsError as e:
-        raise CheckpointError(
-            f'The tensor {name} of the {impl} checkpoint has shape {tuple(tensor.shape)}, which is not of the form '
-            f'{layout.partition(" ->")[0]!r}.'
-        ) from e
-
-
-def _check_names(present: Collection[str], expected: Collection[str], impl: str) -> None:
-    # Files from before torch 0.4.1, and all files of Keras, have no counters of batches.
-    missing = [name for name in expected if name not in present and not name.endswith('num_batches_tracked')]
-    surplus = sorted(set(present).difference(expected))
-    for names, problem in ((surplus, 'has unexpected tensors'), (missing, 'lacks tensors')):
-        if names:
-            more = f' and {len(names) - 4} more' if len(names) > 4 else ''
-            raise CheckpointError(f'The {impl} checkpoint {problem}: {", ".join(map(shown, names[:4]))}{more}.')
+    return own or find_adapter(names) is not None

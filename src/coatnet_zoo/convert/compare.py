@@ -35,7 +35,8 @@ def check_pair(model: nn.Module, file: str | os.PathLike) -> None:
     if error > _TOLERANCES[torch.float32]:
         raise CheckpointError(
             f'The logits differ from those in {shown(file)} by {error:.1e} of the largest, so that code computes '
-            'something else with the same tensors; compare=... (--compare FILE:FUNCTION) names the place.'
+            'something else with the same tensors, or computed on a GPU; compare=... (--compare FILE:FUNCTION) names '
+            'the place.'
         )
 
 

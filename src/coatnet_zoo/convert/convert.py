@@ -16,7 +16,7 @@ from torch import nn
 from ..errors import CheckpointError, HubError, first_line, is_utf8, shown
 from ..files import CARD, CONFIG, SAFETENSORS, write_folder
 from ..hub import one_line_error, save_folder
-from ..registry import short
+from ..registry import feature_sizes, short
 from .adapter import Checkpoint, Structure, recognised, third_party_codes
 from .adapters.timm_train import trained_source
 from .compare import check_pair, check_same
@@ -24,7 +24,7 @@ from .folders import is_folder, read_folder, weights_in
 from .loading import Adapted, as_linear
 from .preprocessing import check_facts, check_labels, data_config
 from .reading import read_checkpoint
-from .source import Source, own_source, third_party_source
+from .source import Source, own_source, translate
 from .state_dicts import find_network
 from .values import check_shapes, check_values
 
@@ -100,6 +100,8 @@ def convert_checkpoint(
     """
     dst = Path(dst)
     _check_destination(src, dst, overwrite)
+    if not head and (compare is not None or check is not None):
+        raise CheckpointError('Without a classifier there are no logits to compare; leave out head=False (--no-head).')
     facts = dict(mean=mean, std=std, interpolation=interpolation, crop_pct=crop_pct)
     file = 'The checkpoint' if isinstance(src, Checkpoint) else shown(src, 500)
     with one_line_error(CheckpointError, f'{file} cannot be converted'):
@@ -126,22 +128,25 @@ def convert_checkpoint(
     if labels is not None:
         check_labels(labels, model.num_classes)
     tensors = _fitting(source, model, file)
-    if in_chans not in (None, model.in_chans):
-        tensors[_FIRST] = _three_channels(tensors[_FIRST], in_chans)
-        model = timm.create_model(source.name, **{**source.arguments, 'in_chans': 3}, device='meta')
-        preprocessing |= {name: tuple(v) * (3 // len(v)) for name in ('mean', 'std') for v in [preprocessing[name]]}
     model.load_state_dict(Adapted(tensors))
     if compare is not None:
         check_same(_loaded(compare, checkpoint), model.eval(), None, source.names)
     if check is not None:
         check_pair(model, check)
+    if in_chans not in (None, model.in_chans):
+        tensors[_FIRST] = _three_channels(tensors[_FIRST], in_chans)
+        model = timm.create_model(source.name, **{**source.arguments, 'in_chans': 3}, device='meta')
+        model.load_state_dict(Adapted(tensors))
+        preprocessing |= {name: tuple(v) * (3 // len(v)) for name in ('mean', 'std') for v in [preprocessing[name]]}
     unknown = (*_CLASSES, *(() if source.is_tuned else _ORIGIN))
     model.pretrained_cfg = {name: value for name, value in model.pretrained_cfg.items() if name not in unknown}
     if checkpoint.license:
         model.pretrained_cfg['license'] = checkpoint.license
     size = preprocessing.get('input_size', (None, *model.img_size))[1:]
     if img_size is not None and size != to_2tuple(img_size):
-        raise CheckpointError(f'img_size={img_size}, but the checkpoint was trained at {size}; leave img_size out.')
+        if _maps(model, size) != _maps(model, to_2tuple(img_size)):
+            raise CheckpointError(f'img_size={img_size}, but the checkpoint was trained at {size}; leave img_size out.')
+        size = to_2tuple(img_size)  # position tables are the same for several sizes
     if size != model.img_size:
         with one_line_error(CheckpointError, f'{file} was trained at {size}, which its network cannot keep'):
             model.set_input_size(size)
@@ -188,7 +193,7 @@ def convert_module(
             the first place that differs.
     """
     checkpoint = find_network(module.state_dict(), name='The module')
-    source, model, _ = build_network(checkpoint, 'the module', True, None)
+    source, model, _ = build_network(checkpoint, 'the module', True, options.get('img_size'))
     model = timm.create_model(source.name, **source.arguments).eval()
     model.load_state_dict(source.tensors)
     check_same(module, model, images, source.names)
@@ -245,7 +250,7 @@ def build_network(
 ) -> tuple[Source, nn.Module, dict[str, Any]]:
     """The source of a checkpoint, its network on the meta device, and timm's data_config of the network."""
     with one_line_error(CheckpointError, f'The network of {src} cannot be built'):
-        finders = (third_party_source, trained_source, own_source)
+        finders = (translate, trained_source, own_source)
         source = next(filter(None, (find(checkpoint, head) for find in finders)), None)
         if source is None:
             raise CheckpointError(_not_convertible(src, checkpoint.tensors))
@@ -269,6 +274,12 @@ def _fitting(source: Source, model: nn.Module, src: str) -> dict[str, torch.Tens
         tensors[name] = tensor.clone() if place in memory else tensor
         memory.add(place)
     return tensors
+
+
+def _maps(model: nn.Module, img_size: tuple[int, int]) -> list[tuple[int, int]]:
+    """(height, width) of the feature maps that attention sees."""
+    sizes = feature_sizes(img_size, len(model.stages), model.cfg.patch_size)
+    return [size for size, types in zip(sizes, model.cfg.stage_types, strict=True) if 'T' in types]
 
 
 def _three_channels(kernel: torch.Tensor, in_chans: int) -> torch.Tensor:

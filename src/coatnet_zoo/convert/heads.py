@@ -63,12 +63,13 @@ def _names_behind(tensors: Mapping[str, torch.Tensor], own: str, parts: Collecti
 
 
 def _followers(tensors: Tensors, width: int, norms: bool = True) -> Tensors:
-    """The tensors of the parts beside a network that could take `width` values."""
+    """The tensors of the parts beside a network that could take `width` values, or pool with a power `p` (GeM)."""
 
     def takes(name: str, tensor: torch.Tensor) -> bool:
         inputs = {1: tensor.shape[-1:] if norms else (), 2: tensor.shape[1:], 4: tensor.shape[1:2]}
         is_layer = tensor.is_floating_point() and not _OF_TRAINING.search(name)
-        return is_layer and tuple(inputs.get(tensor.ndim, ())) == (width,)
+        takes_all = tuple(inputs.get(tensor.ndim, ())) == (width,)
+        return is_layer and (takes_all or (norms and name.endswith('.p')))
 
     firsts = {_part(name) for name, tensor in tensors.items() if takes(name, tensor)}
     return {name: tensor for name, tensor in tensors.items() if _part(name) in firsts}

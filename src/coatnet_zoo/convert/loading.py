@@ -13,11 +13,11 @@ from torch import nn
 
 from ..errors import CheckpointError
 from ..registry import TIMM_NAMES, CoAtNetCfg, feature_sizes, num_offsets, resolve_cfg
-from .adapter import Checkpoint, Translation, third_party_codes, translate
+from .adapter import Checkpoint, third_party_codes
 from .recognition import TABLE, Known, fingerprint, is_timms, square_size
-from .source import with_own_head
+from .source import Source, translate, with_own_head
 from .state_dicts import find_network
-from .values import Tensors, check_plain, check_values
+from .values import Tensors, check_values
 
 _Size = tuple[int, int] | None  # height and width of images in pixels, if known
 
@@ -76,9 +76,11 @@ def take_timms_layers(cfg: CoAtNetCfg, stage: nn.Module, state_dict: dict[str, A
             state_dict[name] = linear
 
 
+@functools.cache
 def _check_unseen(cfg: CoAtNetCfg) -> None:
     """Refuse a checkpoint of timm's code for a network that computes what no registered network of timm does."""
-    unseen = [name for name in _UNSEEN if all(getattr(one, name) != getattr(cfg, name) for one in _timms())]
+    timms = [resolve_cfg(size, impl, **fields) for size, impl, fields in filter(None, TIMM_NAMES.values())]
+    unseen = [name for name in _UNSEEN if all(getattr(one, name) != getattr(cfg, name) for one in timms)]
     if unlike := ', '.join(f'{name}={getattr(cfg, name)!r}' for name in unseen):
         raise CheckpointError(
             f"The checkpoint is from timm's code, but no CoAtNet of timm has {unlike} like this model of "
@@ -86,18 +88,12 @@ def _check_unseen(cfg: CoAtNetCfg) -> None:
         )
 
 
-@functools.cache
-def _timms() -> list[CoAtNetCfg]:
-    """The structures of timm's registered networks."""
-    return [resolve_cfg(size, impl, **fields) for size, impl, fields in filter(None, TIMM_NAMES.values())]
-
-
-def _check_structure(translation: Translation, cfg: CoAtNetCfg) -> None:
+def _check_structure(source: Source, cfg: CoAtNetCfg) -> None:
     """Refuse the checkpoint of third-party code if its structure is not that of the configuration.
 
     Other numbers of classes and channels are left to torch, which reports them, and to timm, which adapts them.
     """
-    impl, structure = translation.impl, translation.structure
+    impl, structure = source.arguments['impl'], source.structure
     code = third_party_codes()[impl]
     if cfg.impl == impl and not structure.differences(cfg):
         return
@@ -120,11 +116,10 @@ def _has_shapes(state_dict: Mapping[str, Any], own: Tensors) -> bool:
 
 def _adapt(state_dict: Mapping[str, Any] | Checkpoint, own: Tensors, model: nn.Module, img_size: _Size) -> Tensors:
     checkpoint = state_dict if isinstance(state_dict, Checkpoint) else find_network(state_dict)
-    check_plain(checkpoint.tensors, 'The checkpoint')
-    translation = translate(checkpoint)
-    if translation is not None:
-        _check_structure(translation, model.cfg)
-        tensors, img_size = translation.tensors, translation.structure.img_size
+    source = translate(checkpoint)
+    if source is not None:
+        _check_structure(source, model.cfg)
+        tensors, img_size = source.tensors, source.structure.img_size
     else:
         checkpoint, known = with_own_head(checkpoint)
         _check_same_network(checkpoint.tensors, known, own, model.cfg)
@@ -157,8 +152,10 @@ def _resize_tables(tensors: Tensors, own: Tensors, model: nn.Module, img_size: _
 
     For windows, tables of a whole feature map are first cut down to the offsets inside a window.
     """
-    cfg, out = model.cfg, dict(tensors)
-    is_square = cfg.attn_window is not None or square_size(tensors, cfg.patch_size) is not None
+    cfg, out, side = model.cfg, dict(tensors), square_size(tensors, model.cfg.patch_size)
+    is_square = cfg.attn_window is not None or side is not None
+    if cfg.attn_window and side:
+        img_size = img_size or (side, side)
 
     def grids(size: tuple[int, int], stage: int) -> tuple[tuple[int, int], tuple[int, int]]:
         """(height, width) of the feature map of a stage, and of the part that attention sees at once."""

@@ -18,7 +18,6 @@ from ..errors import CheckpointError, first_line, is_utf8, shown
 from . import unpickling
 from .adapter import Checkpoint, find_reader
 from .state_dicts import find_network
-from .values import check_plain
 
 # Intact files that hold no checkpoint, by their first bytes, with the way to one.
 _OTHERS = {
@@ -65,7 +64,6 @@ def read_checkpoint(
     name = shown(path, 500)
     content, layers = _read(path)
     found = find_network(content, ema, name, key, prefix)
-    check_plain(found.tensors, name)
     return replace(found, layers=layers or found.layers, record=_record(content))
 
 

@@ -1,15 +1,15 @@
 """What a conversion starts from: the call that builds the network of a checkpoint, its tensors, its preprocessing."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import nn
 
-from ..errors import CheckpointError
-from .adapter import Checkpoint, third_party_codes, translate
+from ..errors import CheckpointError, shown
+from .adapter import Checkpoint, Structure, find_adapter, third_party_codes
 from .heads import plain_head
 from .recognition import Known, identify, square_size
 
@@ -30,27 +30,78 @@ class Source:
     is_assumed: bool = True  # the preprocessing
     assumed_network: str = ''  # what the tensors do not show, as text
     is_tuned: bool = False  # started from published weights, whose license then holds
+    structure: Structure | None = None  # of third-party code
 
 
-def third_party_source(checkpoint: Checkpoint, head: bool) -> Source | None:
+def translate(checkpoint: Checkpoint, head: bool = True) -> Source | None:
     """The network of a checkpoint of third-party code, without classifier if not `head`; None for other checkpoints.
 
     Raises:
-        CheckpointError: If the tensors are not those of one network.
+        CheckpointError: If a tensor is missing, does not belong to such a network or has an impossible shape.
     """
-    translation = translate(checkpoint, head)
-    if translation is None:
+    found = find_adapter(checkpoint.tensors)
+    if found is None:
         return None
-    structure, impl = translation.structure, translation.impl
+    impl, adapter = found
+    if hasattr(adapter, 'prepare'):
+        checkpoint = adapter.prepare(checkpoint, head)
+    structure = adapter.infer_structure(checkpoint)
+    targets = adapter.tensor_map(structure)
+    tensors = {name: target.default for name, target in targets.items() if target.default is not None}
+    tensors |= checkpoint.tensors
+    _check_names(tensors, targets, impl)
+    names = {target.name: name for name, target in targets.items() if target.name is not None and name in tensors}
+    mapped = {
+        ours: _rearrange(theirs, tensors[theirs], targets[theirs].layout, impl, structure.dim_head)
+        for ours, theirs in names.items()
+    }
+    for name in names:
+        if name.endswith('running_var'):
+            mapped.setdefault(name.replace('running_var', 'num_batches_tracked'), torch.tensor(0))
+    if not head:
+        mapped = {name: tensor for name, tensor in mapped.items() if not name.startswith('head.fc.')}
+        structure = replace(structure, num_classes=0, head_bias=None)
     code = third_party_codes()[impl]
     size, arguments = structure.as_registered(impl)
     arguments |= dict(impl=impl, img_size=structure.img_size or (224, 224))
     assumed = dict(mean=IMAGENET_DEFAULT_MEAN, std=IMAGENET_DEFAULT_STD)
     assumed |= dict(interpolation=code.interpolation, crop_pct=code.crop_pct)
-    has_size, names = structure.img_size is not None, translation.third_party_names
-    tensors, left_out = translation.tensors, translation.left_out
-    facts = ', '.join(filter(None, (code.assumed, translation.assumed)))
-    return Source(size, arguments, tensors, lambda _: assumed, has_size, left_out, names, assumed_network=facts)
+    return Source(
+        size,
+        arguments,
+        mapped,
+        lambda _: assumed,
+        has_size=structure.img_size is not None,
+        left_out=tuple(checkpoint.beside),
+        names=names,
+        assumed_network=', '.join(filter(None, (code.assumed, checkpoint.assumed))),
+        structure=structure,
+    )
+
+
+def _rearrange(name: str, tensor: torch.Tensor, layout: str | None, impl: str, dim_head: int) -> torch.Tensor:
+    from einops import EinopsError, rearrange  # slow to import, and only these checkpoints need it
+
+    if layout is None:
+        return tensor
+    axes = dict(three=3, d=dim_head) if 'three' in layout else {}
+    try:
+        return rearrange(tensor, layout, **axes).contiguous()
+    except EinopsError as e:
+        raise CheckpointError(
+            f'The tensor {name} of the {impl} checkpoint has shape {tuple(tensor.shape)}, which is not of the form '
+            f'{layout.partition(" ->")[0]!r}.'
+        ) from e
+
+
+def _check_names(present: Collection[str], expected: Collection[str], impl: str) -> None:
+    # Files from before torch 0.4.1, and all files of Keras, have no counters of batches.
+    missing = [name for name in expected if name not in present and not name.endswith('num_batches_tracked')]
+    surplus = sorted(set(present).difference(expected))
+    for names, problem in ((surplus, 'has unexpected tensors'), (missing, 'lacks tensors')):
+        if names:
+            more = f' and {len(names) - 4} more' if len(names) > 4 else ''
+            raise CheckpointError(f'The {impl} checkpoint {problem}: {", ".join(map(shown, names[:4]))}{more}.')
 
 
 def own_source(checkpoint: Checkpoint, head: bool) -> Source | None:
@@ -76,10 +127,13 @@ def with_own_head(checkpoint: Checkpoint, head: bool = True) -> tuple[Checkpoint
     Raises:
         CheckpointError: If the checkpoint is of a network of timm that this package does not have.
     """
-    known = identify(checkpoint.tensors)
+    known, parts = identify(checkpoint.tensors), _PARTS
+    if known is None:  # the head may be another module, such as a Sequential
+        known = identify({name: t for name, t in checkpoint.tensors.items() if not name.startswith('head.')})
+        parts = _PARTS[:-1]
     if known is None:
         return checkpoint, None
     if known.size is None:
         raise CheckpointError(f"The checkpoint is {known.title}, with blocks that are not here; load it into timm's.")
-    checkpoint = plain_head(checkpoint, 'head.fc', _PARTS, known.cfg.stage_widths[-1][-1], head)
+    checkpoint = plain_head(checkpoint, 'head.fc', parts, known.cfg.stage_widths[-1][-1], head)
     return checkpoint, identify(checkpoint.tensors)

@@ -16,8 +16,8 @@ _KEYS = ('state_dict', 'model_state_dict', 'model', 'net', 'network', 'weights')
 # A key or prefix of a moving average, such as `model_ema` or `ema.module.`
 _EMA = re.compile(r'(?:^|[._])ema(?:[._]|$)', re.IGNORECASE)
 _MAX_DEPTH = 8  # of nested dictionaries, e.g. {'ema': {'state_dict': ...}}, and of prefixes
-# What tools store next to weights: the number of averaged models, and thop's counts for every module.
-_COUNTERS = ('n_averaged', 'total_ops', 'total_params')
+# No weights: the number of averaged models, thop's counts of every module, and the positions in timm's whole modules.
+_NO_WEIGHTS = ('n_averaged', 'total_ops', 'total_params', 'relative_position_index', 'rel_coords_log')
 # What compiling, sharding and recomputing put into the names of the layers that they wrap.
 _WRAPPERS = re.compile(r'\b_(?:orig_mod|fsdp_wrapped_module|checkpoint_wrapped_module)\.')
 # Names of tensors of layers that no CoAtNet has, with the way to a checkpoint that loads.
@@ -79,6 +79,9 @@ def find_network(
     for pattern, problem in _STRANGE.items():
         if strange := next(filter(re.compile(pattern).search, network), None):
             raise CheckpointError(f'{name} has the tensor {shown(strange)} {problem}.')
+    for label, value in network.items():
+        if kind := not_plain(value):
+            raise CheckpointError(f'{name} has {shown(label)} as a {shown(kind)} tensor; save plain real tensors.')
     layers = getattr(dicts[path], 'layers', {})
     inside = {name.removeprefix(start): layer for name, layer in layers.items() if name.startswith(start)}
     unused = [(*keys, one) for keys, found in networks.items() for one in found if (keys, one) != (path, start)]
@@ -174,7 +177,7 @@ def _tensors(content: Mapping[Any, Any], name: str) -> dict[str, torch.Tensor]:
         if isinstance(value, Stub) and '._rebuild_' in value.name:
             kind = next((part.name for part in reversed(value.args) if isinstance(part, type)), value.name)
             raise CheckpointError(f'{name} has {shown(key)} as a {shown(kind)}; save plain tensors of real numbers.')
-        if _has_tensor((key, value)) and key.rpartition('.')[2] not in _COUNTERS:
+        if _has_tensor((key, value)) and key.rpartition('.')[2] not in _NO_WEIGHTS:
             key = _WRAPPERS.sub('', key)
             if key in tensors:
                 raise CheckpointError(f'{name} has {shown(key)} more than once, with and without a wrapper of a layer.')

@@ -12,7 +12,7 @@ from ..convert import Checkpoint, convert_checkpoint, is_folder, read_folder
 from ..errors import CheckpointError, HubError, shown
 from ..hub import one_line
 from ..network import CoAtNet
-from ..registry import did_you_mean, our_name
+from ..registry import WEIGHTS, did_you_mean, our_name
 
 _log = logging.getLogger(__name__)
 
@@ -34,9 +34,11 @@ def load_model(source: str, img_size: tuple[int, int] | None = None, **arguments
     """
     path, arguments = Path(source), {'pretrained': True, **arguments}
     try:
-        if not is_model(source) and path.is_file():
+        # timm takes `coatnet_1.pth` for a name with a tag.
+        is_path = not is_model(source) or ('.' in source and source not in WEIGHTS)
+        if is_path and path.is_file():
             return _converted(path, img_size, arguments)
-        name = f'local-dir:{source}' if not is_model(source) and path.is_dir() else our_name(source)
+        name = f'local-dir:{source}' if is_path and path.is_dir() else our_name(source)
         # This also puts config.json into the cache. Without a network, timm would try to fetch it for 23 seconds.
         if (is_folder(name) or is_model(name)) and (found := read_folder(name)):
             return _converted(found, img_size, arguments)
@@ -54,9 +56,15 @@ def load_model(source: str, img_size: tuple[int, int] | None = None, **arguments
 def _converted(source: Path | Checkpoint, img_size: tuple[int, int] | None, arguments: dict[str, Any]) -> CoAtNet:
     """The model of a checkpoint file, or of one that was read already."""
     with tempfile.TemporaryDirectory(prefix='coatnet-zoo-') as parent:
-        done = convert_checkpoint(source, Path(parent) / 'converted', img_size=img_size)
-        if size := done.assumed.get('img_size'):
+        folder = Path(parent) / 'converted'
+        try:
+            done = convert_checkpoint(source, folder)
+        except CheckpointError:
+            if img_size is None:
+                raise
+            done = convert_checkpoint(source, folder, img_size=img_size)  # tables of images that are not square
+        if img_size is None and (size := done.assumed.get('img_size')):
             _log.warning('No table shows the image size: assuming %dx%d; see `convert --img-size`.', *size)
         if values := ' and '.join(f'{key} {done.assumed[key]}' for key in ('mean', 'std') if key in done.assumed):
             _log.warning('The checkpoint has no mean and std of images: assuming %s; see `convert --mean`.', values)
-        return timm.create_model(f'local-dir:{done.folder}', **arguments).eval()
+        return timm.create_model(f'local-dir:{folder}', img_size=img_size, **arguments).eval()
