@@ -7,10 +7,13 @@ import numpy as np
 import pytest
 import timm
 import torch
+from hub_server import HubServer
 from paths import DATA
 from peers import randomize_
 from safetensors.torch import load_file, save_file
 from timm.models import save_for_hf
+
+from coatnet_zoo import HubError
 
 STAGES = dict(stem_width=(16, 24), embed_dim=(32, 32, 64, 96), depths=(1, 2, 2, 1), img_size=64)
 
@@ -58,6 +61,13 @@ def test_new_parts_are_initialised(file: Path) -> None:
     assert bias.isfinite().all() and bias.abs().max() <= bound
     torch.testing.assert_close(model.stem.conv1.weight, load_file(file)['stem.conv1.weight'])
     assert load(file, num_classes=0).eval()(torch.randn(1, 3, 64, 64)).shape == (1, 96)
+    overlay = dict(file=str(file), num_classes=-1)  # of train.py's --pretrained-path
+    assert timm.create_model('coatnet_1', pretrained=True, pretrained_cfg_overlay=overlay, **STAGES).num_classes == 1000
+
+
+def test_weights_of_an_overlay_replace_those_of_the_name(hub: HubServer) -> None:
+    with pytest.raises(HubError, match='me/mine'):
+        timm.create_model('coatnet_atto', pretrained=True, pretrained_cfg_overlay=dict(hf_hub_id='me/mine'))
 
 
 def test_precision_and_device_are_those_asked_for(file: Path) -> None:

@@ -184,6 +184,8 @@ def test_weights_are_folded_and_need_no_gradients(model: nn.Module, optimized: n
     torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-3, atol=1e-4)
     with pytest.raises(RuntimeError, match=r'Missing key.*stem\.conv1\.bias'):
         optimized.load_state_dict(model.state_dict())
+    with torch.inference_mode():
+        assert not any(p.is_inference() for p in optimize_for_inference(model).parameters())
 
 
 @torch.no_grad()

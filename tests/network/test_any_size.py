@@ -108,6 +108,7 @@ def test_native_size_can_be_changed(impl: str, img_size: tuple[int, int], tmp_pa
     model = create(impl)
     changed = assert_saved_and_resized(model, tmp_path, img_size)
     assert changed.img_size == img_size and get_model_args(changed)['img_size'] == img_size
+    assert resolve_input_data_config(changed)['input_size'] == (3, *img_size)
     loaded = timm.create_model('coatnet_1', impl=impl, img_size=img_size, **STAGES).eval()
     loaded.load_state_dict(model.state_dict())
     x = random_images(2, 3, img_size)

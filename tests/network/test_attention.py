@@ -192,6 +192,9 @@ def test_tables_of_whole_maps_are_cut_down_for_windows(tmp_path: Path) -> None:
         whole, cut = (m.stages[2].blocks[0].attn.rel_pos for m in (model, windowed))
         whole = expand_rel_pos_table(whole(4, 4), 4, 4).reshape(2, 4, 4, 4, 4)[:, :3, :3, :3, :3]
         assert torch.equal(expand_rel_pos_table(cut(3, 3), 3, 3), whole.reshape(1, 2, 9, 9))
+    larger = create('pre window', img_size=128)
+    larger.load_state_dict(model.state_dict())
+    assert torch.equal(larger.stages[2].blocks[0].attn.rel_pos(3, 3), cut(3, 3))
 
 
 def test_a_checkpoint_with_positions_is_refused_where_they_have_no_place() -> None:

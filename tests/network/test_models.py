@@ -8,6 +8,7 @@ from timm.models import group_parameters
 from timm.optim import create_optimizer_v2, param_groups_layer_decay
 from timm.utils import AttentionExtract
 
+from coatnet_zoo import optimize_for_inference
 from coatnet_zoo.registry import SIZES
 
 IMPLS = ['timm', 'timm_rmlp', 'timm_rmlp2', 'paper', 'chinhsuanwu', 'keras_cv']
@@ -27,6 +28,14 @@ def test_all_models_are_listed_under_their_module() -> None:
     assert timm.list_models(module='coatnet') == sorted(SIZES)
 
 
+def test_another_head_takes_the_features(x: torch.Tensor) -> None:
+    model = create('timm').eval()
+    model.head = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(96, 2))
+    torch.testing.assert_close(optimize_for_inference(model)(x), model(x), rtol=1e-4, atol=1e-5)
+    model.head = torch.nn.Identity()
+    assert model(x).shape == (2, 96, 2, 2)
+
+
 @pytest.mark.parametrize('impl', IMPLS)
 def test_features(impl: str, x: torch.Tensor) -> None:
     """By `features_only`, by `forward_intermediates`, and of a pruned model."""
@@ -38,6 +47,8 @@ def test_features(impl: str, x: torch.Tensor) -> None:
     torch.testing.assert_close(extractor(x), features)
     assert [f.shape[1] for f in features] == extractor.feature_info.channels() == [24, 32, 32, 64, 96]
     assert [64 // f.shape[-1] for f in features] == extractor.feature_info.reduction() == [2, 4, 8, 16, 32]
+    three = {**STAGES, 'embed_dim': (32, 32, 64), 'depths': (1, 2, 1), 'block_types': 'CCT'}
+    assert len(timm.create_model('coatnet_1', impl=impl, features_only=True, **three).eval()(x)) == 4
     some = [features[i] for i in (1, 3)]
     for options in (dict(indices=[1, 3]), dict(indices=[1, 3], stop_early=True)):
         torch.testing.assert_close(model.forward_intermediates(x, intermediates_only=True, **options), some)

@@ -65,5 +65,6 @@ def test_names_of_timm(theirs: str) -> None:
 
 
 def test_other_names_stay() -> None:
-    for name in [*SIZES, *WEIGHTS, 'resnet18', '', 'hf-hub:me/x', 'hf-hub:timm/resnet18', 'best.pth']:
+    revision = 'hf-hub:timm/coatnet_1_rw_224.sw_in1k@main'
+    for name in [*SIZES, *WEIGHTS, 'resnet18', '', 'hf-hub:me/x', 'hf-hub:timm/resnet18', 'best.pth', revision]:
         assert our_name(name) == name

@@ -74,9 +74,10 @@ def build(
     structure = {name: kwargs.pop(name) for name in field_types() if name in kwargs}
     cfg = resolve_cfg(size, impl, **structure)
     keeps_given = given and wanted in (None, chosen)
-    load_cfg = resolve_pretrained_cfg(
-        size, given if keeps_given else chosen or untrained_cfg(size), pretrained_cfg_overlay
-    )
+    overlay = pretrained_cfg_overlay or {}
+    if any(overlay.get(key) for key in _SOURCES):  # weights of the user replace those of the name
+        overlay = {**dict.fromkeys((*_SOURCES, 'source')), **overlay}
+    load_cfg = resolve_pretrained_cfg(size, given if keeps_given else chosen or untrained_cfg(size), overlay)
     model = _build(size, cfg, load_cfg, pretrained, recorded, cache_dir, kwargs)
     update_model_args(model, **{name: getattr(cfg, name) for name in ('impl', *STRUCTURE_FIELDS, *structure)})
     return model
@@ -93,10 +94,9 @@ def _build(
     has_size = 'img_size' in arguments
     arguments.setdefault('img_size', load_cfg.input_size[-2:])
     checkpoint: Checkpoint | None = None
-    is_mapped = False
     if pretrained:
         load_cfg = localize(load_cfg, size, cache_dir)
-        is_mapped = (load_cfg.file or '').endswith('.safetensors')
+    is_mapped = pretrained and (load_cfg.file or '').endswith('.safetensors')
     what = shown(load_cfg.file or 'The state dict')
     if is_mapped:
         device = arguments.pop('device', None) or torch.get_default_device()
@@ -119,7 +119,7 @@ def _build(
             pretrained,
             pretrained_cfg=load_cfg,
             model_cfg=cfg,
-            feature_cfg=dict(flatten_sequential=True),
+            feature_cfg=dict(flatten_sequential=True, out_indices=tuple(range(len(cfg.depths) + 1))),
             pretrained_filter_fn=adapt,
             pretrained_model_args=recorded,
             cache_dir=cache_dir,

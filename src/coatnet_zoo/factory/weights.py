@@ -55,7 +55,8 @@ def check_fit(tensors: Mapping[str, torch.Tensor], model: CoAtNet, cfg: Pretrain
     first, last = f'{cfg.first_conv}.weight', f'{cfg.classifier}.'
     if first in own:
         own[first] = (own[first][0], cfg.input_size[0], *own[first][2:])
-    if f'{last}weight' in tensors and len(tensors[f'{last}weight']) != cfg.num_classes:
+    # timm's train.py says -1 for `--pretrained-path`: whatever the file has.
+    if f'{last}weight' in tensors and 0 <= cfg.num_classes != len(tensors[f'{last}weight']):
         raise CheckpointError(
             f'{what} has {len(tensors[f"{last}weight"])} classes, but its configuration says num_classes='
             f'{cfg.num_classes}; correct the configuration (config.json, or pretrained_cfg_overlay).'

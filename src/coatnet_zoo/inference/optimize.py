@@ -24,7 +24,7 @@ class OptimizedCoAtNet(CoAtNet):
             raise TypeError(f'This model takes normalised images as floating-point tensors; got {kind}.')
         if x.ndim != 4 or x.shape[1] != self.in_chans:
             raise ValueError(f'This model takes images of shape (B, {self.in_chans}, H, W), got {tuple(x.shape)}.')
-        return x.to(dtype=next(self.parameters()).dtype, memory_format=torch.channels_last)
+        return x.to(dtype=self.stem.conv1.weight.dtype, memory_format=torch.channels_last)
 
     def set_input_size(self, img_size: int | tuple[int, int]) -> None:
         """See `CoAtNet.set_input_size`."""
@@ -49,6 +49,7 @@ class OptimizedCoAtNet(CoAtNet):
         return super().forward(x).float()
 
 
+@torch.inference_mode(False)  # its tensors could neither be loaded nor have gradients of images
 def optimize_for_inference(model: CoAtNet, dtype: torch.dtype | None = None, compile: bool = False) -> OptimizedCoAtNet:
     """A copy of a model that computes the same logits faster.
 
@@ -110,8 +111,7 @@ def _keep_positions(model: CoAtNet) -> None:
 
 def _replace_modules(model: CoAtNet) -> None:
     """Give modules faster classes, if nothing else changes or sees what they compute."""
-    parts = [module for module in model.modules() if type(module) in FASTER_PARTS]
-    for part in [part for part in parts if is_batch_independent(part)]:
+    for part in [part for part in model.modules() if type(part) in FASTER_PARTS and is_batch_independent(part)]:
         part.__class__ = FASTER_PARTS[type(part)]
         if isinstance(part, InPlaceMBConv):
             part.prepare()

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from ..registry import CoAtNetCfg
 from .rel_pos import NoRelPos, RelPosBias, RelPosMlp, expand_rel_pos_table
 
-# The positions of stage 3 at 224 pixels, 14 x 14. On CPUs, larger maps are faster and need less memory row by row,
-# unless several images share the bias of all pairs.
+# The positions of the third stage at 224 pixels, 14 x 14. On CPUs, larger maps are faster and need less memory row by
+# row, unless several images share the bias of all pairs.
 MAX_EXPANDED = 196
 
 
@@ -94,9 +94,9 @@ class SoftmaxAttention(nn.Module):
             v: Values; zeros outside the feature map.
             table: w in a form that `expand_rel_pos_table` takes, or None.
             grid: (height, width) of the feature map, or of a window, with N positions.
-            padding: (windows, 1, 1, N), minus infinity outside the feature map; None if every window is inside the map.
+            padding: (windows, 1, 1, N), minus infinity outside the feature map; None without windows.
         """
-        if self.fused_attn:  # on CPUs, large maps row by row
+        if self.fused_attn:
             return fused_attention(q, k, v, table, grid, padding, self.attn_drop.p if self.training else 0.0)
         weights = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
         mask = attention_mask(q, table, grid, padding)

@@ -46,10 +46,10 @@ def is_foldable(norm: nn.Module) -> bool:
 
 def scale_and_shift(norm: nn.Module) -> tuple[torch.Tensor, torch.Tensor]:
     """Write a batch norm in evaluation mode as `x * scale + shift`: both in float64, both (channels,)."""
-    var = norm.running_var.double() + norm.eps
-    scale = var.rsqrt() if norm.weight is None else norm.weight.double() / var.sqrt()
-    shift = norm.running_mean.double() * scale
-    return scale, -shift if norm.bias is None else norm.bias.double() - shift
+    var = _double(norm.running_var) + norm.eps
+    scale = var.rsqrt() if norm.weight is None else _double(norm.weight) / var.sqrt()
+    shift = _double(norm.running_mean) * scale
+    return scale, -shift if norm.bias is None else _double(norm.bias) - shift
 
 
 def activation_of(norm: nn.Module) -> nn.Module:
@@ -90,7 +90,7 @@ def fold_before(norm: nn.Module, layer: nn.Module, between: nn.Module | None = N
 def fold_layer_scale(layer: nn.Module, layer_scale: nn.Module, between: nn.Module) -> nn.Module:
     """Fold a layer scale into the linear layer before it; between the two is nothing but dropout."""
     if is_unmodified(layer_scale, LayerScale2d) and is_unmodified(layer, nn.Linear) and _commutes_with_affine(between):
-        _scale_outputs(layer, layer_scale.gamma.double())
+        _scale_outputs(layer, _double(layer_scale.gamma))
         return nn.Identity()
     return layer_scale
 
@@ -114,7 +114,7 @@ def fold_across_se(conv: nn.Module, se: nn.Module, norm: nn.Module) -> nn.Module
     _scale_outputs(conv, scale)
     weight, bias = _matrix_and_bias(se.fc1)
     _set(se.fc1, weight / scale, bias)
-    return BiasAct(shift.to(conv.weight.dtype), activation_of(norm))
+    return BiasAct(shift.to(conv.weight), activation_of(norm))
 
 
 class BiasAct(nn.Module):
@@ -146,7 +146,11 @@ def _commutes_with_affine(module: nn.Module) -> bool:
 
 def _matrix_and_bias(layer: nn.Module) -> tuple[torch.Tensor, torch.Tensor | None]:
     """The weight as a matrix (outputs, inputs), and the bias, in float64."""
-    return layer.weight.double().flatten(1), None if layer.bias is None else layer.bias.double()
+    return _double(layer.weight).flatten(1), None if layer.bias is None else _double(layer.bias)
+
+
+def _double(tensor: torch.Tensor) -> torch.Tensor:
+    return (tensor.cpu() if tensor.device.type in ('mps', 'xpu') else tensor).double()  # they may lack float64
 
 
 def _scale_outputs(layer: nn.Module, scale: torch.Tensor) -> None:
@@ -156,6 +160,6 @@ def _scale_outputs(layer: nn.Module, scale: torch.Tensor) -> None:
 
 def _set(layer: nn.Module, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
     like = layer.weight
-    layer.weight = nn.Parameter(weight.reshape(like.shape).to(like.dtype), requires_grad=False)
+    layer.weight = nn.Parameter(weight.reshape(like.shape).to(like), requires_grad=False)
     if bias is not None:
-        layer.bias = nn.Parameter(bias.to(like.dtype), requires_grad=False)
+        layer.bias = nn.Parameter(bias.to(like), requires_grad=False)

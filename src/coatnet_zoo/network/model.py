@@ -12,7 +12,7 @@ from timm.layers import ClassifierHead, NormMlpClassifierHead, calculate_drop_pa
 from timm.models import checkpoint_seq
 from torch import nn
 
-from .._timm import feature_take_indices, update_model_input_size
+from .._timm import feature_take_indices, set_fixed_input_size, update_model_input_size
 from ..convert import Adapted, adapt_state_dict, take_timms_layers
 from ..registry import CoAtNetCfg, Side, check, check_window, feature_sizes
 from .attention import Attention
@@ -97,7 +97,6 @@ class CoAtNet(nn.Module):
         self.num_classes = num_classes
         self.global_pool = global_pool
         self.drop_rate = drop_rate
-        self.grad_checkpointing = False
 
         self.stem = (Stem if cfg.patch_size is None else PatchStem)(cfg, in_chans, **dd)
         dim = cfg.stem_width[-1]
@@ -193,6 +192,7 @@ class CoAtNet(nn.Module):
             if isinstance(attn.rel_pos, RelPosBias):
                 attn.rel_pos.set_window_size(attn.core.grid(*size))
         update_model_input_size(self, self.img_size)
+        set_fixed_input_size(self, True)  # images are prepared for this size
 
     @torch.jit.ignore
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
@@ -205,7 +205,6 @@ class CoAtNet(nn.Module):
     @torch.jit.ignore
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recompute the blocks' activations in the backward pass instead of keeping them."""
-        self.grad_checkpointing = enable
         for stage in self.stages:
             stage.grad_checkpointing = enable
 
@@ -286,7 +285,7 @@ class CoAtNet(nn.Module):
 
     def forward_head(self, x: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
         """(B, num_features, H', W') -> (B, num_classes), or (B, num_features) with `pre_logits`."""
-        return self.head(x, pre_logits=pre_logits)
+        return self.head(x, pre_logits=True) if pre_logits else self.head(x)  # a head of a user takes `x` alone
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, in_chans, H, W) -> (B, num_classes)."""

@@ -213,7 +213,7 @@ def check_window(cfg: CoAtNetCfg, img_size: tuple[int, int]) -> None:
     """Refuse windows that are too large to have an effect at an image size of (height, width) pixels.
 
     Raises:
-        ValueError: If no feature map that Transformer blocks see is larger than a window.
+        ValueError: If every feature map that Transformer blocks see is smaller than a window.
     """
     if cfg.attn_window is None:
         return

@@ -57,7 +57,7 @@ def our_name(name: str) -> str:
         UnknownNameError: If the name is timm's, but timm has published no such weights.
     """
     theirs, _, tag = name.removeprefix('hf-hub:timm/').partition('.')
-    if theirs not in TIMM_NAMES:
+    if theirs not in TIMM_NAMES or '@' in tag:  # a revision of the repository
         return name
     if TIMM_NAMES[theirs] is None:
         raise UnknownNameError(
