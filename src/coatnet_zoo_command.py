@@ -22,6 +22,8 @@ def main() -> None:
     without_models = True
     from coatnet_zoo.cli import main
 
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors='backslashreplace')  # a console may not have the characters of a label or a file
     try:
         main()
     except SystemExit:

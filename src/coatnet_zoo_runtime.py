@@ -114,6 +114,9 @@ class ExportedModel:
         self._check(array)
         array = np.ascontiguousarray(array, np.float32)
         logits = np.concatenate(self._compute([array] if 'batch' in self.dynamic else np.split(array, len(array))))
+        if self.labels is not None and len(self.labels) != logits.shape[1]:
+            found = f'{RECORD_FILE} has {len(self.labels)} labels'
+            raise ExportedModelError(f'{found}, but the model has {logits.shape[1]} classes.')
         return torch.from_numpy(logits).to(images.device) if is_tensor else logits
 
     def _check(self, images: np.ndarray) -> None:
@@ -156,13 +159,19 @@ def open_image(path: str | os.PathLike) -> Image.Image:
     except FileNotFoundError as e:
         raise ImageError(f'There is no image {name}.') from e
     except Exception as e:  # Pillow's readers raise most kinds of exceptions on damaged files
+        if isinstance(e, OSError) and e.errno:
+            raise ImageError(f'{name} cannot be read: {e.strerror}.') from e
         reason = '' if isinstance(e, UnidentifiedImageError) else f' ({_first_line(e)})'
         raise ImageError(f'{name} is not an image that can be read{reason}; give a PNG or JPEG file.') from e
+    _check_image(image, name)
+    return image
+
+
+def _check_image(image: Image.Image, name: str) -> None:
     if image.mode in ('I', 'F'):
         raise ImageError(f'{name} has 32-bit pixels of unknown range; save it with 8 bits.')
     if max(image.size) > _LONGEST_RATIO * min(image.size):
         raise ImageError(f'{name} of {image.width}x{image.height} pixels is too long and narrow for a model; crop it.')
-    return image
 
 
 def prepare(image: Image.Image, preprocessing: Mapping[str, Any]) -> np.ndarray:
@@ -171,9 +180,10 @@ def prepare(image: Image.Image, preprocessing: Mapping[str, Any]) -> np.ndarray:
     The image is turned upright, and transparency becomes white.
 
     Raises:
-        ImageError: If the preprocessing is for neither one channel nor three.
+        ImageError: If the preprocessing is for neither one channel nor three, or for the reasons of `open_image`.
     """
     channels, height, width = preprocessing['input_size']
+    _check_image(image, 'The image')
     if channels not in (1, 3):
         raise ImageError(f'The model takes {channels} channels, but images have 1 or 3; only other arrays fit it.')
     image = opaque(ImageOps.exif_transpose(image), channels)

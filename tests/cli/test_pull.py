@@ -99,6 +99,8 @@ def test_folders_for_machines_without_a_network(hub: HubServer, tmp_path: Path) 
     hub.add_repo(WEIGHTS[RMLP].hf_hub_id, {SAFE: tmp_path / SAFE})
     dest = tmp_path / 'usb stick'
     assert f'local-dir:{dest / RMLP}' in output_of('pull', RMLP, 'coatnet_atto', '--dest', dest)
+    again = command('pull', 'coatnet_atto', RMLP, '--dest', dest)
+    assert again.exit_code == 1 and again.output.count('already exists and is not an empty folder') == 2
     hub.stop()
     shutil.rmtree(constants.HF_HUB_CACHE)
     for folder in (dest / RMLP, dest / 'coatnet_atto.digits'):

@@ -89,6 +89,9 @@ def test_trouble_that_lasts(
     served.faults.append(Fault('HEAD', status, headers))
     assert fetch_weights(REPO, cache_dir=fresh_cache) == file  # a cached file needs no sound Hub
     assert served.faults == []
+    served.add_repo(REPO, {SAFE: CONTENT + b' '})
+    served.faults.extend([Fault('GET', status, headers)] * 30)
+    assert fetch_weights(REPO, cache_dir=fresh_cache) == file  # nor does the file before a newer one
 
 
 @pytest.mark.parametrize('repo', ['', 'a', 'a/b/c', '../a', 'a b/c', 'a/b@../x', 'x' * 5000, 'a\nb/c', 'a/b@\udcff'])
@@ -172,7 +175,7 @@ def test_damaged_cache(damaged: bytes, mend: bool, served: HubServer, fresh_cach
     blob.write_bytes(damaged)
     served.stop()
     message = error_of(lambda: fetch_weights(REPO, cache_dir=fresh_cache, mend=mend))
-    assert ('is damaged in the cache' if mend else f'`rm {blob}`') in message and blob.read_bytes() == damaged
+    assert ('is damaged in the cache' if mend else f'delete {blob}') in message and blob.read_bytes() == damaged
     served.start()
     if mend:
         assert fetch_weights(REPO, cache_dir=fresh_cache, mend=True).read_bytes() == CONTENT

@@ -68,9 +68,10 @@ def test_only_the_card_of_a_conversion_is_replaced(folder: Path, hub: HubServer)
     config = json.loads((folder / CONFIG).read_text())
     for card in (written := make_folder_card('tuned', config, 463_000), f'{written}Mine.\n'):
         (folder / CARD).write_text(card)
-        output_of('push', folder, 'me/flowers', *FACTS)
+        output_of('push', folder, 'me/flowers', *(FACTS if card == written else ()))
         published = hub.files('me/flowers')[CARD].decode()
         assert published == card if card != written else 'my flowers' in published and 'local-dir' not in published
+    assert 'is a card of your own, so --license, --data, --acc' in refusal('push', folder, 'me/flowers', *FACTS)
 
 
 def test_push_again_and_in_private(folder: Path, hub: HubServer) -> None:

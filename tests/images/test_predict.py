@@ -35,7 +35,8 @@ def photos(tmp_path: Path) -> Path:
     places = ('img_10.PNG', 'img_9.png', 'more/img_1.png', '.hidden.png', '.thumbnails/img.png', '[7].name')
     for place in places:
         shutil.copy(SEVEN, photos / place)
-    (photos / 'notes.txt').write_text('text')
+    for name in ('notes.txt', 'film.mpg', 'table.h5'):
+        (photos / name).write_text('text')
     (photos / 'more' / 'circle').symlink_to(photos)
     return photos
 

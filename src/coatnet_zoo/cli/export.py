@@ -7,7 +7,7 @@ import click
 
 
 @click.command()
-@click.argument('model')
+@click.argument('model', type=click.Path(readable=False))
 @click.argument('out', type=click.Path(path_type=Path))
 @click.option('--format', required=True, metavar='onnx|openvino|pt2', help="pt2 is a package of torch's AOTInductor.")
 @click.option('--img-size', type=int, help="Height and width in pixels. Default: the model's.")
@@ -21,8 +21,8 @@ def export(model: str, out: Path, format: str, **options) -> None:
     """Export MODEL for another runtime into the new folder OUT, and compare it there with the model itself.
 
     MODEL is a name with or without a tag, a folder, hf-hub:ORG/NAME or a checkpoint file. OUT gets model.onnx,
-    model.xml with model.bin, or model.pt2; and preprocessing.json, with the labels. Needs the extra: pip install
-    'coatnet-zoo[onnx]' or 'coatnet-zoo[openvino]'.
+    model.xml with model.bin, or model.pt2; and preprocessing.json, with the labels. onnx and openvino need the extra:
+    pip install 'coatnet-zoo[onnx]' or 'coatnet-zoo[openvino]'.
     """
     from ..export import check_request, export_model
     from ..factory import load_model

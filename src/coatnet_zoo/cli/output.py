@@ -11,8 +11,9 @@ from ..errors import shown
 from ..files import write_file
 
 model_option = click.option(
-    '--model', 'name', required=True, help='Name with or without a tag, folder, checkpoint or hf-hub:ORG/NAME.'
-)
+    '--model', 'name', required=True, type=click.Path(readable=False),
+    help='Name with or without a tag, folder, checkpoint or hf-hub:ORG/NAME.',
+)  # fmt: skip
 
 
 def image_size(text: str) -> tuple[int, int]:

@@ -14,7 +14,7 @@ from .output import announce, check_out, model_option, size_option, write_out
 
 
 @click.command()
-@click.argument('images', nargs=-1, required=True, metavar='IMAGE...')
+@click.argument('images', nargs=-1, required=True, metavar='IMAGE...', type=click.Path(readable=False))
 @model_option
 @click.option('--topk', type=click.IntRange(min=1), default=5, show_default=True, help='Classes for each image.')
 @click.option('--json', 'as_json', is_flag=True, help='Print a list: file, predictions (index, label, probability).')

@@ -98,22 +98,21 @@ def pull_command(names: tuple[str, ...], everything: bool, dest: str | None) -> 
     if bool(names) == everything:
         raise click.UsageError('Give names or --all.')
     wanted = list(WEIGHTS) if everything else full_names(names)
-    pulled: list[str] = []
+    failed = False
     for name in wanted:
         try:
             click.echo(f'{name}: {pull(name)}')
-            pulled.append(name)
-        except (CheckpointError, HubError) as e:
-            click.echo(f'Error: {name}: {e}', err=True)
-    if dest is not None:
-        coatnet_zoo_command.import_models()
-        from ..hub.publish import make_folder
+            if dest is not None:
+                coatnet_zoo_command.import_models()
+                from ..hub.publish import make_folder
 
-        for name in pulled:
-            folder = Path(dest) if len(wanted) == 1 else Path(dest, name)
-            make_folder(name, folder)
-            click.echo(f"wrote {folder}; load it with timm.create_model('local-dir:{folder}', pretrained=True)")
-    if len(pulled) < len(wanted):
+                folder = Path(dest) if len(wanted) == 1 else Path(dest, name)
+                make_folder(name, folder)
+                click.echo(f"wrote {folder}; load it with timm.create_model('local-dir:{folder}', pretrained=True)")
+        except (CheckpointError, HubError) as e:
+            failed = True
+            click.echo(f'Error: {name}: {e}', err=True)
+    if failed:
         raise SystemExit(1)
 
 

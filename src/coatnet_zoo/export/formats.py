@@ -41,7 +41,6 @@ class Format:
     extra: str | None  # the extra of this package that installs the modules of the format; None if torch is enough
     modules: tuple[str, ...]  # of the extra
     write: Callable[[Task, Path], None]  # writes the file, and other files next to it if necessary
-    is_compiled: bool = False  # for one size, in float32
 
 
 def _write_onnx(task: Task, file: Path) -> None:
@@ -118,5 +117,5 @@ FORMATS = {
     'onnx': Format('model.onnx', 'onnxruntime', 'onnx', _ONNX, _write_onnx),
     'openvino': Format('model.xml', 'OpenVINO', 'openvino', ('openvino', 'nncf'), _write_openvino),
     # With symbolic heights and widths, the compiler needs more than five minutes for the smallest network.
-    'pt2': Format('model.pt2', 'AOTInductor', None, (), _write_pt2, is_compiled=True),
+    'pt2': Format('model.pt2', 'AOTInductor', None, (), _write_pt2),
 }

@@ -25,11 +25,8 @@ def check_request(
     if format not in FORMATS:
         raise ExportError(f"There is no format '{shown(format)}'; choose one of {', '.join(FORMATS)}.")
     chosen = FORMATS[format]
-    able = ' or '.join(name for name, f in FORMATS.items() if not f.is_compiled)
-    if int8 is not None and chosen.is_compiled:
-        raise ExportError(f'{format} does not support 8-bit integers here; export to {able}.')
-    if dynamic_size and chosen.is_compiled:
-        raise ExportError(f'{format} supports one size here; export to {able}, or one folder for each img_size.')
+    if format == 'pt2' and (int8 is not None or dynamic_size):
+        raise ExportError('pt2 is for one size, in float32; export to onnx or openvino, or one folder for each size.')
     for side in () if img_size is None else to_2tuple(img_size):
         if not _SMALLEST <= side <= _LARGEST:
             raise ExportError(f'Images must have {_SMALLEST} to {_LARGEST} pixels on each side, not {side}.')

@@ -153,6 +153,10 @@ def verify(name: str) -> tuple[bool, str]:
     declared = weights.md5 or declared_digest(file)
     if declared is None:
         return False, f'{file} cannot be verified: the cache has no hash of it'
-    if damage := damage_of(file, declared):
+    try:
+        damage = damage_of(file, declared)
+    except OSError as e:
+        return False, f'{file} cannot be read: {e.strerror}'
+    if damage:
         return False, f'{file} is damaged: {damage}; repair it with `coatnet-zoo pull {name}`'
     return True, f'{file} matches the declared hash ({declared})'

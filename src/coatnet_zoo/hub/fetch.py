@@ -55,8 +55,8 @@ def fetch_weights(hf_hub_id: str, filename: str = SAFETENSORS, cache_dir: _Folde
         damage = cached and damage_of(cached, declared_digest(cached))
         if damage and not mend:
             raise HubError(
-                f'The cached {filename} of {hf_hub_id} is damaged: {damage}; delete it with '
-                f'`rm {os.path.realpath(cached)}`, and the next use downloads it again.'
+                f'The cached {filename} of {hf_hub_id} is damaged: {damage}; delete {os.path.realpath(cached)}, and '
+                'the next use downloads it again.'
             )
         usable = None if damage else cached
         if usable and (constants.HF_HUB_OFFLINE or re.fullmatch('[0-9a-f]{40}', revision)):  # a commit never changes
@@ -83,7 +83,12 @@ def fetch_weights(hf_hub_id: str, filename: str = SAFETENSORS, cache_dir: _Folde
                     f'set HF_ENDPOINT to a mirror or HF_HUB_ETAG_TIMEOUT to more seconds, {_elsewhere(repo_id)}.'
                 ) from e
         options = dict(revision=revision or None, cache_dir=cache, force_download=bool(damage))
-        file = Path(hf_hub_download(repo_id, filename, **options))
+        try:
+            file = Path(hf_hub_download(repo_id, filename, **options))
+        except Exception:
+            if usable:
+                return usable
+            raise
         if damage := damage_of(file, declared_digest(file)):
             os.unlink(os.path.realpath(file))
             raise HubError(f'{filename} of {hf_hub_id} arrived damaged and was discarded: {damage}; try again.')

@@ -12,7 +12,7 @@ from ..errors import CheckpointError, HubError
 _LONGEST = 1000
 _LOGIN = re.compile(r'(?<=://)[^\s/?#]*@')  # the login in an address with a user name or a password
 _QUERY = re.compile(r'\?[^\s\'"<>]*=[^\s\'"<>)]*')  # the query of a signed address holds the signature
-_LOG_IN = ' For a private or gated repository, set HF_TOKEN or log in with `hf auth login`.'
+_LOG_IN = ' Log in with `hf auth login`, or set HF_TOKEN to a token with access, which for `push` may write.'
 _WAIT = ' The Hub limits the number of requests: wait five minutes, or log in with `hf auth login`.'
 _WAYS_OUT = {401: _LOG_IN, 403: _LOG_IN, 429: _WAIT}
 

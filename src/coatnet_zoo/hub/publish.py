@@ -51,7 +51,7 @@ def prepare(folder: Path, repo_id: str, **facts: Any) -> dict[str, Path | bytes]
     # The Hub would refuse a bad card only after the repository was created.
     with one_line_error(CheckpointError, f'The Hub would refuse the model card of {folder}'):
         card = (folder / CARD).read_text(encoding='utf-8') if (folder / CARD).exists() else FOLDER_CARD
-        if card.endswith(FOLDER_CARD):
+        if is_ours := card.rstrip().endswith(FOLDER_CARD.strip()):
             known = Facts(**config.get(CARD_FACTS, {}) | {k: v for k, v in facts.items() if v is not None})
             license = known.license or cfg.get('license') or ''
             if not license.strip():
@@ -59,6 +59,10 @@ def prepare(folder: Path, repo_id: str, **facts: Any) -> dict[str, Path | bytes]
             params = sum(p.numel() for p in model.parameters())
             card = make_card(repo_id, config, params, replace(known, license=license))
         ModelCard(card)
+        if not is_ours and (given := [f'--{name}' for name, value in facts.items() if value is not None]):
+            raise CheckpointError(
+                f'{folder / CARD} is a card of your own, so {", ".join(given)} cannot change it; edit or remove it.'
+            )
         return {**files, CARD: card.encode()}
 
 

@@ -12,6 +12,8 @@ from coatnet_zoo_runtime import register_heic
 
 from ..errors import shown
 
+_NO_PHOTOS = {'HDF5', 'GRIB', 'BUFR'}  # data, for which Pillow has no reader of its own
+
 
 def find_images(sources: Sequence[str]) -> tuple[list[Path], list[str]]:
     """Find the files that a user means, without opening the files.
@@ -26,7 +28,8 @@ def find_images(sources: Sequence[str]) -> tuple[list[Path], list[str]]:
     """
     Image.init()
     register_heic()
-    endings = tuple(ending for ending, kind in Image.EXTENSION.items() if kind in Image.OPEN)
+    kinds = {kind for kind in Image.OPEN if Image.MIME.get(kind, 'image/').startswith('image/')} - _NO_PHOTOS
+    endings = tuple(ending for ending, kind in Image.EXTENSION.items() if kind in kinds)
     files: dict[Path, None] = {}
     problems: list[str] = []
     for source in sources:
@@ -38,7 +41,10 @@ def find_images(sources: Sequence[str]) -> tuple[list[Path], list[str]]:
             found = [match]
             if os.path.isdir(match):
                 found = files_in(match, problems, endings)
-                if not found:
+                heic = () if '.heic' in endings else files_in(match, [], ('.heic', '.heif'))
+                if heic:
+                    problems.append(f'{len(heic)} HEIC images in {shown(match)} need `pip install pillow-heif`.')
+                elif not found:
                     problems.append(f'The folder {shown(match)} has no images.')
             files.update(dict.fromkeys(map(Path, found)))
     return list(files), problems
