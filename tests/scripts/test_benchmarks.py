@@ -12,7 +12,7 @@ import torch
 from paths import ROOT
 
 from scripts.benchmarks import __main__ as benchmark
-from scripts.benchmarks import core, engines, figures, fresh, gpu, inference, loading, training
+from scripts.benchmarks import core, engines, figures, fresh, gpu, inference, training
 from scripts.benchmarks.core import Row
 
 
@@ -101,21 +101,6 @@ def test_what_a_process_of_its_own_measures(monkeypatch: pytest.MonkeyPatch) -> 
     assert core.in_child(fresh.peak_rss) > 1
     with pytest.raises(RuntimeError, match='TypeError'):
         core.in_child(fresh.import_times, unknown=1)
-
-
-@pytest.mark.usefixtures('small')
-def test_loading_and_converting_are_measured(monkeypatch: pytest.MonkeyPatch) -> None:
-    def in_child(function: Callable, **arguments) -> dict:
-        if function is fresh.convert:
-            assert torch.load(arguments['src'], weights_only=False)['arch'] == 'coatnet_3_rw_224'
-        faked = {fresh.copy: dict(seconds=1.0), fresh.convert: dict(seconds=2.0)}
-        return function(**arguments) | faked.get(function, {})
-
-    monkeypatch.setattr(loading, 'in_child', in_child)
-    rows = loading.loading(rounds=2)
-    assert [row.candidate for row in rows] == ['timm', 'ours', 'copying the file', 'converting']
-    assert rows[1].memory > 0
-    assert rows[3].ratio == 0.5
 
 
 def test_what_a_gpu_is_measured_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:

@@ -1,16 +1,12 @@
 """The studies compare layouts of equal cost, go on after interruptions, and write the files that they promise."""
 
-import gzip
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import torch
-from PIL import Image
 
-from scripts.benchmarks import core
-from scripts.studies import attention, layouts, layouts_data
+from scripts.studies import layouts, layouts_data
 from scripts.studies.layouts_picture import Epoch, Run, interval, read, summary, write
 
 RUN = Run('fashion-mnist', 'scratch', 'CCTT', 'pre', 1, 12, 0, 1e-3)
@@ -74,42 +70,6 @@ def test_an_interrupted_study_goes_on(
     assert parts.read_text() == whole.read_text()
 
 
-def test_the_command_writes_a_picture(
-    small: list[Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(layouts, 'plan', lambda data: small)
-    monkeypatch.setattr(sys, 'argv', ['layouts.py', '--data', 'digits', '--out', 'out/layouts'])
-    layouts.main()
-    assert Image.open('out/layouts.png').width > 1000
-    assert '| 12 fashion-mnist transfer | CCTT pre | 1 |' in capsys.readouterr().out
-
-
-def test_images_of_fashion_mnist_and_of_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(layouts_data, 'FASHION_MNIST', tmp_path / 'idx')
-    load = layouts_data.load.__wrapped__  # without the cache
-    with pytest.raises(SystemExit, match='install the Debian package dataset-fashion-mnist'):
-        load('fashion-mnist')
-    (tmp_path / 'idx').mkdir()
-    pixels = bytes(index % 251 for index in range(2 * 28 * 28))
-    for split in ('train', 't10k'):
-        (tmp_path / 'idx' / f'{split}-images-idx3-ubyte.gz').write_bytes(gzip.compress(bytes(16) + pixels))
-        (tmp_path / 'idx' / f'{split}-labels-idx1-ubyte.gz').write_bytes(gzip.compress(bytes(8) + b'\0\1'))
-    (x, y), held_out = load('fashion-mnist')
-    grey = ((x + 1) * 127.5).round().byte()
-    assert grey[1, 0, 2:30, 2:30].flatten().tolist() == list(pixels[28 * 28 :]) and x.shape == (2, 1, 32, 32)
-    assert y.tolist() == [0, 1] and torch.equal(x, held_out[0])
-    for row, split in enumerate(('train', 'validation')):
-        for name in ('a', 'b'):
-            (tmp_path / split / name).mkdir(parents=True)
-            Image.fromarray(grey[row, 0].numpy()).save(tmp_path / split / name / '0.png')
-    train, held_out = load(str(tmp_path))
-    assert torch.equal(train[0], x[[0, 0]]) and torch.equal(held_out[0], x[[1, 1]]) and train[1].tolist() == [0, 1]
-    monkeypatch.setattr(layouts, 'load', load)
-    with pytest.raises(SystemExit, match='has fewer than 600 training images'):
-        layouts.plan(str(tmp_path))
-
-
 def test_images_are_the_same_for_all_seeds_except_digits(monkeypatch: pytest.MonkeyPatch) -> None:
     (digits, classes), held_out = layouts_data.choose('digits', 100, False, 1)
     assert digits.shape == (100, 1, 32, 32) and len(held_out[1]) == 797 and len(classes.unique()) == 10
@@ -128,15 +88,3 @@ def test_confidence_intervals(tmp_path: Path) -> None:
     line = summary(rows).splitlines()[3]  # 12.706 standard errors for two seeds
     assert line == '| 12 fashion-mnist scratch | ViT_REL pre | 2 | 0.10 ± 0.00 | 90.00 ± 0.00 | 55.50 ± 57.18 | ' \
         '34.50 ± 57.18 | -19.50 ± 6.35 |'  # fmt: skip
-
-
-def test_attention_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(core, '_ROUND', 0)  # one call in a round
-    monkeypatch.setitem(attention.CANDIDATES, 'windows', dict(attn_window=2))
-    monkeypatch.setattr(attention, 'in_child', lambda function, **arguments: function(**arguments))
-    monkeypatch.setattr(attention, 'forward_memory', lambda build: build())
-    rows = attention.measure(64, rounds=2)
-    assert {row.candidate for row in rows} == set(attention.CANDIDATES)
-    assert all(row.seconds > 0 for row in rows)
-    model, images = rows[-1].memory
-    assert model.cfg.attn_type == 'linear' and model(images).shape == (1, 1000)
