@@ -115,8 +115,7 @@ class ExportedModel:
         array = np.ascontiguousarray(array, np.float32)
         logits = np.concatenate(self._compute([array] if 'batch' in self.dynamic else np.split(array, len(array))))
         if self.labels is not None and len(self.labels) != logits.shape[1]:
-            found = f'{RECORD_FILE} has {len(self.labels)} labels'
-            raise ExportedModelError(f'{found}, but the model has {logits.shape[1]} classes.')
+            raise ExportedModelError(f'{RECORD_FILE} has {len(self.labels)} labels for {logits.shape[1]} classes.')
         return torch.from_numpy(logits).to(images.device) if is_tensor else logits
 
     def _check(self, images: np.ndarray) -> None:

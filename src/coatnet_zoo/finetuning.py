@@ -86,7 +86,6 @@ def finetune(
         device: Default: the accelerator, else the CPU.
         seed: Of the split, the new classifier, the order of the photos and the augmentation.
         resume: Continue after the last complete epoch in `out`; on a CPU, the result is that of an uninterrupted run.
-            The batch size and `grad_checkpointing` may change.
         from_scratch: Start from random weights.
         ema: Keep a moving average of the weights.
         mixup: Alpha of mixup.

@@ -57,6 +57,18 @@ FORMS: dict[str, Callable[[Tensors], dict]] = {
 }
 
 
+@pytest.mark.parametrize('case', ['an activation', 'a pooling', 'a head of two layers'])
+def test_whole_models_with_other_layers_are_refused(case: str, tmp_path: Path) -> None:
+    model = timm_peer('test_coatnet', num_classes=7, global_pool='max' if case == 'a pooling' else 'avg')
+    if case == 'an activation':
+        model.stages[1].blocks[0].norm1.act = nn.ReLU()
+    if case == 'a head of two layers':
+        model.head = nn.Sequential(model.head.global_pool, nn.Flatten(), nn.ReLU(), nn.Linear(128, 7))
+    torch.save(model, tmp_path / 'whole.pth')
+    message = refusal('convert', tmp_path / 'whole.pth', tmp_path / 'out')
+    assert ('norm1.act is ReLU' if case == 'an activation' else '(--no-head) leaves out') in message
+
+
 def by_the_printed_call(content: dict, file: Path, size: tuple[int, int]) -> nn.Module:
     """The model that a refusal says how to load."""
     with torch.inference_mode(False), pytest.raises(CheckpointError) as caught:

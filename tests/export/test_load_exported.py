@@ -111,7 +111,7 @@ def test_images_that_do_not_fit(case: str, folder: Path) -> None:
 def test_labels_that_do_not_fit(folder: Path, tmp_path: Path) -> None:
     record = Path(shutil.copytree(folder, tmp_path / 'copy'), 'preprocessing.json')
     record.write_text(json.dumps(json.loads(record.read_text()) | {'labels': ['one']}))
-    with pytest.raises(ExportedModelError, match='has 1 labels, but the model has'):
+    with pytest.raises(ExportedModelError, match='has 1 labels for'):
         load_exported(record.parent)(np.zeros((1, 3, 96, 64), np.float32))
 
 

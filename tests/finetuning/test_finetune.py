@@ -1,6 +1,7 @@
 """`coatnet-zoo finetune`: what it reads, how it splits, what it writes, and that a resumed training is the same one."""
 
 import csv
+import gc
 import resource
 import shutil
 from collections import Counter
@@ -21,7 +22,6 @@ from coatnet_zoo.finetuning import _find_photos as find_photos
 
 NAMES = ('one', 'two', 'zero')
 SMALL = dict(model='coatnet_atto', img_size=32, epochs=3, batch_size=8)
-OPTIONS = ('--model', 'coatnet_atto', '--img-size', '32', '--epochs', '3', '--batch-size', '8')
 
 
 def digits(digit: int, count: int) -> list[Image.Image]:
@@ -33,6 +33,7 @@ def digits(digit: int, count: int) -> list[Image.Image]:
 @pytest.fixture(scope='module')
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Ten photos of each of three classes."""
+    gc.collect()  # a forked worker would wait for the threads of what other tests left, such as ONNX Runtime's sessions
     root = tmp_path_factory.mktemp('digits') / 'photos'
     for digit, name in ((0, 'zero'), (1, 'one'), (2, 'two')):
         (root / name).mkdir(parents=True)
@@ -58,7 +59,8 @@ def finetune(photos: Path, out: Path, stop_after: int = 99, **options) -> list[s
 @pytest.fixture(scope='module')
 def tuned(photos: Path) -> Path:
     """The folder of a whole training, by the command."""
-    text = output_of('finetune', photos, photos.parent / 'tuned', *OPTIONS)
+    options = [f'--{name.replace("_", "-")}={value}' for name, value in SMALL.items()]
+    text = output_of('finetune', photos, photos.parent / 'tuned', *options)
     assert text.startswith('24 photos for training and 6 for validation, of 3 classes; 0 skipped\nepoch 1, train_loss')
     assert text.count('\nepoch ') == 3 and 'on the validation photos' in text.splitlines()[-1]
     return photos.parent / 'tuned'

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from scripts.studies import layouts, layouts_data
+from scripts.studies import layouts
 from scripts.studies.layouts_picture import Epoch, Run, interval, read, summary, write
 
 RUN = Run('fashion-mnist', 'scratch', 'CCTT', 'pre', 1, 12, 0, 1e-3)
@@ -68,14 +68,6 @@ def test_an_interrupted_study_goes_on(
     monkeypatch.setattr(layouts, 'write', write)
     assert layouts.train_all(small, parts, tmp_path / 'parts') == rows
     assert parts.read_text() == whole.read_text()
-
-
-def test_images_are_the_same_for_all_seeds_except_digits(monkeypatch: pytest.MonkeyPatch) -> None:
-    (digits, classes), held_out = layouts_data.choose('digits', 100, False, 1)
-    assert digits.shape == (100, 1, 32, 32) and len(held_out[1]) == 797 and len(classes.unique()) == 10
-    assert not torch.equal(digits, layouts_data.choose('digits', 100, False, 2)[0][0])
-    monkeypatch.setattr(layouts_data, 'load', lambda data: ((digits, classes), held_out))
-    assert torch.equal(*(layouts_data.choose('fashion-mnist', 50, False, seed)[0][0] for seed in (1, 2)))
 
 
 def test_confidence_intervals(tmp_path: Path) -> None:

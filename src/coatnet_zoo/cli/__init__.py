@@ -30,7 +30,7 @@ class _Group(click.Group):
             if type(e).__module__ in ('coatnet_zoo.errors', 'coatnet_zoo_runtime'):
                 raise click.ClickException(str(e)) from e
             raise
-        except ImportError as e:
+        except ModuleNotFoundError as e:
             if e.name not in ('torch', 'timm'):
                 raise
             way = 'pip install torch timm; only exported folders, with preprocessing.json in them, need neither'

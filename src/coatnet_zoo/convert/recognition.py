@@ -3,7 +3,7 @@
 import hashlib
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -22,6 +22,7 @@ class Known:
     impl: str = ''
     cfg: CoAtNetCfg | None = None
     args: dict[str, Any] = field(default_factory=dict)  # of timm.create_model, that make exactly this network
+    reference: dict[str, Any] = field(default_factory=dict)  # arguments that make the network with the layers' names
 
     @property
     def call(self) -> str:
@@ -62,10 +63,12 @@ def identify(tensors: Mapping[str, torch.Tensor]) -> Known | None:
     """The registered network that a checkpoint belongs to, or None; names are without wrapper prefixes."""
     ours, theirs = FINGERPRINTS.get(fingerprint(tensors), (None, None))
     if not is_timms(tensors):
-        return ours and _known(f'{ours[0]} of impl={ours[1]!r}', tensors, *ours, {})
+        known = ours and _known(f'{ours[0]} of impl={ours[1]!r}', tensors, *ours, {})
+        return ours and replace(known, reference=dict(model_name=ours[0], impl=ours[1]))
     if theirs is None or (row := TIMM_NAMES[theirs]) is None:
         return theirs and Known(f"timm's {theirs}", None)
-    return _known(f"timm's {theirs}, which is {row[0]} of impl={row[1]!r},", tensors, *row)
+    title = f"timm's {theirs}, which is {row[0]} of impl={row[1]!r},"
+    return replace(_known(title, tensors, *row), reference=dict(model_name=theirs))
 
 
 def square_size(tensors: Mapping[str, torch.Tensor], patch_size: int | None = None) -> int | None:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import timm
 import torch
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import nn
@@ -14,6 +15,9 @@ from .heads import plain_head
 from .recognition import Known, identify, square_size
 
 _PARTS = ('stem', 'stages', 'norm', 'head')
+# Layers that compute nothing in evaluation mode, and the other layers that a head of one linear layer may have.
+_NOTHING = {'Identity', 'Dropout', 'Dropout2d', 'DropPath'}
+_OF_HEADS = {'Sequential', 'Flatten', 'AdaptiveAvgPool2d', 'Linear'}
 
 
 @dataclass(frozen=True)
@@ -66,17 +70,11 @@ def translate(checkpoint: Checkpoint, head: bool = True) -> Source | None:
     arguments |= dict(impl=impl, img_size=structure.img_size or (224, 224))
     assumed = dict(mean=IMAGENET_DEFAULT_MEAN, std=IMAGENET_DEFAULT_STD)
     assumed |= dict(interpolation=code.interpolation, crop_pct=code.crop_pct)
+    facts, has_size = ', '.join(filter(None, (code.assumed, checkpoint.assumed))), structure.img_size is not None
     return Source(
-        size,
-        arguments,
-        mapped,
-        lambda _: assumed,
-        has_size=structure.img_size is not None,
-        left_out=tuple(checkpoint.beside),
-        names=names,
-        assumed_network=', '.join(filter(None, (code.assumed, checkpoint.assumed))),
+        size, arguments, mapped, lambda _: assumed, has_size, tuple(checkpoint.beside), names, assumed_network=facts,
         structure=structure,
-    )
+    )  # fmt: skip
 
 
 def _rearrange(name: str, tensor: torch.Tensor, layout: str | None, impl: str, dim_head: int) -> torch.Tensor:
@@ -110,15 +108,12 @@ def own_source(checkpoint: Checkpoint, head: bool) -> Source | None:
     if known is None:
         return None
     fields = ('mean', 'std', 'interpolation', 'crop_pct', 'crop_mode')
+    has_size = square_size(checkpoint.tensors, known.cfg.patch_size) is not None
     return Source(
-        known.size,
-        dict(known.args, impl=known.impl),
-        checkpoint.tensors,
-        lambda model: {name: model.pretrained_cfg[name] for name in fields},
-        has_size=square_size(checkpoint.tensors, known.cfg.patch_size) is not None,
-        left_out=tuple(checkpoint.beside),
+        known.size, dict(known.args, impl=known.impl), checkpoint.tensors,
+        lambda model: {name: model.pretrained_cfg[name] for name in fields}, has_size, tuple(checkpoint.beside),
         assumed_network=checkpoint.assumed,
-    )
+    )  # fmt: skip
 
 
 def with_own_head(checkpoint: Checkpoint, head: bool = True) -> tuple[Checkpoint, Known | None]:
@@ -135,5 +130,18 @@ def with_own_head(checkpoint: Checkpoint, head: bool = True) -> tuple[Checkpoint
         return checkpoint, None
     if known.size is None:
         raise CheckpointError(f"The checkpoint is {known.title}, with blocks that are not here; load it into timm's.")
+    if checkpoint.layers:
+        _check_layers(checkpoint, known, head)
     checkpoint = plain_head(checkpoint, 'head.fc', parts, known.cfg.stage_widths[-1][-1], head)
     return checkpoint, identify(checkpoint.tensors)
+
+
+def _check_layers(checkpoint: Checkpoint, known: Known, head: bool) -> None:
+    """Refuse a pickled module with other layers than the network that its tensors fit."""
+    own = {path: type(m).__name__ for path, m in timm.create_model(**known.reference, device='meta').named_modules()}
+    for path, layer in checkpoint.layers.items():
+        kind, expected = layer['kind'].rpartition('.')[2], own.get(path, 'Identity')
+        is_head = path.startswith('head') and (not head or kind in _OF_HEADS | _NOTHING)
+        if kind != expected and not is_head and not {kind, expected} <= _NOTHING:
+            way = ', which head=False (--no-head) leaves out' if path.startswith('head') else ''
+            raise CheckpointError(f'The checkpoint is {known.title} but its {shown(path)} is {shown(kind)}{way}.')

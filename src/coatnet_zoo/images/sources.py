@@ -28,7 +28,7 @@ def find_images(sources: Sequence[str]) -> tuple[list[Path], list[str]]:
     """
     Image.init()
     register_heic()
-    kinds = {kind for kind in Image.OPEN if Image.MIME.get(kind, 'image/').startswith('image/')} - _NO_PHOTOS
+    kinds = {kind for kind in (*Image.OPEN, 'MPO') if Image.MIME.get(kind, 'image/').startswith('image/')} - _NO_PHOTOS
     endings = tuple(ending for ending, kind in Image.EXTENSION.items() if kind in kinds)
     files: dict[Path, None] = {}
     problems: list[str] = []
@@ -43,7 +43,7 @@ def find_images(sources: Sequence[str]) -> tuple[list[Path], list[str]]:
                 found = files_in(match, problems, endings)
                 heic = () if '.heic' in endings else files_in(match, [], ('.heic', '.heif'))
                 if heic:
-                    problems.append(f'{len(heic)} HEIC images in {shown(match)} need `pip install pillow-heif`.')
+                    problems.append(f'{shown(match)} has HEIC images ({len(heic)}): pip install pillow-heif.')
                 elif not found:
                     problems.append(f'The folder {shown(match)} has no images.')
             files.update(dict.fromkeys(map(Path, found)))

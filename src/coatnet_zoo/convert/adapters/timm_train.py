@@ -51,17 +51,12 @@ def trained_source(checkpoint: Checkpoint, head: bool) -> Source | None:
         found = resolve_data_config(given, pretrained_cfg=cfg or model.pretrained_cfg)
         return {**found, 'input_size': (model.in_chans, *found['input_size'][1:])}
 
+    is_tuned = any(isinstance(record.get(one), (bool, str)) and record[one] for one in _STARTS)
+    is_tuned = is_tuned and (cfg or {}).get('source') != 'local-dir'  # whose weights are not the published ones
     return Source(
-        start,
-        arguments,
-        tensors,
-        preprocessing,
-        has_size=True,
-        left_out=tuple(checkpoint.beside),
-        is_assumed=False,
-        is_tuned=(cfg or {}).get('source') != 'local-dir'  # whose weights are not the published ones
-        and any(isinstance(record.get(option), (bool, str)) and record[option] for option in _STARTS),
-    )
+        start, arguments, tensors, preprocessing, has_size=True, left_out=tuple(checkpoint.beside), is_assumed=False,
+        is_tuned=is_tuned,
+    )  # fmt: skip
 
 
 def _network(record: Mapping[str, Any]) -> tuple[str, dict[str, Any], dict[str, Any] | None]:
