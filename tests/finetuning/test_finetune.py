@@ -33,7 +33,7 @@ def digits(digit: int, count: int) -> list[Image.Image]:
 @pytest.fixture(scope='module')
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Ten photos of each of three classes."""
-    gc.collect()  # a forked worker would wait for the threads of what other tests left, such as ONNX Runtime's sessions
+    gc.collect()  # a forked worker that destroys what tests of exports left may wait forever
     root = tmp_path_factory.mktemp('digits') / 'photos'
     for digit, name in ((0, 'zero'), (1, 'one'), (2, 'two')):
         (root / name).mkdir(parents=True)
