@@ -156,8 +156,9 @@ def finetune(
                 state['rows'].append(row)
                 if is_best := row['top1'] > state['best']:
                     state |= {'best': row['top1'], 'guesses': logits.argmax(1)}
-                    for photo, probs in zip(held_out, logits.softmax(1), strict=True):
-                        photo.guess, photo.probability = labels[probs.argmax()], round(probs.max().item(), 4)
+                    answers = zip(held_out, state['guesses'].tolist(), logits.softmax(1).amax(1).tolist(), strict=True)
+                    for photo, guess, probability in answers:
+                        photo.guess, photo.probability = labels[guess], round(probability, 4)
                     facts['accuracy'] = round(row['top1'], 2)
                     content = {'label_names': labels, 'pretrained_cfg': {'tag': 'finetuned'}, CARD_FACTS: facts}
                     best = deepcopy(result).to('cpu', memory_format=torch.contiguous_format)  # as safetensors needs it

@@ -99,13 +99,13 @@ def pull_command(names: tuple[str, ...], everything: bool, dest: str | None) -> 
         raise click.UsageError('Give names or --all.')
     wanted = list(WEIGHTS) if everything else full_names(names)
     failed = False
+    if dest is not None:
+        coatnet_zoo_command.import_models()
+        from ..hub.publish import make_folder
     for name in wanted:
         try:
             click.echo(f'{name}: {pull(name)}')
             if dest is not None:
-                coatnet_zoo_command.import_models()
-                from ..hub.publish import make_folder
-
                 folder = Path(dest) if len(wanted) == 1 else Path(dest, name)
                 make_folder(name, folder)
                 click.echo(f"wrote {folder}; load it with timm.create_model('local-dir:{folder}', pretrained=True)")

@@ -16,7 +16,7 @@ from torch import nn
 from ..errors import CheckpointError, HubError, first_line, is_utf8, shown
 from ..files import CARD, CONFIG, SAFETENSORS, write_folder
 from ..hub import one_line_error, save_folder
-from ..registry import feature_sizes, short
+from ..registry import short
 from .adapter import Checkpoint, Structure, recognised, third_party_codes
 from .adapters.timm_train import trained_source
 from .compare import check_pair, check_same
@@ -144,7 +144,7 @@ def convert_checkpoint(
         model.pretrained_cfg['license'] = checkpoint.license
     size = preprocessing.get('input_size', (None, *model.img_size))[1:]
     if img_size is not None and size != to_2tuple(img_size):
-        if _maps(model, size) != _maps(model, to_2tuple(img_size)):
+        if model.cfg.attention_maps(size) != model.cfg.attention_maps(to_2tuple(img_size)):
             raise CheckpointError(f'img_size={img_size}, but the checkpoint was trained at {size}; leave img_size out.')
         size = to_2tuple(img_size)  # position tables are the same for several sizes
     if size != model.img_size:
@@ -274,12 +274,6 @@ def _fitting(source: Source, model: nn.Module, src: str) -> dict[str, torch.Tens
         tensors[name] = tensor.clone() if place in memory else tensor
         memory.add(place)
     return tensors
-
-
-def _maps(model: nn.Module, img_size: tuple[int, int]) -> list[tuple[int, int]]:
-    """(height, width) of the feature maps that attention sees."""
-    sizes = feature_sizes(img_size, len(model.stages), model.cfg.patch_size)
-    return [size for size, types in zip(sizes, model.cfg.stage_types, strict=True) if 'T' in types]
 
 
 def _three_channels(kernel: torch.Tensor, in_chans: int) -> torch.Tensor:

@@ -60,6 +60,9 @@ def build(
         check_config_json(size, given, recorded)
         given = {**given, 'state_dict': None}  # weights come from a file
     check_fields('The call', {k: v for k, v in kwargs.items() if k in ARGUMENTS and v is not None}, ARGUMENTS)
+    overlay = pretrained_cfg_overlay or {}
+    if any(overlay.get(key) for key in _SOURCES):  # weights of the user replace those of the name
+        overlay = {**dict.fromkeys((*_SOURCES, 'source')), **overlay}
     # A configuration from elsewhere may have any tag.
     wanted = tag or (None if given.get('source') else given.get('tag'))
     impl, chosen = choose(
@@ -68,15 +71,12 @@ def build(
         wanted,
         tag_is_explicit=tag is not None,
         pretrained=pretrained,
-        has_weights=any(d.get(key) for d in (given, pretrained_cfg_overlay or {}) for key in _SOURCES),
+        has_weights=any(d.get(key) for d in (given, overlay) for key in _SOURCES),
         recorded_impl=recorded.get('impl'),
     )
     structure = {name: kwargs.pop(name) for name in field_types() if name in kwargs}
     cfg = resolve_cfg(size, impl, **structure)
     keeps_given = given and wanted in (None, chosen)
-    overlay = pretrained_cfg_overlay or {}
-    if any(overlay.get(key) for key in _SOURCES):  # weights of the user replace those of the name
-        overlay = {**dict.fromkeys((*_SOURCES, 'source')), **overlay}
     load_cfg = resolve_pretrained_cfg(size, given if keeps_given else chosen or untrained_cfg(size), overlay)
     model = _build(size, cfg, load_cfg, pretrained, recorded, cache_dir, kwargs)
     update_model_args(model, **{name: getattr(cfg, name) for name in ('impl', *STRUCTURE_FIELDS, *structure)})

@@ -40,10 +40,10 @@ def find_images(sources: Sequence[str]) -> tuple[list[Path], list[str]]:
         for match in matches:
             found = [match]
             if os.path.isdir(match):
-                found = files_in(match, problems, endings)
-                heic = () if '.heic' in endings else files_in(match, [], ('.heic', '.heif'))
-                if heic:
-                    problems.append(f'{shown(match)} has HEIC images ({len(heic)}): pip install pillow-heif.')
+                every = files_in(match, problems, (*endings, '.heic', '.heif'))
+                found = [file for file in every if file.lower().endswith(endings)]
+                if heic := len(every) - len(found):
+                    problems.append(f'{shown(match)} has HEIC images ({heic}): pip install pillow-heif.')
                 elif not found:
                     problems.append(f'The folder {shown(match)} has no images.')
             files.update(dict.fromkeys(map(Path, found)))

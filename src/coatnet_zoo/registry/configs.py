@@ -178,6 +178,11 @@ class CoAtNetCfg:
         """Output width of every block, one tuple per stage."""
         return list(map(_per_block, self.embed_dim, self.depths))
 
+    def attention_maps(self, img_size: tuple[int, int]) -> list[tuple[int, int]]:
+        """(height, width) of the feature map of every stage with Transformer blocks, for an image size."""
+        sizes = feature_sizes(img_size, len(self.depths), self.patch_size)
+        return [size for size, types in zip(sizes, self.stage_types, strict=True) if 'T' in types]
+
     def phases(self, index: int) -> int:
         """How many times more positions along each side a stage has than without `output_stride`.
 
@@ -217,8 +222,7 @@ def check_window(cfg: CoAtNetCfg, img_size: tuple[int, int]) -> None:
     """
     if cfg.attn_window is None:
         return
-    sizes = feature_sizes(img_size, len(cfg.depths), cfg.patch_size)
-    seen = [size for size, types in zip(sizes, cfg.stage_types, strict=True) if 'T' in types] or [(0, 0)]
+    seen = cfg.attention_maps(img_size) or [(0, 0)]
     if cfg.attn_window > max(seen[0]):
         raise ValueError(
             f'attn_window={cfg.attn_window} has no effect at img_size={img_size}, where Transformer blocks see at most '

@@ -51,11 +51,11 @@ def trained_source(checkpoint: Checkpoint, head: bool) -> Source | None:
         found = resolve_data_config(given, pretrained_cfg=cfg or model.pretrained_cfg)
         return {**found, 'input_size': (model.in_chans, *found['input_size'][1:])}
 
-    is_tuned = any(isinstance(record.get(one), (bool, str)) and record[one] for one in _STARTS)
-    is_tuned = is_tuned and (cfg or {}).get('source') != 'local-dir'  # whose weights are not the published ones
+    has_start = any(isinstance(record.get(one), (bool, str)) and record[one] for one in _STARTS)
+    is_published = (cfg or {}).get('source') != 'local-dir'
     return Source(
         start, arguments, tensors, preprocessing, has_size=True, left_out=tuple(checkpoint.beside), is_assumed=False,
-        is_tuned=is_tuned,
+        is_tuned=has_start and is_published,
     )  # fmt: skip
 
 
